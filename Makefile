@@ -1,0 +1,63 @@
+# Warren: what can be made. `make` lists the targets.
+.DEFAULT_GOAL := help
+SHELL := /bin/bash
+GO ?= go
+BIN := bin/warren
+VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo unknown)
+LDFLAGS := -s -w -X main.version=$(VERSION)
+FUZZTIME ?= 10m
+
+.PHONY: help build run test  verify fmt vet lint arrows generate generated cluster cluster-stop fuzz bench clean setup
+
+help: ## list the targets
+	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+build: ## build bin/warren, one static binary
+	@mkdir -p bin
+	CGO_ENABLED=0 $(GO) build -trimpath -ldflags '$(LDFLAGS)' -o $(BIN) ./cmd/warren
+
+run: build ## start one broker with embedded storage on port 5672
+	$(BIN) server
+
+cluster: build ## start three nodes on loopback ports and print how to reach them
+	deploy/local/cluster start
+
+cluster-stop: ## stop exactly the nodes that `make cluster` started
+	deploy/local/cluster stop
+
+setup: ## install what the tests need beside Go (as root, with apt-get)
+	@test/setup
+
+test: setup ## all tests, with the race detector (set WARREN_LARGE=1 for the acceptance sizes)
+	$(GO) test -race -timeout 25m -p 2 ./...
+
+verify: fmt vet lint arrows generated ## format, vet, lint, import arrows, generated files current
+
+fmt:
+	@out=$$(gofmt -l $$(git ls-files '*.go')); if [ -n "$$out" ]; then echo "not gofmt-ed:"; echo "$$out"; exit 1; fi
+
+vet:
+	$(GO) vet ./...
+
+lint:
+	$(GO) tool staticcheck ./...
+
+arrows:
+	$(GO) test -count=1 ./internal/arrows
+
+generate: ## regenerate the methods of AMQP and the protobuf code
+	$(GO) generate ./...
+	proto/generate
+
+generated: ## fail when a generated file is not current
+	@proto/generate --check
+	@$(GO) generate ./amqp/wire/... && git diff --exit-code --stat -- amqp/wire
+
+fuzz: ## fuzz every decoder for FUZZTIME each (default 10m)
+	test/fuzz $(FUZZTIME)
+
+bench: build ## the throughput figure of docs/performance.md: three nodes and the client on this machine
+	test/bench
+
+clean: ## remove what was built
+	rm -rf bin

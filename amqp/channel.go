@@ -1,0 +1,200 @@
+package amqp
+
+import (
+	"fmt"
+	"slices"
+	"sync"
+	"sync/atomic"
+
+	"github.com/warrenmq/warren/amqp/wire"
+	"github.com/warrenmq/warren/broker"
+)
+
+// channel is an open channel of a connection. The reader goroutine owns it.
+type channel struct {
+	number  uint16
+	broker  *broker.Channel
+	content content
+	closing bool // channel.close is out; everything but close-ok is ignored
+}
+
+// frame handles one frame. done tells that the connection has been closed in good order.
+func (c *conn) frame(f wire.Frame) (done bool, err error) {
+	if f.Channel == 0 {
+		return c.connectionFrame(f)
+	}
+	ch := c.channels[f.Channel]
+	if ch == nil {
+		return false, c.openChannel(f)
+	}
+	if ch.closing {
+		c.closingFrame(ch, f)
+		return false, nil
+	}
+	switch f.Type {
+	case wire.FrameMethod:
+		if ch.content.state != noContent {
+			return false, hard(wire.UnexpectedFrame, ch.content.expectation())
+		}
+		return false, c.methodFrame(ch, f.Payload)
+	case wire.FrameHeader:
+		return false, c.headerFrame(ch, f.Payload)
+	case wire.FrameBody:
+		return false, c.bodyFrame(ch, f.Payload)
+	}
+	return false, hard(wire.UnexpectedFrame, wire.DescribeFrame(f))
+}
+
+// connectionFrame handles a frame on channel 0.
+func (c *conn) connectionFrame(f wire.Frame) (done bool, err error) {
+	switch f.Type {
+	case wire.FrameHeartbeat:
+		return false, nil
+	case wire.FrameMethod:
+	default:
+		return false, hard(wire.UnexpectedFrame, wire.DescribeFrame(f))
+	}
+	m, err := wire.ParseMethod(f.Payload)
+	if err != nil {
+		return false, methodError(err)
+	}
+	switch m := m.(type) {
+	case *wire.ConnectionClose:
+		if err := c.flush(); err != nil {
+			return false, err
+		}
+		c.out.method(0, &wire.ConnectionCloseOk{})
+		return true, nil
+	case *wire.ConnectionCloseOk:
+		return true, nil
+	case *wire.ConnectionUpdateSecret:
+		return false, c.updateSecret(m)
+	}
+	class, method := m.ID()
+	return false, &protocolError{code: wire.CommandInvalid, text: "unimplemented method", scope: ofConnection, class: class, method: method}
+}
+
+func (c *conn) updateSecret(m *wire.ConnectionUpdateSecret) error {
+	if err := c.broker.UpdateSecret(c.ctx, m.NewSecret); err != nil {
+		c.log.Warn("new secret refused", "user", c.client.userName, "reason", m.Reason, "err", err)
+		return hard(wire.NotAllowed, "New secret was refused by one of the backends")
+	}
+	c.out.method(0, &wire.ConnectionUpdateSecretOk{})
+	return nil
+}
+
+// methodError says what a method that cannot be read ends with: an unknown one cuts the connection without a word, as
+// RabbitMQ does (reference: errors.md 1).
+func methodError(err error) error {
+	if wire.IsUnknownMethod(err) {
+		return fmt.Errorf("%w: %w", errDropped, err)
+	}
+	return err
+}
+
+// openChannel handles a frame of a channel that is not open: channel.open, or a fault.
+func (c *conn) openChannel(f wire.Frame) error {
+	if f.Type != wire.FrameMethod {
+		return hard(wire.ChannelError, "expected 'channel.open'")
+	}
+	m, err := wire.ParseMethod(f.Payload)
+	if err != nil {
+		return methodError(err)
+	}
+	if _, ok := m.(*wire.ChannelCloseOk); ok {
+		return nil // crossed our own
+	}
+	if _, ok := m.(*wire.ChannelOpen); !ok {
+		class, method := m.ID()
+		return &protocolError{code: wire.ChannelError, text: "expected 'channel.open'", scope: ofConnection, class: class, method: method}
+	}
+	if f.Channel > c.channelMax || len(c.channels) >= int(c.channelMax) {
+		return hard(wire.NotAllowed, fmt.Sprintf("number of channels opened (%d) has reached the negotiated channel_max (%d)", len(c.channels), c.channelMax))
+	}
+	ch := &channel{number: f.Channel, broker: c.broker.OpenChannel(f.Channel)}
+	c.channels[f.Channel] = ch
+	c.out.method(f.Channel, &wire.ChannelOpenOk{})
+	return nil
+}
+
+// closeChannel ends a channel for an error.
+func (c *conn) closeChannel(ch *channel, p *protocolError) {
+	// What was staged before the error is the client's will and goes first.
+	if err := c.flush(); err != nil {
+		c.log.Debug("flush before channel.close", "err", err)
+	}
+	c.dismiss(ch)
+	c.out.method(ch.number, &wire.ChannelClose{ReplyCode: p.code, ReplyText: wire.ReplyText(p.code, p.text), ClassId: p.class, MethodId: p.method})
+}
+
+// dismiss gives a channel's work back and waits for the client's close-ok.
+func (c *conn) dismiss(ch *channel) {
+	ch.closing = true
+	c.dropContent(ch)
+	ch.broker.Close(c.ctx)
+}
+
+// closingFrame waits for close-ok, or answers a close that crossed ours.
+func (c *conn) closingFrame(ch *channel, f wire.Frame) {
+	if f.Type != wire.FrameMethod {
+		return
+	}
+	m, err := wire.ParseMethod(f.Payload)
+	if err != nil {
+		return
+	}
+	switch m.(type) {
+	case *wire.ChannelCloseOk:
+		delete(c.channels, ch.number)
+	case *wire.ChannelClose:
+		c.out.method(ch.number, &wire.ChannelCloseOk{})
+	}
+}
+
+// clientCloses ends a channel because the client says so.
+func (c *conn) clientCloses(ch *channel) error {
+	if err := c.flush(); err != nil {
+		return err
+	}
+	c.dropContent(ch)
+	ch.broker.Close(c.ctx)
+	delete(c.channels, ch.number)
+	c.out.method(ch.number, &wire.ChannelCloseOk{})
+	return nil
+}
+
+// dropContent forgets content that will not be completed.
+func (c *conn) dropContent(ch *channel) {
+	ch.content = content{}
+	c.aliasing = slices.DeleteFunc(c.aliasing, func(other *channel) bool { return other == ch })
+}
+
+// failures are the numbers of channels that the writer has closed. The reader takes them before its next frame.
+type failures struct {
+	some    atomic.Bool
+	mu      sync.Mutex // guards numbers
+	numbers []uint16
+}
+
+func (f *failures) add(number uint16) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.numbers = append(f.numbers, number)
+	f.some.Store(true)
+}
+
+func (c *conn) takeFailures() {
+	if !c.failed.some.Load() {
+		return
+	}
+	c.failed.mu.Lock()
+	numbers := c.failed.numbers
+	c.failed.numbers = nil
+	c.failed.some.Store(false)
+	c.failed.mu.Unlock()
+	for _, number := range numbers {
+		if ch := c.channels[number]; ch != nil && !ch.closing {
+			c.dismiss(ch)
+		}
+	}
+}

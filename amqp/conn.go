@@ -1,0 +1,277 @@
+package amqp
+
+import (
+	"context"
+	"errors"
+	"io"
+	"log/slog"
+	"net"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/warrenmq/warren/amqp/wire"
+	"github.com/warrenmq/warren/broker"
+)
+
+// conn is one client. Its reader goroutine (serve) owns everything but the writer, which has a goroutine of its own, and
+// the fields that say otherwise.
+type conn struct {
+	server *Server
+	socket net.Conn
+	log    *slog.Logger
+
+	ctx    context.Context // ends when the socket is of no use any more
+	cancel context.CancelFunc
+
+	in       *wire.Scanner
+	out      *writer
+	broker   *broker.Conn // nil until connection.open
+	channels map[uint16]*channel
+	aliasing []*channel // channels whose incomplete content points into the read buffer
+
+	client     clientInfo
+	channelMax uint16
+	frameMax   uint32
+	heartbeat  time.Duration
+	closing    bool // connection.close is out; everything but close-ok is ignored
+
+	failed    failures    // channels that the writer has closed
+	suspended atomic.Bool // blocked by an alarm: heartbeats are not watched
+	forced    atomic.Pointer[broker.Error]
+	cutOnce   sync.Once
+}
+
+// clientInfo is what start-ok said.
+type clientInfo struct {
+	name                string // connection_name
+	cancelNotify        bool
+	blocked             bool
+	authenticationClose bool
+	identity            *broker.Identity
+	mechanism, userName string
+}
+
+func newConn(s *Server, socket net.Conn) *conn {
+	ctx, cancel := context.WithCancel(context.Background())
+	c := &conn{server: s, socket: socket, ctx: ctx, cancel: cancel, channels: map[uint16]*channel{}, frameMax: frameMinSize, channelMax: channelMax}
+	c.log = s.log.With("peer", socket.RemoteAddr().String())
+	c.in = wire.NewScanner(socket, frameMinSize)
+	c.out = newWriter(c)
+	return c
+}
+
+// cut ends the connection without a word.
+func (c *conn) cut() {
+	c.cutOnce.Do(func() {
+		c.cancel()
+		_ = c.socket.Close() // nothing more is expected of it
+	})
+}
+
+// closeTimeout bounds the wait for close-ok and for the last bytes to leave.
+const closeTimeout = 5 * time.Second
+
+// brokerCloseTimeout bounds what is given back to the cluster when a client goes.
+const brokerCloseTimeout = 30 * time.Second
+
+// serve converses until the connection ends.
+func (c *conn) serve() {
+	defer c.cut()
+	if err := c.socket.SetDeadline(time.Now().Add(c.server.options.HandshakeTimeout)); err != nil {
+		return
+	}
+	if err := c.handshake(); err != nil {
+		c.log.Info("handshake failed", "err", err)
+		return
+	}
+	if err := c.socket.SetDeadline(time.Time{}); err != nil {
+		return
+	}
+	written := make(chan struct{})
+	go func() { defer close(written); c.out.run() }()
+	err := c.converse()
+	c.finish(err)
+	c.out.stop()
+	<-written
+	ctx, cancel := context.WithTimeout(context.Background(), brokerCloseTimeout)
+	defer cancel()
+	c.broker.Close(ctx)
+	if err != nil && !errors.Is(err, io.EOF) && !errors.Is(err, errDropped) {
+		c.log.Info("connection closed", "user", c.client.userName, "err", err)
+	}
+}
+
+// converse handles frames until the connection ends; the error says why, nil after an orderly close.
+func (c *conn) converse() error {
+	for {
+		for {
+			frame, ok, err := c.in.Next()
+			if err != nil {
+				return err
+			}
+			if !ok {
+				break
+			}
+			c.takeFailures()
+			done, err := c.frame(frame)
+			if err != nil {
+				if err = c.refuse(frame.Channel, err); err != nil {
+					return err
+				}
+			}
+			if done {
+				return nil
+			}
+		}
+		if err := c.flush(); err != nil {
+			return err
+		}
+		if err := c.fill(); err != nil {
+			return err
+		}
+	}
+}
+
+// flush hands on what the frames in the buffer have staged.
+func (c *conn) flush() error {
+	if c.closing {
+		return nil
+	}
+	err := c.broker.Flush(c.ctx)
+	if forced := c.forced.Load(); forced != nil {
+		return hard(wire.ConnectionForced, forced.Text)
+	}
+	return err
+}
+
+// fill reads more bytes. Content that points into the buffer is copied first, since the buffer moves.
+func (c *conn) fill() error {
+	for _, ch := range c.aliasing {
+		ch.content.own()
+	}
+	c.aliasing = c.aliasing[:0]
+	for {
+		if err := c.watchHeartbeat(); err != nil {
+			return err
+		}
+		err := c.in.Fill()
+		if forced := c.forced.Load(); forced != nil && !c.closing {
+			return hard(wire.ConnectionForced, forced.Text)
+		}
+		if err == nil {
+			return nil
+		}
+		var timeout net.Error
+		if errors.As(err, &timeout) && timeout.Timeout() {
+			if c.suspended.Load() {
+				continue
+			}
+			c.log.Info("missed heartbeats from client", "timeout", c.heartbeat)
+			return errDropped
+		}
+		return err
+	}
+}
+
+// watchHeartbeat sets the deadline of the next read: two intervals without a byte end the connection (AMQP 0-9-1, 4.2.7).
+func (c *conn) watchHeartbeat() error {
+	if c.heartbeat == 0 || c.closing {
+		return nil
+	}
+	return c.socket.SetReadDeadline(time.Now().Add(2 * c.heartbeat))
+}
+
+// refuse answers a frame's error: a soft one closes the channel and the conversation goes on.
+func (c *conn) refuse(number uint16, err error) error {
+	if c.ctx.Err() != nil || errors.Is(err, errDropped) {
+		return errDropped
+	}
+	p := c.toProtocol(err)
+	if p.scope == ofConnection || number == 0 {
+		return p
+	}
+	ch := c.channels[number]
+	if ch == nil {
+		return p
+	}
+	c.closeChannel(ch, p)
+	return nil
+}
+
+// finish says goodbye: a hard error is told with connection.close, and its close-ok waited for.
+func (c *conn) finish(err error) {
+	var p *protocolError
+	var w *wire.Error
+	if err == nil || c.closing || !errors.As(err, &p) && !errors.As(err, &w) {
+		return
+	}
+	p = c.toProtocol(err)
+	c.closing = true
+	c.out.method(0, &wire.ConnectionClose{ReplyCode: p.code, ReplyText: wire.ReplyText(p.code, p.text), ClassId: p.class, MethodId: p.method})
+	if c.socket.SetReadDeadline(time.Now().Add(closeTimeout)) != nil {
+		return
+	}
+	c.awaitCloseOk()
+}
+
+// awaitCloseOk reads past everything up to connection.close-ok, or gives up.
+func (c *conn) awaitCloseOk() {
+	for {
+		frame, ok, err := c.in.Next()
+		if err != nil {
+			return
+		}
+		if !ok {
+			if c.in.Fill() != nil {
+				return
+			}
+			continue
+		}
+		if frame.Channel != 0 || frame.Type != wire.FrameMethod {
+			continue
+		}
+		switch m, err := wire.ParseMethod(frame.Payload); {
+		case err != nil:
+			return
+		default:
+			switch m.(type) {
+			case *wire.ConnectionCloseOk:
+				return
+			case *wire.ConnectionClose:
+				c.out.method(0, &wire.ConnectionCloseOk{})
+				return
+			}
+		}
+	}
+}
+
+// The broker's events. They come on any goroutine.
+
+// Wake tells the writer that the broker has something.
+func (c *conn) Wake() { c.out.wake() }
+
+// Blocked tells a client that knows the extension that it is not read any more.
+func (c *conn) Blocked(reason string) {
+	c.suspended.Store(true)
+	if c.client.blocked {
+		c.out.later(&wire.ConnectionBlocked{Reason: reason})
+	}
+}
+
+// Unblocked tells that it is read again.
+func (c *conn) Unblocked() {
+	c.suspended.Store(false)
+	if c.client.blocked {
+		c.out.later(&wire.ConnectionUnblocked{})
+	}
+}
+
+// Closed asks for the end of the connection: the reader is woken and says why.
+func (c *conn) Closed(err *broker.Error) {
+	if !c.forced.CompareAndSwap(nil, err) {
+		return
+	}
+	// A deadline in the past wakes a reader that waits for bytes; one that waits in Flush is woken by the broker.
+	_ = c.socket.SetReadDeadline(time.Unix(1, 0))
+}

@@ -1,0 +1,289 @@
+package amqp
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"runtime"
+	"strings"
+	"time"
+
+	"github.com/warrenmq/warren/amqp/wire"
+	"github.com/warrenmq/warren/auth"
+	"github.com/warrenmq/warren/broker"
+)
+
+// refusalPause delays the end of a connection whose login failed without the client asking for a reason, as RabbitMQ does.
+const refusalPause = time.Second
+
+// handshake takes the connection from its first byte to connection.open-ok. An error ends the connection; what the client
+// is to be told has been written.
+func (c *conn) handshake() error {
+	if err := c.readHeader(); err != nil {
+		return err
+	}
+	if err := c.authenticate(); err != nil {
+		return err
+	}
+	if err := c.tune(); err != nil {
+		return c.handshakeRefusal(err)
+	}
+	if err := c.open(); err != nil {
+		return c.handshakeRefusal(err)
+	}
+	return nil
+}
+
+var (
+	headerAMQP091 = []byte{'A', 'M', 'Q', 'P', 0, 0, 9, 1}
+	headerAMQP11  = []byte{'A', 'M', 'Q', 'P', 1, 1, 0, 9} // some old clients; the same protocol
+	headerOther   = []byte{'A', 'M', 'Q', 'P', 3, 1, 0, 0} // RabbitMQ's answer to what is no AMQP 0
+)
+
+// readHeader reads the protocol header (reference: errors.md 3.1).
+func (c *conn) readHeader() error {
+	header, err := c.in.ReadRaw(len(headerAMQP091))
+	if err != nil {
+		return fmt.Errorf("read protocol header: %w", err)
+	}
+	if bytes.Equal(header, headerAMQP091) || bytes.Equal(header, headerAMQP11) {
+		return nil
+	}
+	answer := headerOther
+	if bytes.HasPrefix(header, []byte("AMQP")) && header[4] == 0 && header[5] != 1 {
+		answer = headerAMQP091
+	}
+	_, err = c.socket.Write(answer)
+	return errors.Join(fmt.Errorf("unsupported protocol header %q", header), err)
+}
+
+// send writes a method at once; before the conversation there is no writer goroutine.
+func (c *conn) send(channel uint16, m wire.Method) error {
+	_, err := c.socket.Write(wire.AppendMethodFrame(nil, channel, m))
+	return err
+}
+
+// receive reads the next method on channel 0, past heartbeats.
+func (c *conn) receive() (wire.Method, error) {
+	for {
+		frame, ok, err := c.in.Next()
+		switch {
+		case err != nil:
+			return nil, err
+		case !ok:
+			if err := c.in.Fill(); err != nil {
+				return nil, err
+			}
+		case frame.Type == wire.FrameHeartbeat:
+		case frame.Type != wire.FrameMethod || frame.Channel != 0:
+			return nil, hard(wire.UnexpectedFrame, wire.DescribeFrame(frame))
+		default:
+			return wire.ParseMethod(frame.Payload)
+		}
+	}
+}
+
+func (c *conn) authenticate() error {
+	if err := c.send(0, &wire.ConnectionStart{VersionMajor: 0, VersionMinor: 9, ServerProperties: c.server.properties(),
+		Mechanisms: "PLAIN AMQPLAIN", Locales: "en_US"}); err != nil {
+		return err
+	}
+	m, err := c.receive()
+	if err != nil {
+		return err
+	}
+	ok, is := m.(*wire.ConnectionStartOk)
+	if !is {
+		return fmt.Errorf("%T instead of connection.start-ok", m)
+	}
+	c.readClient(ok.ClientProperties)
+	user, password, err := c.credentials(ok)
+	if err != nil {
+		c.pause()
+		return err
+	}
+	ctx, cancel := context.WithTimeout(c.ctx, c.server.options.HandshakeTimeout)
+	defer cancel()
+	identity, err := c.server.options.Broker.Login(ctx, user, password, c.loopback())
+	if err != nil {
+		return c.refuseLogin(ok.Mechanism, err)
+	}
+	c.client.identity, c.client.mechanism, c.client.userName = identity, ok.Mechanism, user
+	return nil
+}
+
+// readClient notes what the client can do and its name for itself.
+func (c *conn) readClient(properties wire.Table) {
+	c.client.name, _ = properties["connection_name"].(string)
+	capabilities, _ := properties["capabilities"].(wire.Table)
+	has := func(name string) bool { v, _ := capabilities[name].(bool); return v }
+	c.client.cancelNotify = has("consumer_cancel_notify")
+	c.client.blocked = has("connection.blocked")
+	c.client.authenticationClose = has("authentication_failure_close")
+}
+
+// credentials reads the SASL response of start-ok.
+func (c *conn) credentials(ok *wire.ConnectionStartOk) (user, password string, err error) {
+	switch ok.Mechanism {
+	case "PLAIN":
+		return auth.ParsePlain([]byte(ok.Response))
+	case "AMQPLAIN":
+		table, err := wire.ParseTableBody([]byte(ok.Response))
+		if err != nil {
+			return "", "", err
+		}
+		return auth.ParseAMQPlain(table)
+	}
+	return "", "", fmt.Errorf("unknown authentication mechanism '%s'", ok.Mechanism)
+}
+
+// refuseLogin tells a client that asked for it why; others are cut after a pause (reference: errors.md 3.3).
+func (c *conn) refuseLogin(mechanism string, err error) error {
+	var refusal *broker.Error
+	if !errors.As(err, &refusal) || refusal.Kind != broker.AccessRefused {
+		return c.handshakeRefusal(err)
+	}
+	if !c.client.authenticationClose {
+		c.pause()
+		return err
+	}
+	return c.handshakeRefusal(hard(wire.AccessRefused,
+		fmt.Sprintf("Login was refused using authentication mechanism %s. For details see the broker logfile.", mechanism)))
+}
+
+func (c *conn) pause() {
+	select {
+	case <-time.After(refusalPause):
+	case <-c.ctx.Done():
+	}
+}
+
+// handshakeRefusal tells the client with connection.close and waits for its close-ok.
+func (c *conn) handshakeRefusal(err error) error {
+	var read net.Error
+	if errors.Is(err, io.EOF) || errors.As(err, &read) {
+		return err
+	}
+	p := c.toProtocol(err)
+	if sendErr := c.send(0, &wire.ConnectionClose{ReplyCode: p.code, ReplyText: wire.ReplyText(p.code, p.text), ClassId: p.class, MethodId: p.method}); sendErr != nil {
+		return err
+	}
+	if c.socket.SetDeadline(time.Now().Add(closeTimeout)) == nil {
+		c.closing = true
+		c.readToCloseOk()
+	}
+	return err
+}
+
+// readToCloseOk is awaitCloseOk before there is a writer.
+func (c *conn) readToCloseOk() {
+	for {
+		m, err := c.receive()
+		if err != nil {
+			return
+		}
+		switch m.(type) {
+		case *wire.ConnectionCloseOk:
+			return
+		case *wire.ConnectionClose:
+			_ = c.send(0, &wire.ConnectionCloseOk{}) // the connection ends either way
+			return
+		}
+	}
+}
+
+// tune agrees on limits (reference: errors.md 3.4).
+func (c *conn) tune() error {
+	proposed := uint16(c.server.options.Heartbeat / time.Second)
+	if err := c.send(0, &wire.ConnectionTune{ChannelMax: channelMax, FrameMax: frameMax, Heartbeat: proposed}); err != nil {
+		return err
+	}
+	m, err := c.receive()
+	if err != nil {
+		return err
+	}
+	ok, is := m.(*wire.ConnectionTuneOk)
+	if !is {
+		return c.unexpected(m)
+	}
+	if err := checkTune("channel_max", uint32(ok.ChannelMax), 1, channelMax); err != nil {
+		return err
+	}
+	if err := checkTune("frame_max", ok.FrameMax, frameMinSize, frameMax); err != nil {
+		return err
+	}
+	c.channelMax, c.frameMax = ok.ChannelMax, ok.FrameMax
+	c.heartbeat = time.Duration(ok.Heartbeat) * time.Second
+	c.in.SetFrameMax(ok.FrameMax)
+	return nil
+}
+
+func checkTune(name string, chosen, least, most uint32) error {
+	switch {
+	case chosen == 0:
+		return hard(wire.NotAllowed, fmt.Sprintf("negotiated %s = 0 (no limit) is higher than the maximum allowed value (%d)", name, most))
+	case chosen > most:
+		return hard(wire.NotAllowed, fmt.Sprintf("negotiated %s = %d is higher than the maximum allowed value (%d)", name, chosen, most))
+	case chosen < least:
+		return hard(wire.NotAllowed, fmt.Sprintf("negotiated %s = %d is lower than the minimum allowed value (%d)", name, chosen, least))
+	}
+	return nil
+}
+
+func (c *conn) unexpected(m wire.Method) error {
+	class, method := m.ID()
+	return &protocolError{code: wire.ChannelError, text: "unexpected method in connection state opening", scope: ofConnection, class: class, method: method}
+}
+
+// open enters the vhost.
+func (c *conn) open() error {
+	m, err := c.receive()
+	if err != nil {
+		return err
+	}
+	open, is := m.(*wire.ConnectionOpen)
+	if !is {
+		return c.unexpected(m)
+	}
+	ctx, cancel := context.WithTimeout(c.ctx, c.server.options.HandshakeTimeout)
+	defer cancel()
+	name := fmt.Sprintf("%s -> %s", c.socket.RemoteAddr(), c.socket.LocalAddr())
+	c.broker, err = c.server.options.Broker.Open(ctx, c.client.identity, open.VirtualHost, broker.ConnOptions{Name: name, Events: c})
+	if err != nil {
+		p := c.toProtocol(err)
+		p.class, p.method = m.ID()
+		p.scope = ofConnection
+		return p
+	}
+	return c.send(0, &wire.ConnectionOpenOk{})
+}
+
+// loopback tells whether the client is on this machine.
+func (c *conn) loopback() bool {
+	addr, ok := c.socket.RemoteAddr().(*net.TCPAddr)
+	return !ok || addr.IP.IsLoopback()
+}
+
+// properties are the server-properties of connection.start.
+func (s *Server) properties() wire.Table {
+	product, version := "Warren", s.options.Version
+	if p, v, ok := strings.Cut(s.options.Announce, "/"); ok {
+		product, version = p, v
+	}
+	return wire.Table{
+		"capabilities": wire.Table{
+			"publisher_confirms": true, "exchange_exchange_bindings": true, "basic.nack": true, "consumer_cancel_notify": true,
+			"connection.blocked": true, "consumer_priorities": true, "authentication_failure_close": true,
+			"per_consumer_qos": true, "direct_reply_to": true,
+		},
+		"cluster_name": s.options.ClusterName,
+		"copyright":    "Copyright the Warren authors",
+		"information":  "Licensed under the Apache License 2.0",
+		"platform":     runtime.Version(),
+		"product":      product,
+		"version":      version,
+	}
+}

@@ -1,0 +1,196 @@
+package amqp
+
+import (
+	"sync"
+	"time"
+
+	"github.com/warrenmq/warren/amqp/wire"
+	"github.com/warrenmq/warren/broker"
+)
+
+// writer owns what goes out. The reader appends replies, the writer's goroutine drains the broker and writes to the
+// socket; both append to one buffer under one lock, so that what was decided first leaves first.
+type writer struct {
+	c     *conn
+	awake chan struct{} // has room for one
+	quit  chan struct{}
+
+	mu      sync.Mutex // guards what follows
+	room    sync.Cond  // told when buf was taken
+	buf     []byte
+	urgent  []wire.Method // from goroutines that may not wait: blocked and unblocked
+	stopped bool
+
+	spare []byte // the writer goroutine's: the buffer that was written last
+}
+
+const (
+	// drainBytes is about what is taken from the broker for one write.
+	drainBytes = 256 << 10
+	// maxReplies bounds the replies that wait for a client that sends and does not read; its reader waits beyond.
+	maxReplies = 1 << 20
+	// keepBuffer is the largest buffer kept for reuse; larger ones were for a large message.
+	keepBuffer = 512 << 10
+)
+
+func newWriter(c *conn) *writer {
+	w := &writer{c: c, awake: make(chan struct{}, 1), quit: make(chan struct{})}
+	w.room.L = &w.mu
+	return w
+}
+
+func (w *writer) wake() {
+	select {
+	case w.awake <- struct{}{}:
+	default:
+	}
+}
+
+// method queues a method from the reader. It waits while too much waits already.
+func (w *writer) method(channel uint16, m wire.Method) {
+	w.append(func(buf []byte) []byte { return wire.AppendMethodFrame(buf, channel, m) })
+}
+
+// append queues whatever f adds to the buffer.
+func (w *writer) append(f func([]byte) []byte) {
+	w.mu.Lock()
+	for len(w.buf) > maxReplies && !w.stopped {
+		w.room.Wait()
+	}
+	w.buf = f(w.buf)
+	w.mu.Unlock()
+	w.wake()
+}
+
+// later queues a method for channel 0 from a goroutine that must not wait. There are at most a few: one for each change
+// of an alarm.
+func (w *writer) later(m wire.Method) {
+	w.mu.Lock()
+	w.urgent = append(w.urgent, m)
+	w.mu.Unlock()
+	w.wake()
+}
+
+// run writes until stop, or until the socket fails. What was queued before stop is written.
+func (w *writer) run() {
+	var beat <-chan time.Time
+	if w.c.heartbeat > 0 {
+		ticker := time.NewTicker(max(w.c.heartbeat/2, time.Second/2))
+		defer ticker.Stop()
+		beat = ticker.C
+	}
+	for {
+		wrote, err := w.writeAll()
+		if err != nil {
+			w.fail()
+			return
+		}
+		_ = wrote
+		select {
+		case <-w.awake:
+		case <-beat:
+			w.append(wire.AppendHeartbeat)
+		case <-w.quit:
+			if _, err := w.writeAll(); err != nil {
+				w.fail()
+			}
+			return
+		}
+	}
+}
+
+// writeAll writes what waits, and what comes meanwhile.
+func (w *writer) writeAll() (wrote bool, err error) {
+	for more := true; more; {
+		var buf []byte
+		if buf, more, err = w.take(); err != nil {
+			return wrote, err
+		}
+		if len(buf) == 0 {
+			return wrote, nil
+		}
+		if _, err := w.c.socket.Write(buf); err != nil {
+			return wrote, err
+		}
+		w.c.broker.Written()
+		wrote = true
+		w.spare = nil
+		if cap(buf) <= keepBuffer {
+			w.spare = buf[:0]
+		}
+	}
+	return wrote, nil
+}
+
+// take drains the broker behind what the reader queued and takes the buffer.
+func (w *writer) take() (buf []byte, more bool, err error) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	for _, m := range w.urgent {
+		w.buf = wire.AppendMethodFrame(w.buf, 0, m)
+	}
+	w.urgent = nil
+	if more, err = w.c.broker.Drain((*frames)(w), drainBytes); err != nil {
+		return nil, false, err
+	}
+	buf, w.buf = w.buf, w.spare
+	w.spare = nil
+	w.room.Broadcast()
+	return buf, more, nil
+}
+
+// stop lets run write what waits and end; a client that does not read is cut after closeTimeout.
+func (w *writer) stop() {
+	_ = w.c.socket.SetWriteDeadline(time.Now().Add(closeTimeout)) // a closed socket fails the write anyway
+	w.mu.Lock()
+	w.stopped = true
+	w.room.Broadcast()
+	w.mu.Unlock()
+	close(w.quit)
+}
+
+// fail ends the connection after a failed write.
+func (w *writer) fail() {
+	w.mu.Lock()
+	w.stopped = true
+	w.room.Broadcast()
+	w.mu.Unlock()
+	w.c.cut()
+}
+
+// frames is the writer as the broker sees it during Drain: it appends frames to the buffer, whose lock take holds.
+type frames writer
+
+// Deliver appends basic.deliver with its content.
+func (f *frames) Deliver(channel uint16, consumerTag string, d *broker.Outgoing) {
+	f.buf = wire.AppendDeliver(f.buf, channel, consumerTag, d.Tag, d.Redelivered, d.Exchange, d.RoutingKey, d.Properties, d.Body, f.c.frameMax)
+}
+
+// Return appends basic.return with its content.
+func (f *frames) Return(channel uint16, code uint16, text string, exchange, routingKey, properties, body []byte) {
+	f.buf = wire.AppendReturn(f.buf, channel, code, text, exchange, routingKey, properties, body, f.c.frameMax)
+}
+
+// Confirm appends basic.ack or basic.nack.
+func (f *frames) Confirm(channel uint16, tag uint64, multiple, ack bool) {
+	if ack {
+		f.buf = wire.AppendAck(f.buf, channel, tag, multiple)
+		return
+	}
+	f.buf = wire.AppendNack(f.buf, channel, tag, multiple, false)
+}
+
+// CancelConsumer appends basic.cancel for clients that understand it.
+func (f *frames) CancelConsumer(channel uint16, consumerTag string) {
+	if f.c.client.cancelNotify {
+		f.buf = wire.AppendMethodFrame(f.buf, channel, &wire.BasicCancel{ConsumerTag: consumerTag, NoWait: true})
+	}
+}
+
+// CloseChannel appends channel.close for an error that no method waits for, and leaves word for the reader, which owns
+// the channels.
+func (f *frames) CloseChannel(channel uint16, err *broker.Error) {
+	p := f.c.toProtocol(err)
+	f.buf = wire.AppendMethodFrame(f.buf, channel, &wire.ChannelClose{ReplyCode: p.code, ReplyText: wire.ReplyText(p.code, p.text)})
+	f.c.failed.add(channel)
+}

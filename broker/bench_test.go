@@ -1,0 +1,195 @@
+package broker
+
+import (
+	"context"
+	"encoding/binary"
+	"fmt"
+	"testing"
+
+	"github.com/warrenmq/warren/raftfsm/queue"
+)
+
+// freeCluster is a Replicator whose shards cost nothing: a publish is answered at once and comes back as a delivery of
+// the same bytes to the one consumer there is.
+type freeCluster struct {
+	*cluster
+	receiver   Receiver
+	consumer   queue.ConsumerID
+	queue      queue.QueueID
+	lastID     uint64
+	deliveries []Delivery
+	envelope   []byte
+	results    []queue.Result
+	ranges     int
+}
+
+func (c *freeCluster) Submit(_ context.Context, shard queue.ShardID, b *Batch) error {
+	c.deliveries, c.results = c.deliveries[:0], c.results[:0]
+	data := b.Data
+	for range b.Commands {
+		kind, size := queue.Kind(data[0]), int(binary.LittleEndian.Uint32(data[4:]))
+		payload := data[queue.CommandHeaderSize:][:size]
+		switch kind {
+		case queue.KindEnqueue:
+			c.envelope = append(c.envelope[:0], payload[4+8:]...)
+			c.lastID++
+			c.deliveries = append(c.deliveries, Delivery{Delivery: queue.Delivery{Consumer: c.consumer, ID: c.lastID, Queue: c.queue,
+				Body: queue.Body{First: queue.Ref{Size: uint32(len(c.envelope))}}}})
+		case queue.KindSettle:
+			c.ranges += (len(payload) - 8) / 16
+		}
+		data = data[queue.CommandHeaderSize+size:]
+	}
+	b.Done(b, c.results)
+	if len(c.deliveries) > 0 && c.receiver != nil {
+		c.receiver.Deliver(c.deliveries)
+	}
+	return nil
+}
+
+func (c *freeCluster) Subscribe(_ queue.ShardID, id queue.ConsumerID, r Receiver) {
+	c.consumer, c.receiver = id, r
+}
+
+func (c *freeCluster) Envelope(context.Context, *Delivery) ([]byte, error) { return c.envelope, nil }
+
+// counter is a front door that counts.
+type counter struct {
+	woken               bool
+	delivered, acked    uint64
+	deliveries, confirm int
+}
+
+func (k *counter) Wake()          { k.woken = true }
+func (k *counter) Blocked(string) {}
+func (k *counter) Unblocked()     {}
+func (k *counter) Closed(*Error)  {}
+func (k *counter) Deliver(_ uint16, _ string, m *Outgoing) {
+	k.delivered = m.Tag
+	k.deliveries++
+}
+func (k *counter) Confirm(_ uint16, tag uint64, _, _ bool) {
+	k.acked = tag
+	k.confirm++
+}
+func (k *counter) Return(uint16, uint16, string, []byte, []byte, []byte, []byte) {}
+func (k *counter) CancelConsumer(uint16, string)                                 {}
+func (k *counter) CloseChannel(uint16, *Error)                                   {}
+
+// loop is one connection that publishes, confirms, delivers and acknowledges in batches.
+type loop struct {
+	conn  *Conn
+	ch    *Channel
+	door  *counter
+	batch int
+	p     Publish
+}
+
+func newLoop(t testing.TB, batch, size int) (*loop, *freeCluster) {
+	t.Helper()
+	base := newCluster(t, Options{})
+	free := &freeCluster{cluster: base}
+	l := &loop{door: &counter{}, batch: batch}
+	conn, err := base.broker.Open(context.Background(), &Identity{User: "guest"}, "/", ConnOptions{Events: l.door})
+	if err != nil {
+		t.Fatal(err)
+	}
+	l.conn, l.ch = conn, conn.OpenChannel(1)
+	if _, err := l.ch.DeclareQueue(context.Background(), &QueueDeclare{Name: "orders", Durable: true}); err != nil {
+		t.Fatal(err)
+	}
+	if err := l.ch.BindQueue(context.Background(), &Binding{Source: "amq.topic", Destination: "orders", RoutingKey: "orders.#"}); err != nil {
+		t.Fatal(err)
+	}
+	free.queue = base.find("orders").ID
+	base.broker.Start(free)
+	if err := l.ch.ConfirmSelect(); err != nil {
+		t.Fatal(err)
+	}
+	tag, err := l.ch.Consume(context.Background(), &Consume{Queue: "orders"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	l.ch.Started(tag)
+	l.p = Publish{Exchange: []byte("amq.topic"), RoutingKey: []byte("orders.created"), Body: make([]byte, size),
+		Properties: properties(map[string]string{"content-type": "application/json", "mode": "2", "message-id": "4711"}, nil)}
+	return l, free
+}
+
+// round takes a batch of messages from publish to ack.
+func (l *loop) round() error {
+	ctx := context.Background()
+	for range l.batch {
+		if err := l.ch.Publish(ctx, &l.p); err != nil {
+			return err
+		}
+	}
+	if err := l.conn.Flush(ctx); err != nil {
+		return err
+	}
+	before := l.door.delivered
+	if err := l.drain(); err != nil {
+		return err
+	}
+	for tag := before + 1; tag <= l.door.delivered; tag++ {
+		if err := l.ch.Ack(tag, false); err != nil {
+			return err
+		}
+	}
+	return l.conn.Flush(ctx)
+}
+
+func (l *loop) drain() error {
+	for more := true; more; {
+		var err error
+		if more, err = l.conn.Drain(l.door, 256<<10); err != nil {
+			return err
+		}
+		l.conn.Written()
+	}
+	return nil
+}
+
+// TestPublishAllocatesNothing bounds the allocations of a batch from publish to ack: they do not grow with its messages.
+func TestPublishAllocatesNothing(t *testing.T) {
+	const batch = 128
+	l, free := newLoop(t, batch, 256)
+	rounds := 0
+	allocations := testing.AllocsPerRun(200, func() {
+		if err := l.round(); err != nil {
+			t.Fatal(err)
+		}
+		rounds++
+	})
+	if perMessage := allocations / batch; perMessage > 0.5 { // the race detector makes pools forget
+		t.Errorf("%.2f allocations per message, %.0f per batch", perMessage, allocations)
+	}
+	want := uint64(rounds * batch)
+	if l.door.acked != want || l.door.delivered != want || l.ch.unacked.count != 0 {
+		t.Errorf("confirmed %d, delivered %d, unacked %d after %d messages", l.door.acked, l.door.delivered, l.ch.unacked.count, want)
+	}
+	if l.door.confirm > 2*rounds || free.ranges > 2*rounds {
+		t.Errorf("%d confirms and %d settled ranges in %d rounds", l.door.confirm, free.ranges, rounds)
+	}
+}
+
+// BenchmarkPublishToAck is the cost per message from publish over confirm and delivery to ack, with shards that cost
+// nothing.
+func BenchmarkPublishToAck(b *testing.B) {
+	for _, size := range []int{16, 1024} {
+		for _, batch := range []int{1, 100} {
+			b.Run(fmt.Sprintf("size=%d/batch=%d", size, batch), func(b *testing.B) {
+				l, _ := newLoop(b, batch, size)
+				b.ReportAllocs()
+				n := 0
+				for b.Loop() {
+					if n++; n%batch == 0 {
+						if err := l.round(); err != nil {
+							b.Fatal(err)
+						}
+					}
+				}
+			})
+		}
+	}
+}

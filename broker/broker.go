@@ -1,0 +1,111 @@
+// Package broker holds the use cases that all front doors share: logging in, declaring, binding, publishing, consuming,
+// settling, getting, transactions; with them the sessions of clients (Conn, Channel), permissions, the vocabulary and
+// the kinds of error. It speaks no protocol: a front door turns its frames into calls and calls of Writer into frames.
+// It replicates nothing: what must outlive the process goes through a Replicator.
+package broker
+
+import (
+	"cmp"
+	"log/slog"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/warrenmq/warren/auth"
+)
+
+// Options are the settings of a Broker. The zero value of a field means its default.
+type Options struct {
+	Logger *slog.Logger // default: discards
+
+	// MaxMessageSize is the longest body accepted, in bytes. Default 16 MiB.
+	MaxMessageSize int64
+	// NoAckCredit is how many messages may be on their way to a consumer that does not acknowledge. Default 1000.
+	NoAckCredit uint32
+	// UnlimitedCredit is how many messages a consumer without prefetch limit may hold unsettled. Default 2000.
+	UnlimitedCredit uint32
+	// MaxUnconfirmedBytes and MaxUnconfirmedMessages bound what one connection may have published and not yet seen
+	// applied by the shards: beyond, Flush blocks. Defaults 16 MiB and 8192.
+	MaxUnconfirmedBytes    int
+	MaxUnconfirmedMessages int
+	// OperationTimeout bounds every operation that waits for the cluster. Default 30 s.
+	OperationTimeout time.Duration
+	// FreshTimeout bounds how long a publish waits, at the head of a batch, for this node to know that its routes are
+	// current. Default 5 s.
+	FreshTimeout time.Duration
+	// MaxChannelConsumers bounds the consumers of one channel. Default 0: no bound.
+	MaxChannelConsumers int
+}
+
+func (o *Options) setDefaults() {
+	if o.Logger == nil {
+		o.Logger = slog.New(slog.DiscardHandler)
+	}
+	o.MaxMessageSize = cmp.Or(o.MaxMessageSize, 16<<20)
+	o.NoAckCredit = cmp.Or(o.NoAckCredit, 1000)
+	o.UnlimitedCredit = cmp.Or(o.UnlimitedCredit, 2000)
+	o.MaxUnconfirmedBytes = cmp.Or(o.MaxUnconfirmedBytes, 16<<20)
+	o.MaxUnconfirmedMessages = cmp.Or(o.MaxUnconfirmedMessages, 8192)
+	o.OperationTimeout = cmp.Or(o.OperationTimeout, 30*time.Second)
+	o.FreshTimeout = cmp.Or(o.FreshTimeout, 5*time.Second)
+}
+
+// Broker is the use cases of one node.
+type Broker struct {
+	options    Options
+	log        *slog.Logger
+	replicator Replicator // set by Start
+	batches    batches
+	alarm      alarm
+	verifier   *auth.Verifier
+	patterns   *auth.Patterns
+
+	// rights counts the changes to users and permissions: what was checked under an earlier count is checked again.
+	rights atomic.Uint64
+
+	mu     sync.Mutex // guards what follows
+	vhosts map[string]*vhost
+	conns  map[*Conn]struct{}
+}
+
+// New returns a Broker that serves nobody until Start.
+func New(o Options) *Broker {
+	o.setDefaults()
+	b := &Broker{options: o, log: o.Logger, verifier: auth.NewVerifier(0), patterns: auth.NewPatterns(0),
+		vhosts: map[string]*vhost{}, conns: map[*Conn]struct{}{}}
+	b.rights.Store(1)
+	return b
+}
+
+// Start gives the broker its cluster, before the first Login. The cluster may call the broker's CatalogObserver methods
+// earlier.
+func (b *Broker) Start(r Replicator) { b.replicator = r }
+
+// Alarm tells publishers to wait (reason "low on memory", "low on disk", "low on memory & disk") or, with an empty
+// reason, to go on.
+func (b *Broker) Alarm(reason string) { b.alarm.set(reason) }
+
+// CloseConnections asks every connection to close, for example with "broker forced connection closure with reason
+// 'shutdown'".
+func (b *Broker) CloseConnections(text string) {
+	b.closeWhere(text, func(*Conn) bool { return true })
+}
+
+// closeWhere asks connections to close.
+func (b *Broker) closeWhere(text string, f func(*Conn) bool) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	for c := range b.conns {
+		if f(c) {
+			c.out.events.Closed(errorf(Unavailable, "%s", text))
+		}
+	}
+}
+
+// forget takes a connection off the books.
+func (b *Broker) forget(c *Conn) {
+	b.mu.Lock()
+	delete(b.conns, c)
+	b.mu.Unlock()
+	b.alarm.forget(c)
+}

@@ -1,0 +1,53 @@
+package broker
+
+import (
+	"github.com/warrenmq/warren/raftfsm/queue"
+)
+
+// consumer is a consumer of a channel, or (getter) the holder of what the channel got with basic.get from the queues of
+// one shard.
+type consumer struct {
+	channel *Channel
+	id      queue.ConsumerID
+	tag     string
+	queue   queue.QueueID // 0: a getter
+	name    string        // of the queue
+	shard   queue.ShardID
+	noAck   bool
+	getter  bool
+	credit  uint32 // its own bound, without the channel's
+
+	// Guarded by the channel.
+	unsettled int  // deliveries out, without those settled in a transaction that is not committed
+	ended     bool // cancelled: to be detached when nothing is out any more
+
+	// Guarded by the outbox.
+	waiting fifo[Delivery]
+	listed  bool // in the list of the ready
+	started bool // consume-ok is on its way
+	held    bool // waits for the channel's limit
+	stalled bool // waits for its messages to be readable
+	gone    bool // cancelled: nothing more
+	silent  bool // gone by the broker's will before it was started: to be told when it is
+
+	// The writer's.
+	unsettledFrom, unsettledTo uint64 // no-ack: ids drained and not settled yet; 0: none
+	stalls                     int    // failed attempts to read a message, in a row
+}
+
+// paused tells whether nothing of the consumer may be drained now. The outbox is locked.
+func (c *consumer) paused() bool { return !c.started || c.held || c.stalled || c.gone }
+
+// Deliver implements Receiver.
+func (c *consumer) Deliver(ds []Delivery) {
+	if !c.getter { // what a getter got comes as an answer
+		c.channel.conn.out.deliver(c, ds)
+	}
+}
+
+// Cancelled implements Receiver.
+func (c *consumer) Cancelled() {
+	if !c.getter {
+		c.channel.conn.out.cancel(c)
+	}
+}

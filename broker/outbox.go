@@ -1,0 +1,276 @@
+package broker
+
+import (
+	"context"
+	"sync"
+	"sync/atomic"
+)
+
+// outbox is what waits for a connection's writer. Everything in it is bounded by something else: confirms and returns by
+// Flush, which blocks when too much waits; deliveries by the credit of their consumers.
+type outbox struct {
+	events ConnEvents
+	woken  atomic.Bool // Wake was called and no Drain has begun since
+
+	mu          sync.Mutex // guards what follows, and in each consumer what says so
+	confirming  []*Channel // have confirms to tell
+	returns     []returned
+	returnBytes int
+	room        chan struct{} // closed when the returns are few again; nil: nobody waits
+	ready       fifo[*consumer]
+	cancels     []*consumer
+	failures    []channelFailure
+}
+
+// maxReturnBytes bounds the returned messages that wait for a client that does not read.
+const maxReturnBytes = 1 << 20
+
+// returned is a message for which there is no queue.
+type returned struct {
+	channel *Channel
+	message envelope
+	size    int
+}
+
+type channelFailure struct {
+	channel *Channel
+	err     *Error
+}
+
+// wake calls the writer, once for each Drain.
+func (o *outbox) wake() {
+	if !o.woken.Swap(true) {
+		o.events.Wake()
+	}
+}
+
+// confirm says that the channel has confirms to tell.
+func (o *outbox) confirm(ch *Channel) {
+	o.mu.Lock()
+	o.confirming = append(o.confirming, ch)
+	o.mu.Unlock()
+	o.wake()
+}
+
+// sendBack queues a basic.return, of which it copies everything.
+func (o *outbox) sendBack(ch *Channel, m *envelope) {
+	r := returned{channel: ch, message: m.clone(), size: m.size() + deliverOverhead}
+	o.mu.Lock()
+	o.returns = append(o.returns, r)
+	o.returnBytes += r.size
+	o.mu.Unlock()
+	o.wake()
+}
+
+// waitForRoom blocks while too many returns wait.
+func (o *outbox) waitForRoom(ctx context.Context) error {
+	for {
+		wait := o.crowded()
+		if wait == nil {
+			return nil
+		}
+		select {
+		case <-wait:
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+}
+
+func (o *outbox) crowded() <-chan struct{} {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if o.returnBytes <= maxReturnBytes {
+		return nil
+	}
+	if o.room == nil {
+		o.room = make(chan struct{})
+	}
+	return o.room
+}
+
+// fail queues an error of a channel.
+func (o *outbox) fail(ch *Channel, err *Error) {
+	o.mu.Lock()
+	o.failures = append(o.failures, channelFailure{ch, err})
+	o.mu.Unlock()
+	o.wake()
+}
+
+// deliver queues deliveries for a consumer.
+func (o *outbox) deliver(c *consumer, ds []Delivery) {
+	o.mu.Lock()
+	var listed bool
+	if !c.gone {
+		c.waiting.push(ds...)
+		listed = o.list(c)
+	}
+	o.mu.Unlock()
+	if listed {
+		o.wake()
+	}
+}
+
+// list makes a consumer ready if it is to be. mu is held.
+func (o *outbox) list(c *consumer) bool {
+	if c.listed || c.paused() || c.waiting.len() == 0 {
+		return false
+	}
+	c.listed = true
+	o.ready.push(c)
+	return true
+}
+
+// update changes something of a consumer and lists it if that made it ready.
+func (o *outbox) update(c *consumer, f func()) {
+	o.mu.Lock()
+	f()
+	listed := o.list(c)
+	o.mu.Unlock()
+	if listed {
+		o.wake()
+	}
+}
+
+// cancel queues a basic.cancel for a consumer that the broker ended.
+func (o *outbox) cancel(c *consumer) {
+	o.mu.Lock()
+	tell := !c.gone && c.started
+	c.silent = !c.gone && !c.started
+	c.gone = true
+	c.waiting.all()
+	if tell {
+		o.cancels = append(o.cancels, c)
+	}
+	o.mu.Unlock()
+	if tell {
+		o.wake()
+	}
+}
+
+// start lets a consumer's deliveries flow.
+func (o *outbox) start(c *consumer) {
+	o.mu.Lock()
+	c.started = true
+	tell := o.list(c)
+	if c.silent {
+		c.silent, tell = false, true
+		o.cancels = append(o.cancels, c)
+	}
+	o.mu.Unlock()
+	if tell {
+		o.wake()
+	}
+}
+
+// drop ends a consumer without a word and returns what has not been drained.
+func (o *outbox) drop(c *consumer) []Delivery {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	c.gone = true
+	return c.waiting.all()
+}
+
+// takenAtOnce bounds the deliveries that Drain handles together.
+const takenAtOnce = 64
+
+// take appends to ds deliveries of the consumer that is next, of about so many bytes; nil when none is ready. A consumer
+// that has more goes to the end of the line.
+func (o *outbox) take(ds []Delivery, bytes int) (*consumer, []Delivery) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	for o.ready.len() > 0 {
+		c := o.ready.pop()
+		c.listed = false
+		if c.paused() || c.waiting.len() == 0 {
+			continue
+		}
+		n := c.channel.reserve(c, min(takenAtOnce, c.waiting.len()))
+		if n == 0 {
+			c.channel.held = append(c.channel.held, c)
+			c.held = true
+			continue
+		}
+		for taken := 0; taken < n; taken++ {
+			if bytes <= 0 {
+				c.channel.release(c, n-taken)
+				break
+			}
+			bytes -= int(c.waiting.head().Body.Size()) + deliverOverhead
+			ds = append(ds, c.waiting.pop())
+		}
+		o.list(c)
+		return c, ds
+	}
+	return nil, ds
+}
+
+// deliverOverhead is about what a delivery costs on the wire beside its envelope, in bytes.
+const deliverOverhead = 64
+
+// putBack undoes a take of a consumer that is to wait; false when the consumer is gone.
+func (o *outbox) putBack(c *consumer, ds []Delivery) bool {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	c.stalled = true
+	if !c.gone {
+		c.waiting.unpop(ds)
+	}
+	return !c.gone
+}
+
+// resume lists the consumers that waited for their channel's limit.
+func (o *outbox) resume(ch *Channel) {
+	o.mu.Lock()
+	listed := false
+	for _, c := range ch.held {
+		c.held = false
+		listed = o.list(c) || listed
+	}
+	clear(ch.held)
+	ch.held = ch.held[:0]
+	ch.anyHeld.Store(false)
+	o.mu.Unlock()
+	if listed {
+		o.wake()
+	}
+}
+
+// takeReturns returns the returned messages that wait.
+func (o *outbox) takeReturns() []returned {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	rs := o.returns
+	o.returns, o.returnBytes = nil, 0
+	if o.room != nil {
+		close(o.room)
+		o.room = nil
+	}
+	return rs
+}
+
+// takeConfirming appends to chs the channels that have confirms to tell.
+func (o *outbox) takeConfirming(chs []*Channel) []*Channel {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	chs = append(chs, o.confirming...)
+	clear(o.confirming)
+	o.confirming = o.confirming[:0]
+	return chs
+}
+
+// takeEnds returns the consumers and channels that the broker ended.
+func (o *outbox) takeEnds() ([]*consumer, []channelFailure) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	cancels, failures := o.cancels, o.failures
+	o.cancels, o.failures = nil, nil
+	return cancels, failures
+}
+
+// more tells whether a Drain would find something.
+func (o *outbox) more() bool {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return o.ready.len() > 0 || len(o.confirming) > 0 || len(o.returns) > 0 || len(o.cancels) > 0 || len(o.failures) > 0
+}

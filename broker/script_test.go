@@ -1,0 +1,474 @@
+package broker
+
+import (
+	"context"
+	"encoding/binary"
+	"errors"
+	"flag"
+	"fmt"
+	"os"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	raftv1 "github.com/warrenmq/warren/proto/raft/v1"
+	"github.com/warrenmq/warren/raftfsm/catalog"
+	"github.com/warrenmq/warren/raftfsm/queue"
+)
+
+var rewrite = flag.Bool("rewrite", false, "write what the scripts in testdata answer")
+
+// TestScripts runs testdata: a block is commands, a line of dashes, and what they answer; an empty line ends it.
+func TestScripts(t *testing.T) {
+	files, err := filepath.Glob("testdata/*.txt")
+	if err != nil || len(files) == 0 {
+		t.Fatalf("no scripts: %v", err)
+	}
+	for _, file := range files {
+		t.Run(strings.TrimSuffix(filepath.Base(file), ".txt"), func(t *testing.T) { runScript(t, file) })
+	}
+}
+
+func runScript(t *testing.T, file string) {
+	data, err := os.ReadFile(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := newScript(t)
+	var out strings.Builder
+	for block := range strings.SplitSeq(strings.TrimRight(string(data), "\n")+"\n", "\n\n") {
+		commands, _, found := strings.Cut(block+"\n", "----\n")
+		if !found {
+			out.WriteString(strings.TrimRight(block, "\n") + "\n\n") // a comment
+			continue
+		}
+		var answer strings.Builder
+		for line := range strings.Lines(commands) {
+			if line = strings.TrimSpace(line); line != "" && !strings.HasPrefix(line, "#") {
+				for _, text := range s.run(line) {
+					answer.WriteString(text + "\n")
+				}
+			}
+		}
+		out.WriteString(commands + "----\n" + answer.String() + "\n")
+	}
+	got := strings.TrimRight(out.String(), "\n") + "\n"
+	if *rewrite {
+		if err := os.WriteFile(file, []byte(got), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	} else if got != string(data) {
+		t.Errorf("%s answers otherwise (see -rewrite):\n%s", file, got)
+	}
+}
+
+// script is a cluster with connections by name.
+type script struct {
+	t       *testing.T
+	cluster *cluster
+	doors   map[string]*door
+	open    []string
+	chans   map[string]*Channel
+}
+
+func newScript(t *testing.T) *script {
+	s := &script{t: t, doors: map[string]*door{}, chans: map[string]*Channel{}}
+	s.cluster = newCluster(t, Options{OperationTimeout: 50 * time.Millisecond, FreshTimeout: time.Millisecond, MaxMessageSize: 1 << 20})
+	return s
+}
+
+// run runs one command: what it answers, then what every connection gets.
+func (s *script) run(line string) []string {
+	words := strings.Fields(line)
+	var answer []string
+	if name, number, ok := strings.Cut(words[0], "."); ok {
+		answer = s.onChannel(name, number, words[1], words[2:])
+	} else {
+		answer = s.global(words[0], words[1:])
+	}
+	for _, name := range s.open {
+		for _, frame := range s.doors[name].drain() {
+			answer = append(answer, name+": "+frame)
+		}
+	}
+	for i := range answer {
+		answer[i] = generated.ReplaceAllString(answer[i], "$1*")
+	}
+	return answer
+}
+
+var generated = regexp.MustCompile(`(amq\.(?:gen-|ctag-|rabbitmq\.reply-to\.))[A-Za-z0-9_-]{22}`)
+
+func (s *script) global(command string, args []string) []string {
+	b := s.cluster.broker
+	switch command {
+	case "login":
+		id, err := b.Login(context.Background(), args[0], args[1], !slices.Contains(args, "remote"))
+		if err != nil {
+			return explainError(err)
+		}
+		return []string{"ok " + id.User}
+	case "connect":
+		return s.connect(args)
+	case "flush":
+		return explainError(s.doors[args[0]].conn.Flush(shortly()))
+	case "close":
+		s.doors[args[0]].conn.Close(context.Background())
+	case "hold":
+		s.cluster.hold(shardNamed(args[0]))
+	case "release":
+		s.cluster.letGo(shardNamed(args[0]))
+	case "shard":
+		s.cluster.next = shardNamed(args[0]) - 1
+	case "refuse":
+		q := s.cluster.find(args[0])
+		s.cluster.pipe(q.ID.Shard()).machine.refuse(q.ID)
+	case "lose": // a queue that its shard does not have any more
+		q := s.cluster.find(args[0])
+		s.cluster.pipe(q.ID.Shard()).machine.lose(q.ID)
+	case "cut-off":
+		s.cluster.setCutOff(args[0] == "yes")
+	case "alarm":
+		b.Alarm(strings.Join(args, " "))
+	case "user":
+		s.cluster.mustPropose(catalog.PutUser(&raftv1.PutUser{Name: args[0], PasswordHash: hashOf(s.t, args[1]), Tags: args[2:]}))
+	case "delete-user":
+		s.cluster.mustPropose(catalog.DeleteUser(&raftv1.DeleteUser{Name: args[0]}))
+	case "vhost":
+		s.cluster.mustPropose(catalog.CreateVHost(&raftv1.CreateVHost{Name: args[0]}))
+	case "delete-vhost":
+		s.cluster.mustPropose(catalog.DeleteVHost(&raftv1.DeleteVHost{Name: args[0]}))
+	case "permit": // user configure write read
+		s.cluster.mustPropose(catalog.SetPermission(&raftv1.SetPermission{Vhost: "/", User: args[0], Configure: pattern(args[1]), Write: pattern(args[2]), Read: pattern(args[3])}))
+	case "restore": // the whole catalog anew
+		s.cluster.ReadCatalog(b.CatalogRestored)
+	default:
+		s.t.Fatalf("unknown command %q", command)
+	}
+	return nil
+}
+
+func pattern(text string) string {
+	if text == "-" {
+		return ""
+	}
+	return text
+}
+
+func shardNamed(text string) queue.ShardID {
+	if text == "local" {
+		return queue.LocalShard | 1
+	}
+	n, _ := strconv.Atoi(text)
+	return queue.ShardID(n)
+}
+
+// connect NAME [user [vhost]]
+func (s *script) connect(args []string) []string {
+	args = append(args, []string{"", "guest", "/"}[len(args):]...)
+	d := &door{t: s.t, wakes: make(chan struct{}, 1)}
+	conn, err := s.cluster.broker.Open(context.Background(), &Identity{User: args[1]}, args[2], ConnOptions{Name: args[0], Events: d})
+	if err != nil {
+		return explainError(err)
+	}
+	d.conn = conn
+	s.doors[args[0]] = d
+	s.open = append(s.open, args[0])
+	return nil
+}
+
+func shortly() context.Context {
+	ctx, cancel := context.WithTimeout(context.Background(), 50*time.Millisecond)
+	context.AfterFunc(ctx, cancel)
+	return ctx
+}
+
+var kindNames = map[Kind]string{Internal: "internal", NotFound: "not-found", AccessRefused: "access-refused", ResourceLocked: "resource-locked",
+	PreconditionFailed: "precondition-failed", NotAllowed: "not-allowed", NotImplemented: "not-implemented", Unavailable: "unavailable", Exists: "exists"}
+
+func explainError(err error) []string {
+	var refusal *Error
+	switch {
+	case err == nil:
+		return nil
+	case errors.As(err, &refusal):
+		return []string{kindNames[refusal.Kind] + ": " + refusal.Text}
+	}
+	return []string{"error: " + err.Error()}
+}
+
+// options splits words into plain ones, and a table of those with "=".
+func options(words []string) (plain []string, values map[string]string, table *Table) {
+	values = map[string]string{}
+	table = &Table{}
+	for _, w := range words {
+		key, value, ok := strings.Cut(w, "=")
+		if !ok {
+			plain = append(plain, w)
+			continue
+		}
+		values[key] = value
+		table.Fields = append(table.Fields, &Field{Key: key, Value: parseValue(value)})
+	}
+	slices.SortFunc(table.Fields, func(a, b *Field) int { return strings.Compare(a.Key, b.Key) })
+	if len(table.Fields) == 0 {
+		table = nil
+	}
+	return plain, values, table
+}
+
+func parseValue(text string) *Value {
+	if n, err := strconv.ParseInt(text, 10, 64); err == nil {
+		return IntValue('l', n)
+	}
+	if b, err := strconv.ParseBool(text); err == nil {
+		return BoolValue('t', b)
+	}
+	return TextValue('S', text)
+}
+
+func name(word string) string {
+	if word == "-" {
+		return ""
+	}
+	return word
+}
+
+func (s *script) onChannel(connName, number, command string, words []string) []string {
+	d := s.doors[connName]
+	key := connName + "." + number
+	if s.chans[key] == nil {
+		n, _ := strconv.Atoi(number)
+		s.chans[key] = d.conn.OpenChannel(uint16(n))
+	}
+	ch := s.chans[key]
+	plain, values, table := options(words)
+	has := func(flag string) bool { return slices.Contains(plain, flag) }
+	arg := func(i int) string { return replyAddress(name(append(plain, "-", "-", "-", "-")[i])) }
+	ctx := context.Background()
+	var answer []string
+	var err error
+	switch command {
+	case "declare":
+		var ok QueueOK
+		ok, err = ch.DeclareQueue(ctx, &QueueDeclare{Name: arg(0), Passive: has("passive"), Durable: !has("transient"), Exclusive: has("exclusive"), AutoDelete: has("auto-delete"), Arguments: table})
+		if err == nil {
+			answer = append(answer, fmt.Sprintf("ok %s messages=%d consumers=%d", ok.Name, ok.Messages, ok.Consumers))
+		}
+	case "declare-exchange":
+		err = ch.DeclareExchange(ctx, &ExchangeDeclare{Name: arg(0), Type: arg(1), Passive: has("passive"), Durable: !has("transient"), AutoDelete: has("auto-delete"), Internal: has("internal"), Arguments: table})
+	case "delete-exchange":
+		err = ch.DeleteExchange(ctx, arg(0), has("if-unused"))
+	case "bind":
+		err = ch.BindQueue(ctx, &Binding{Source: arg(0), Destination: arg(1), RoutingKey: arg(2), Arguments: table})
+	case "unbind":
+		err = ch.UnbindQueue(ctx, &Binding{Source: arg(0), Destination: arg(1), RoutingKey: arg(2), Arguments: table})
+	case "bind-exchange":
+		err = ch.BindExchange(ctx, &Binding{Source: arg(0), Destination: arg(1), RoutingKey: arg(2), Arguments: table})
+	case "unbind-exchange":
+		err = ch.UnbindExchange(ctx, &Binding{Source: arg(0), Destination: arg(1), RoutingKey: arg(2), Arguments: table})
+	case "purge", "delete":
+		var n uint64
+		if command == "purge" {
+			n, err = ch.PurgeQueue(ctx, arg(0))
+		} else {
+			n, err = ch.DeleteQueue(ctx, arg(0), has("if-unused"), has("if-empty"))
+		}
+		if err == nil {
+			answer = append(answer, fmt.Sprintf("ok %d", n))
+		}
+	case "qos":
+		n, _ := strconv.Atoi(arg(0))
+		size, _ := strconv.Atoi(values["size"])
+		err = ch.Qos(uint32(size), uint16(n), has("global"))
+	case "consume":
+		var tag string
+		tag, err = ch.Consume(ctx, &Consume{Queue: arg(0), Tag: arg(1), NoAck: has("no-ack"), Exclusive: has("exclusive"), Arguments: table})
+		if err == nil {
+			answer = append(answer, "ok "+tag)
+			ch.Started(tag)
+		}
+	case "cancel":
+		err = ch.Cancel(ctx, arg(0))
+	case "get":
+		var m *Outgoing
+		var ok bool
+		m, ok, err = ch.Get(ctx, arg(0), has("no-ack"))
+		if ok {
+			answer = append(answer, fmt.Sprintf("%s left=%d", message(m), m.MessageCount))
+		} else if err == nil {
+			answer = append(answer, "empty")
+		}
+	case "ack", "nack", "reject":
+		tag, _ := strconv.ParseUint(arg(0), 10, 64)
+		switch command {
+		case "ack":
+			err = ch.Ack(tag, has("multiple"))
+		case "nack":
+			err = ch.Nack(tag, has("multiple"), has("requeue"))
+		default:
+			err = ch.Reject(tag, has("requeue"))
+		}
+	case "recover":
+		err = ch.Recover(ctx, !has("no-requeue"))
+	case "confirm":
+		err = ch.ConfirmSelect()
+	case "tx":
+		err = ch.TxSelect()
+	case "commit":
+		err = ch.TxCommit(ctx)
+	case "rollback":
+		err = ch.TxRollback(ctx)
+	case "update-secret":
+		err = d.conn.UpdateSecret(ctx, arg(0))
+	case "publish", "publish-only":
+		body := []byte(arg(2))
+		if n, sizeErr := strconv.Atoi(values["size"]); sizeErr == nil {
+			body = make([]byte, n)
+		}
+		err = ch.Publish(ctx, &Publish{Exchange: []byte(arg(0)), RoutingKey: []byte(arg(1)), Mandatory: has("mandatory"), Immediate: has("immediate"),
+			Properties: properties(values, table), Body: body})
+	case "close":
+		ch.Close(ctx)
+		delete(s.chans, key)
+	default:
+		s.t.Fatalf("unknown command %q", command)
+	}
+	if err == nil && command != "publish-only" && command != "close" {
+		err = d.conn.Flush(shortly())
+	}
+	return append(answer, explainError(err)...)
+}
+
+// replyAddress lets a script name the last reply-to that a connection has seen.
+func replyAddress(key string) string {
+	if key == "$reply-to" {
+		return string(lastReplyTo)
+	}
+	return key
+}
+
+var lastReplyTo []byte
+
+// properties encodes the properties named in values, and headers from the rest.
+func properties(values map[string]string, table *Table) []byte {
+	var flags uint16
+	b := []byte{0, 0}
+	texts := func(key string, flag uint16) {
+		if v, ok := values[key]; ok {
+			flags |= flag
+			b = append(append(b, byte(len(v))), v...)
+		}
+	}
+	octet := func(key string, flag uint16) {
+		if v, ok := values[key]; ok {
+			n, _ := strconv.Atoi(v)
+			flags |= flag
+			b = append(b, byte(n))
+		}
+	}
+	texts("content-type", flagContentType)
+	var headers []byte
+	for _, f := range table.GetFields() {
+		if key, ok := strings.CutPrefix(f.Key, "h."); ok {
+			headers = append(append(headers, byte(len(key))), key...)
+			headers = appendTestValue(headers, values[f.Key])
+		}
+	}
+	if headers != nil {
+		flags |= flagHeaders
+		b = append(binary.BigEndian.AppendUint32(b, uint32(len(headers))), headers...)
+	}
+	octet("mode", flagDeliveryMode)
+	octet("priority", flagPriority)
+	texts("correlation-id", flagCorrelationID)
+	texts("reply-to", flagReplyTo)
+	texts("expiration", flagExpiration)
+	texts("message-id", flagMessageID)
+	texts("user-id", flagUserID)
+	binary.BigEndian.PutUint16(b, flags)
+	return b
+}
+
+// appendTestValue encodes a header: [a,b] is an array of strings, digits a long, the rest a string.
+func appendTestValue(b []byte, text string) []byte {
+	if inner, ok := strings.CutPrefix(text, "["); ok {
+		var array []byte
+		for item := range strings.SplitSeq(strings.TrimSuffix(inner, "]"), ",") {
+			array = append(binary.BigEndian.AppendUint32(append(array, 'S'), uint32(len(item))), item...)
+		}
+		return append(binary.BigEndian.AppendUint32(append(b, 'A'), uint32(len(array))), array...)
+	}
+	if n, err := strconv.ParseInt(text, 10, 64); err == nil {
+		return binary.BigEndian.AppendUint64(append(b, 'l'), uint64(n))
+	}
+	return append(binary.BigEndian.AppendUint32(append(b, 'S'), uint32(len(text))), text...)
+}
+
+// message prints an outgoing message.
+func message(m *Outgoing) string {
+	text := fmt.Sprintf("#%d %s/%s", m.Tag, m.Exchange, m.RoutingKey)
+	if m.Redelivered {
+		text += " redelivered"
+	}
+	var p Properties
+	if err := p.Parse(m.Properties); err != nil {
+		return text + " " + err.Error()
+	}
+	if p.ReplyTo != nil {
+		lastReplyTo = slices.Clone(p.ReplyTo)
+		text += " reply-to=" + string(p.ReplyTo)
+	}
+	if p.Headers != nil {
+		text += fmt.Sprintf(" headers=%v", decodeTable(p.Headers, 0))
+	}
+	if len(m.Body) > 40 {
+		return text + fmt.Sprintf(" %d bytes", len(m.Body))
+	}
+	return text + " " + string(m.Body)
+}
+
+// drain takes what waits, as a front door's writer does.
+func (d *door) drain() []string {
+	d.frames = d.frames[:0]
+	for more := true; more; {
+		var err error
+		if more, err = d.conn.Drain(d, 1<<20); err != nil {
+			d.t.Fatal(err)
+		}
+		d.conn.Written()
+	}
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	frames := append(slices.Clone(d.frames), d.events...)
+	d.events = nil
+	return frames
+}
+
+func (d *door) frame(channel uint16, format string, args ...any) {
+	d.frames = append(d.frames, fmt.Sprintf("%d ", channel)+fmt.Sprintf(format, args...))
+}
+
+func (d *door) Deliver(channel uint16, tag string, m *Outgoing) {
+	d.frame(channel, "deliver %s %s", tag, message(m))
+}
+
+func (d *door) Return(channel uint16, code uint16, text string, exchange, key, _, body []byte) {
+	d.frame(channel, "return %d %s %s/%s %s", code, text, exchange, key, body)
+}
+
+func (d *door) Confirm(channel uint16, tag uint64, multiple, ack bool) {
+	what := map[bool]string{true: "ack", false: "nack"}[ack]
+	if multiple {
+		what += " through"
+	}
+	d.frame(channel, "%s %d", what, tag)
+}
+
+func (d *door) CancelConsumer(channel uint16, tag string) { d.frame(channel, "cancel %s", tag) }
+
+func (d *door) CloseChannel(channel uint16, err *Error) { d.frame(channel, "close %s", err.Text) }

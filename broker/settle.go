@@ -1,0 +1,96 @@
+package broker
+
+import (
+	"context"
+
+	"github.com/warrenmq/warren/raftfsm/queue"
+)
+
+// Ack settles a delivery, or with multiple all up to it (tag 0: all), as done.
+func (ch *Channel) Ack(tag uint64, multiple bool) error { return ch.settle(tag, multiple, queue.Ack) }
+
+// Nack gives deliveries back to their queues, or discards them.
+func (ch *Channel) Nack(tag uint64, multiple, requeue bool) error {
+	if requeue {
+		return ch.settle(tag, multiple, queue.Requeue)
+	}
+	return ch.settle(tag, multiple, queue.Discard)
+}
+
+// Reject gives a delivery back to its queue, or discards it.
+func (ch *Channel) Reject(tag uint64, requeue bool) error {
+	if requeue {
+		return ch.settle(tag, false, queue.RejectRequeue)
+	}
+	return ch.settle(tag, false, queue.Reject)
+}
+
+// settle stages the settling of deliveries.
+func (ch *Channel) settle(tag uint64, multiple bool, o queue.Outcome) error {
+	ok := false
+	ch.mu.Lock()
+	if multiple {
+		ok = ch.settleThrough(tag, o)
+	} else if e, found := ch.unacked.take(tag); found {
+		ch.settleOne(tag, e, o)
+		ok = true
+	}
+	ch.mu.Unlock()
+	if !ok {
+		return errorf(PreconditionFailed, "unknown delivery tag %d", tag)
+	}
+	ch.resumeHeld()
+	return nil
+}
+
+// settleThrough settles all up to tag; false when that is not unsettled. mu is held.
+func (ch *Channel) settleThrough(tag uint64, o queue.Outcome) bool {
+	if tag == 0 {
+		tag = ch.unacked.last
+	} else if !ch.unacked.has(tag) {
+		return false
+	}
+	ch.unacked.takeThrough(tag, func(tag uint64, e unsettled) { ch.settleOne(tag, e, o) })
+	return true
+}
+
+func (ch *Channel) settleOne(tag uint64, e unsettled, o queue.Outcome) {
+	if ch.tx != nil {
+		ch.tx.settle(tag, e, o)
+		return
+	}
+	ch.conn.stage.batch(e.consumer.shard).settle(e.consumer.id, o, queue.Range{From: e.id, To: e.id})
+	ch.settled(e.consumer)
+}
+
+// settled counts a delivery as settled. A cancelled consumer goes with its last. mu is held.
+func (ch *Channel) settled(c *consumer) {
+	ch.release(c, 1)
+	c.unsettled--
+	if c.ended && c.unsettled == 0 {
+		delete(ch.ended, c)
+		ch.conn.stage.detach(c, false)
+	}
+}
+
+// resumeHeld lets consumers go on that waited for the channel's limit.
+func (ch *Channel) resumeHeld() {
+	if ch.anyHeld.Load() {
+		ch.conn.out.resume(ch)
+	}
+}
+
+// Recover returns everything unsettled of the channel to its queues. requeue=false is refused.
+func (ch *Channel) Recover(ctx context.Context, requeue bool) error {
+	if !requeue {
+		return errorf(NotImplemented, "requeue=false")
+	}
+	ch.mu.Lock()
+	ch.unacked.takeThrough(ch.unacked.last, func(_ uint64, e unsettled) {
+		ch.conn.stage.batch(e.consumer.shard).settle(e.consumer.id, queue.Requeue, queue.Range{From: e.id, To: e.id})
+		ch.settled(e.consumer)
+	})
+	ch.mu.Unlock()
+	ch.resumeHeld()
+	return ch.conn.flush(ctx)
+}

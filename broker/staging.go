@@ -1,0 +1,276 @@
+package broker
+
+import (
+	"context"
+	"slices"
+	"sync"
+
+	"github.com/warrenmq/warren/raftfsm/queue"
+)
+
+const (
+	// flushSize is the size at which a batch is sent without waiting for Flush, and the longest envelope that goes in one
+	// piece: half of what the proposers send at once.
+	flushSize = 128 << 10
+	// keptSize is the largest buffer that goes back to the pool.
+	keptSize = 4 * flushSize
+)
+
+// batch is the commands of one connection for one shard, and what is to happen when they have been applied.
+type batch struct {
+	Batch
+	conn  *Conn
+	shard queue.ShardID
+
+	runs     []publishRun
+	calls    []*call
+	settles  []settle // the first used of them are open: not appended yet
+	used     int
+	bytes    int // what it holds in the connection's window
+	messages int
+	commit   *commit // of the transaction that the batch belongs to
+}
+
+// publishRun is consecutive publishes of a channel in consecutive commands.
+type publishRun struct {
+	channel *Channel // nil: not in confirm mode
+	from    uint64
+	command uint32
+	count   uint32
+}
+
+// call waits for the answer to a command.
+type call struct {
+	command uint32
+	done    chan struct{}
+	result  queue.Result // OK without counts when the machine has nothing to say
+}
+
+// settle is settled deliveries of one consumer with one outcome, collected until the batch goes.
+type settle struct {
+	consumer queue.ConsumerID
+	outcome  queue.Outcome
+	ranges   []queue.Range
+}
+
+// maxOpenSettles bounds the list that each settled delivery is looked up in.
+const maxOpenSettles = 16
+
+// batches keeps memory between uses.
+type batches struct{ pool sync.Pool }
+
+func (p *batches) get(c *Conn, shard queue.ShardID) *batch {
+	b, _ := p.pool.Get().(*batch)
+	if b == nil {
+		b = &batch{}
+		b.Done = b.applied
+	}
+	b.conn, b.shard = c, shard
+	return b
+}
+
+func (p *batches) put(b *batch) {
+	if cap(b.Data) > keptSize || cap(b.runs) > 4096 {
+		return
+	}
+	clear(b.runs)
+	clear(b.calls)
+	b.Reset()
+	b.conn, b.commit, b.runs, b.calls, b.used, b.bytes, b.messages = nil, nil, b.runs[:0], b.calls[:0], 0, 0, 0
+	p.pool.Put(b)
+}
+
+// published notes the publish that the last command was, as number seq of the channel (nil: not to be confirmed).
+func (b *batch) published(ch *Channel, seq uint64) {
+	b.messages++
+	if n := len(b.runs); n > 0 {
+		last := &b.runs[n-1]
+		if last.channel == ch && last.from+uint64(last.count) == seq && last.command+last.count == b.Commands-1 {
+			last.count++
+			return
+		}
+	}
+	if ch != nil {
+		b.runs = append(b.runs, publishRun{ch, seq, b.Commands - 1, 1})
+	}
+}
+
+// settle notes a settled delivery.
+func (b *batch) settle(c queue.ConsumerID, o queue.Outcome, r queue.Range) {
+	for i := b.used - 1; i >= 0; i-- {
+		if s := &b.settles[i]; s.consumer == c && s.outcome == o {
+			s.add(r)
+			return
+		}
+	}
+	if b.used == maxOpenSettles {
+		b.seal()
+	}
+	if b.used == len(b.settles) {
+		b.settles = append(b.settles, settle{})
+	}
+	s := &b.settles[b.used]
+	s.consumer, s.outcome, s.ranges = c, o, append(s.ranges[:0], r)
+	b.used++
+}
+
+func (s *settle) add(r queue.Range) {
+	last := &s.ranges[len(s.ranges)-1]
+	if last.To+1 == r.From {
+		last.To = r.To
+		return
+	}
+	s.ranges = append(s.ranges, r)
+}
+
+// seal appends the open settles: what comes after must see them.
+func (b *batch) seal() {
+	for i := range b.used {
+		s := &b.settles[i]
+		b.Settle(s.consumer, s.outcome, s.ranges...)
+	}
+	b.used = 0
+}
+
+// empty tells whether there is nothing to send.
+func (b *batch) empty() bool { return b.Commands == 0 && b.used == 0 }
+
+// applied is Batch.Done.
+func (b *batch) applied(_ *Batch, results []queue.Result) {
+	c := b.conn
+	c.underway.Add(-1) // before the calls go on
+	b.answer(results)
+	b.confirm(results)
+	if b.commit != nil {
+		b.commit.applied(results)
+	}
+	if b.messages > 0 {
+		c.window.leave(b.bytes, b.messages)
+	}
+	c.broker.batches.put(b)
+}
+
+// answer wakes the calls.
+func (b *batch) answer(results []queue.Result) {
+	for _, w := range b.calls {
+		i, found := slices.BinarySearchFunc(results, w.command, func(r queue.Result, n uint32) int { return int(r.Command) - int(n) })
+		if found {
+			w.result = results[i]
+		}
+		close(w.done)
+	}
+}
+
+// confirm counts the publishes as applied; those that a queue refused become nacks.
+func (b *batch) confirm(results []queue.Result) {
+	for i := range results {
+		if results[i].Code == queue.Full {
+			b.refuse(results[i].Command)
+		}
+	}
+	for _, r := range b.runs {
+		if r.channel.confirms.finish(r.from, r.count) {
+			b.conn.out.confirm(r.channel)
+		}
+	}
+}
+
+func (b *batch) refuse(command uint32) {
+	i, found := slices.BinarySearchFunc(b.runs, command, func(r publishRun, n uint32) int {
+		switch {
+		case n < r.command:
+			return 1
+		case n >= r.command+r.count:
+			return -1
+		}
+		return 0
+	})
+	if found {
+		r := b.runs[i]
+		r.channel.confirms.refuse(r.from + uint64(command-r.command))
+	}
+}
+
+// staging is the batches under construction of one goroutine, one for each shard.
+type staging struct {
+	conn *Conn
+	open []*batch
+	last bool // the connection is at its end: its window holds nothing back
+}
+
+// batch returns the batch for the shard.
+func (s *staging) batch(shard queue.ShardID) *batch {
+	for _, b := range s.open {
+		if b.shard == shard {
+			return b
+		}
+	}
+	b := s.conn.broker.batches.get(s.conn, shard)
+	s.open = append(s.open, b)
+	return b
+}
+
+// flush submits all batches. What could not be submitted stays.
+func (s *staging) flush(ctx context.Context) error {
+	for len(s.open) > 0 {
+		if err := s.submitAt(ctx, 0); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// submit sends the shard's batch, if there is one.
+func (s *staging) submit(ctx context.Context, shard queue.ShardID) error {
+	for i, b := range s.open {
+		if b.shard == shard {
+			return s.submitAt(ctx, i)
+		}
+	}
+	return nil
+}
+
+func (s *staging) submitAt(ctx context.Context, i int) error {
+	b := s.open[i]
+	if b.empty() {
+		s.remove(i)
+		s.conn.broker.batches.put(b)
+		return nil
+	}
+	b.seal()
+	if b.messages > 0 {
+		b.bytes = len(b.Data)
+		if s.last {
+			s.conn.window.force(b.bytes, b.messages)
+		} else if err := s.conn.window.enter(ctx, b.bytes, b.messages); err != nil {
+			return err
+		}
+	}
+	messages, bytes := b.messages, b.bytes
+	s.conn.underway.Add(1)
+	if err := s.conn.broker.replicator.Submit(ctx, b.shard, &b.Batch); err != nil {
+		if messages > 0 {
+			s.conn.window.leave(bytes, messages)
+		}
+		s.conn.underway.Add(-1)
+		return err
+	}
+	s.remove(i)
+	return nil
+}
+
+func (s *staging) remove(i int) {
+	last := len(s.open) - 1
+	s.open[i] = s.open[last]
+	s.open[last] = nil
+	s.open = s.open[:last]
+}
+
+// drop forgets what is staged.
+func (s *staging) drop() {
+	for i, b := range s.open {
+		s.conn.broker.batches.put(b)
+		s.open[i] = nil
+	}
+	s.open = s.open[:0]
+}

@@ -1,0 +1,27 @@
+// Command warren is the broker and the tools for it, in one binary. It reads the command line and leaves the rest to the
+// packages below.
+package main
+
+import (
+	"fmt"
+	"os"
+
+	"github.com/spf13/cobra"
+)
+
+// version is set by the linker.
+var version = "dev"
+
+func main() {
+	root := &cobra.Command{
+		Use:           "warren",
+		Short:         "Warren is a clustered AMQP 0-9-1 message broker.",
+		SilenceUsage:  true,
+		SilenceErrors: true,
+	}
+	root.AddCommand(serverCommand(), storageCommand(), benchCommand(), versionCommand())
+	if err := root.Execute(); err != nil {
+		fmt.Fprintln(os.Stderr, "warren:", err)
+		os.Exit(1)
+	}
+}

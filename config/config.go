@@ -1,0 +1,216 @@
+// Package config declares the settings of a node once: their names, defaults and meanings. Flags, WARREN_* variables and
+// a YAML file are three ways to give the same setting; a flag beats a variable, a variable beats the file, the file beats
+// the default. What the settings do is left to the packages that use them.
+package config
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"os"
+	"strconv"
+	"strings"
+
+	"github.com/spf13/pflag"
+	"go.yaml.in/yaml/v3"
+)
+
+// Server is what `warren server` can be told.
+type Server struct {
+	Name      string
+	DataDir   string
+	Host      string
+	Advertise string
+
+	AMQPPort    int
+	HTTPPort    int
+	GRPCPort    int
+	ClusterPort int
+	GossipPort  int
+
+	Join     []string
+	Expect   int
+	Shards   int
+	Replicas int
+
+	MemoryLimit    Memory
+	DiskFreeLimit  Size
+	MaxMessageSize Size
+	WALFileSize    Size
+	CacheSize      Size
+
+	AMQPAnnounce string
+	LogLevel     string
+	File         string
+}
+
+// Register declares the settings as flags and returns the place where their values land.
+func Register(fs *pflag.FlagSet) *Server {
+	c := &Server{MemoryLimit: Memory{Percent: 40}, DiskFreeLimit: 1 << 30, MaxMessageSize: 16 << 20, WALFileSize: 256 << 20, CacheSize: 64 << 20}
+	fs.StringVar(&c.Name, "name", "", "node name (default: the host's name)")
+	fs.StringVar(&c.DataDir, "data-dir", "./warren-data", "directory of everything that must survive")
+	fs.StringVar(&c.Host, "host", "127.0.0.1", "address all listeners bind to")
+	fs.StringVar(&c.Advertise, "advertise", "", "address peers and clients are told (default: --host)")
+	fs.IntVar(&c.AMQPPort, "amqp-port", 5672, "AMQP 0-9-1")
+	fs.IntVar(&c.HTTPPort, "http-port", 15672, "health and metrics; 0: none")
+	fs.IntVar(&c.GRPCPort, "grpc-port", 7672, "gRPC API for clients (kept for it; this version does not serve it yet)")
+	fs.IntVar(&c.ClusterPort, "cluster-port", 7673, "traffic between nodes")
+	fs.IntVar(&c.GossipPort, "gossip-port", 7946, "gossip between nodes, TCP and UDP")
+	fs.StringSliceVar(&c.Join, "join", nil, "gossip addresses HOST:PORT,… of any members; names are resolved to all their addresses")
+	fs.IntVar(&c.Expect, "expect", 0, "size of the cluster to bootstrap; nodes wait for one another")
+	fs.IntVar(&c.Shards, "shards", 16, "Raft groups that share the queues; fixed when the cluster is created")
+	fs.IntVar(&c.Replicas, "replicas", 3, "nodes that hold each shard; fixed when the cluster is created")
+	fs.Var(&c.MemoryLimit, "memory-limit", "memory above which publishers are blocked: 40% or a size such as 2GiB")
+	fs.Var(&c.DiskFreeLimit, "disk-free-limit", "free disk space below which publishers are blocked")
+	fs.Var(&c.MaxMessageSize, "max-message-size", "largest message accepted, up to 512MiB")
+	fs.Var(&c.WALFileSize, "wal-file-size", "size of a write-ahead log file")
+	fs.Var(&c.CacheSize, "cache-size", "memory for recent log entries and bodies read back")
+	fs.StringVar(&c.AMQPAnnounce, "amqp-announce", "", "product/version told to AMQP clients that look for a name, for example RabbitMQ/4.2.0")
+	fs.StringVar(&c.LogLevel, "log-level", "info", "debug, info, warn or error")
+	fs.StringVar(&c.File, "config", "", "YAML file with any of these settings by their flag's name")
+	return c
+}
+
+// Load fills in what was not given as a flag, from the environment (as os.Environ gives it) and the file, and checks the
+// whole. fs is the set that Register saw, already parsed.
+func (c *Server) Load(fs *pflag.FlagSet, environ []string) error {
+	given := map[string]bool{}
+	fs.Visit(func(f *pflag.Flag) { given[f.Name] = true })
+	if err := fromEnvironment(fs, given, environ); err != nil {
+		return err
+	}
+	if c.File != "" {
+		if err := fromFile(fs, given, c.File); err != nil {
+			return err
+		}
+	}
+	if c.Name == "" {
+		host, err := os.Hostname()
+		if err != nil {
+			return fmt.Errorf("--name is not set and the host has no name: %w", err)
+		}
+		c.Name = host
+	}
+	if c.Advertise == "" {
+		c.Advertise = c.Host
+	}
+	return c.validate()
+}
+
+// envPrefix starts every variable that is a setting.
+const envPrefix = "WARREN_"
+
+func fromEnvironment(fs *pflag.FlagSet, given map[string]bool, environ []string) error {
+	for _, entry := range environ {
+		name, value, _ := strings.Cut(entry, "=")
+		rest, ok := strings.CutPrefix(name, envPrefix)
+		if !ok {
+			continue
+		}
+		flag := fs.Lookup(strings.ReplaceAll(strings.ToLower(rest), "_", "-"))
+		if flag == nil {
+			return fmt.Errorf("%s: no such setting", name)
+		}
+		if given[flag.Name] {
+			continue
+		}
+		if err := fs.Set(flag.Name, value); err != nil {
+			return fmt.Errorf("%s=%s: %w", name, value, err)
+		}
+		given[flag.Name] = true
+	}
+	return nil
+}
+
+// maxFile bounds a configuration file; a real one has a few hundred bytes.
+const maxFile = 1 << 20
+
+func fromFile(fs *pflag.FlagSet, given map[string]bool, path string) error {
+	info, err := os.Stat(path)
+	if err != nil {
+		return fmt.Errorf("configuration: %w", err)
+	}
+	if info.Size() > maxFile {
+		return fmt.Errorf("configuration %s: %d bytes, more than %d", path, info.Size(), maxFile)
+	}
+	data, err := os.ReadFile(path)
+	if err != nil {
+		return fmt.Errorf("configuration: %w", err)
+	}
+	var values map[string]any
+	if err := yaml.NewDecoder(bytes.NewReader(data)).Decode(&values); err != nil && len(bytes.TrimSpace(data)) > 0 {
+		return fmt.Errorf("configuration %s: %w", path, err)
+	}
+	for name, value := range values {
+		flag := fs.Lookup(name)
+		if flag == nil || name == "config" || name == "help" {
+			return fmt.Errorf("configuration %s: no such setting: %s", path, name)
+		}
+		if given[name] {
+			continue
+		}
+		if err := fs.Set(name, text(value)); err != nil {
+			return fmt.Errorf("configuration %s: %s: %w", path, name, err)
+		}
+	}
+	return nil
+}
+
+// text writes a YAML value as its flag would take it.
+func text(value any) string {
+	list, ok := value.([]any)
+	if !ok {
+		return fmt.Sprint(value)
+	}
+	parts := make([]string, len(list))
+	for i, v := range list {
+		parts[i] = fmt.Sprint(v)
+	}
+	return strings.Join(parts, ",")
+}
+
+func (c *Server) validate() error {
+	var errs []error
+	check := func(ok bool, format string, args ...any) {
+		if !ok {
+			errs = append(errs, fmt.Errorf(format, args...))
+		}
+	}
+	for name, port := range map[string]int{"amqp-port": c.AMQPPort, "cluster-port": c.ClusterPort, "gossip-port": c.GossipPort} {
+		check(port > 0 && port < 1<<16, "--%s %d: not a port", name, port)
+	}
+	check(c.HTTPPort >= 0 && c.HTTPPort < 1<<16, "--http-port %d: not a port", c.HTTPPort)
+	check(c.Shards >= 1 && c.Shards <= 1024, "--shards %d: between 1 and 1024", c.Shards)
+	check(c.Replicas >= 1 && c.Replicas <= 7, "--replicas %d: between 1 and 7", c.Replicas)
+	check(c.Expect >= 0 && c.Expect <= 100, "--expect %d: between 0 and 100", c.Expect)
+	check(c.MaxMessageSize >= 1 && c.MaxMessageSize <= 512<<20, "--max-message-size %s: between 1 and 512MiB", c.MaxMessageSize.String())
+	check(c.WALFileSize >= 1<<20 && c.WALFileSize <= 4<<30, "--wal-file-size %s: between 1MiB and 4GiB", c.WALFileSize.String())
+	check(c.CacheSize >= 1<<20, "--cache-size %s: at least 1MiB", c.CacheSize.String())
+	check(len(c.Name) <= 128, "--name: at most 128 bytes")
+	if _, err := c.Level(); err != nil {
+		errs = append(errs, err)
+	}
+	for _, addr := range c.Join {
+		if _, _, err := net.SplitHostPort(addr); err != nil {
+			errs = append(errs, fmt.Errorf("--join %s: %w", addr, err))
+		}
+	}
+	if product, version, ok := strings.Cut(c.AMQPAnnounce, "/"); c.AMQPAnnounce != "" && (!ok || product == "" || version == "") {
+		errs = append(errs, fmt.Errorf("--amqp-announce %s: PRODUCT/VERSION", c.AMQPAnnounce))
+	}
+	return errors.Join(errs...)
+}
+
+// Level is the log level asked for.
+func (c *Server) Level() (slog.Level, error) {
+	var level slog.Level
+	if err := level.UnmarshalText([]byte(c.LogLevel)); err != nil {
+		return 0, fmt.Errorf("--log-level %s: debug, info, warn or error", c.LogLevel)
+	}
+	return level, nil
+}
+
+// Address joins the host and a port.
+func (c *Server) Address(port int) string { return net.JoinHostPort(c.Host, strconv.Itoa(port)) }

@@ -1,0 +1,400 @@
+// Package bench measures a broker over AMQP: publishers with confirms, consumers with acknowledgements, throughput and
+// latency, and what the brokers' processes spend on each message. It has an AMQP client of its own, lean enough not to be
+// what is measured.
+package bench
+
+import (
+	"context"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/HdrHistogram/hdrhistogram-go"
+
+	"github.com/warrenmq/warren/amqp/wire"
+)
+
+// Options say what is measured.
+type Options struct {
+	Servers               []string // host:port; publishers and consumers are dealt out over them
+	ConsumerServers       []string // where the consumers connect; empty: Servers
+	User, Password, VHost string
+
+	Publishers, Consumers, Queues int
+	Size                          int     // bytes of a body
+	Confirm                       int     // publishes that may be unconfirmed for each publisher; 0: no confirms
+	Prefetch                      int     // deliveries that may be unacknowledged for each consumer; 0: no limit
+	AckEvery                      int     // deliveries for each ack; 0: no acks at all (no-ack consumers)
+	Rate                          float64 // messages per second for each publisher; 0: as many as it can
+	Persistent                    bool
+	Warmup, Duration              time.Duration
+	Queue                         string // name, or prefix of the names when there are several
+	Keep                          bool   // leave the queues and what is in them
+	PIDs                          []int  // broker processes on this machine whose CPU time counts; empty: those that listen at Servers
+}
+
+func (o *Options) validate() error {
+	switch {
+	case len(o.Servers) == 0:
+		return errors.New("no server")
+	case o.Publishers < 0 || o.Consumers < 0 || o.Publishers+o.Consumers == 0:
+		return errors.New("neither publishers nor consumers")
+	case o.Queues < 1:
+		return errors.New("at least one queue is needed")
+	case o.Size < 0 || o.Confirm < 0 || o.Prefetch < 0 || o.Prefetch > 65535 || o.AckEvery < 0 || o.Rate < 0:
+		return errors.New("a figure is negative or too large")
+	case o.Prefetch > 0 && o.AckEvery > o.Prefetch:
+		return fmt.Errorf("an ack for every %d deliveries never comes with a prefetch of %d", o.AckEvery, o.Prefetch)
+	case o.Duration <= 0:
+		return errors.New("no duration")
+	}
+	return nil
+}
+
+// Latency is percentiles of a time.
+type Latency struct {
+	Count         int64
+	P50, P90, P99 time.Duration
+	P999, Max     time.Duration
+}
+
+// Result is what was seen in the measured time.
+type Result struct {
+	Seconds       float64
+	Published     float64 // per second
+	Confirmed     float64
+	Consumed      float64
+	Refused       int64 // negative confirms
+	ConfirmTime   Latency
+	EndToEnd      Latency
+	CPUPerMessage map[string]float64 // by process: microseconds for each message consumed (or published, without consumers)
+	CPUTotal      float64            // over all processes
+	ClientCPU     float64            // the bench itself
+}
+
+// run is one measurement under way.
+type run struct {
+	o         Options
+	measuring atomic.Bool
+	published atomic.Int64
+	confirmed atomic.Int64
+	consumed  atomic.Int64
+	refused   atomic.Int64
+	failed    chan error // the first failure of a worker
+
+	mu       sync.Mutex // guards the lists
+	confirms []*hdrhistogram.Histogram
+	ends     []*hdrhistogram.Histogram
+	clients  []*client
+}
+
+// latencyMax bounds what the histograms hold, in microseconds.
+const latencyMax = 600e6
+
+func newHistogram() *hdrhistogram.Histogram { return hdrhistogram.New(1, latencyMax, 3) }
+
+// Run measures.
+func Run(ctx context.Context, o Options) (*Result, error) {
+	if err := o.validate(); err != nil {
+		return nil, err
+	}
+	ctx, cancel := context.WithCancel(ctx)
+	r := &run{o: o, failed: make(chan error, 1)}
+	var workers sync.WaitGroup
+	defer func() {
+		cancel()
+		for _, c := range r.clients {
+			_ = c.socket.Close() // wakes the workers that wait in a read or write
+		}
+		workers.Wait()
+		if !o.Keep {
+			r.deleteQueues()
+		}
+	}()
+	if err := r.declareQueues(ctx); err != nil {
+		return nil, err
+	}
+	for i := range o.Consumers {
+		if err := r.consumer(ctx, i); err != nil {
+			return nil, err
+		}
+	}
+	for i := range o.Publishers {
+		if err := r.publisher(ctx, i, &workers); err != nil {
+			return nil, err
+		}
+	}
+	if err := r.wait(ctx, o.Warmup); err != nil {
+		return nil, err
+	}
+	return r.measure(ctx)
+}
+
+// wait lets time pass, unless a worker fails.
+func (r *run) wait(ctx context.Context, d time.Duration) error {
+	select {
+	case <-time.After(d):
+		return nil
+	case err := <-r.failed:
+		return err
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+func (r *run) fail(err error) {
+	select {
+	case r.failed <- err:
+	default:
+	}
+}
+
+func (r *run) measure(ctx context.Context) (*Result, error) {
+	processes := r.processes()
+	before := cpuOf(processes)
+	clientBefore := ownCPU()
+	published, confirmed, consumed := r.published.Load(), r.confirmed.Load(), r.consumed.Load()
+	begin := time.Now()
+	r.measuring.Store(true)
+	if err := r.wait(ctx, r.o.Duration); err != nil {
+		return nil, err
+	}
+	r.measuring.Store(false)
+	seconds := time.Since(begin).Seconds()
+	after := cpuOf(processes)
+	res := &Result{Seconds: seconds, CPUPerMessage: map[string]float64{}, Refused: r.refused.Load()}
+	in, out := float64(r.published.Load()-published), float64(r.consumed.Load()-consumed)
+	res.Published, res.Consumed = in/seconds, out/seconds
+	res.Confirmed = float64(r.confirmed.Load()-confirmed) / seconds
+	messages := out
+	if r.o.Consumers == 0 {
+		messages = in
+	}
+	for name, was := range before {
+		micros := (after[name] - was).Seconds() * 1e6 / max(messages, 1)
+		res.CPUPerMessage[name] = micros
+		res.CPUTotal += micros
+	}
+	res.ClientCPU = (ownCPU() - clientBefore).Seconds() * 1e6 / max(messages, 1)
+	// The workers end before their histograms are read.
+	r.mu.Lock()
+	for _, c := range r.clients {
+		_ = c.socket.Close()
+	}
+	for _, c := range r.clients {
+		<-c.gone
+	}
+	res.ConfirmTime, res.EndToEnd = summary(r.confirms), summary(r.ends)
+	r.mu.Unlock()
+	return res, nil
+}
+
+func summary(all []*hdrhistogram.Histogram) Latency {
+	total := newHistogram()
+	for _, h := range all {
+		total.Merge(h)
+	}
+	at := func(q float64) time.Duration { return time.Duration(total.ValueAtQuantile(q)) * time.Microsecond }
+	return Latency{Count: total.TotalCount(), P50: at(50), P90: at(90), P99: at(99), P999: at(99.9), Max: time.Duration(total.Max()) * time.Microsecond}
+}
+
+func (r *run) queueName(i int) string {
+	if r.o.Queues == 1 {
+		return r.o.Queue
+	}
+	return fmt.Sprintf("%s-%d", r.o.Queue, i%r.o.Queues)
+}
+
+// connect opens a client; prepare sets what it calls before it reads.
+func (r *run) connect(ctx context.Context, servers []string, i int, prepare func(*client)) (*client, error) {
+	c, err := dial(ctx, servers[i%len(servers)], r.o.User, r.o.Password, r.o.VHost)
+	if err != nil {
+		return nil, err
+	}
+	c.onConfirm, c.onDeliver = func(uint64, bool, bool) {}, func(uint64, []byte) {}
+	prepare(c)
+	c.start()
+	r.mu.Lock()
+	r.clients = append(r.clients, c)
+	r.mu.Unlock()
+	return c, nil
+}
+
+func (r *run) declareQueues(ctx context.Context) error {
+	c, err := r.connect(ctx, r.o.Servers, 0, func(*client) {})
+	if err != nil {
+		return err
+	}
+	for i := range r.o.Queues {
+		if _, err := c.call(ctx, &wire.QueueDeclare{Queue: r.queueName(i), Durable: true}); err != nil {
+			return fmt.Errorf("declare %s: %w", r.queueName(i), err)
+		}
+	}
+	return nil
+}
+
+// deleteQueues cleans up; what fails is left, the figures are there already.
+func (r *run) deleteQueues() {
+	ctx, cancel := context.WithTimeout(context.Background(), handshakeTimeout)
+	defer cancel()
+	c, err := dial(ctx, r.o.Servers[0], r.o.User, r.o.Password, r.o.VHost)
+	if err != nil {
+		return
+	}
+	c.onConfirm, c.onDeliver = func(uint64, bool, bool) {}, func(uint64, []byte) {}
+	c.start()
+	defer c.close()
+	for i := range r.o.Queues {
+		if _, err := c.call(ctx, &wire.QueueDelete{Queue: r.queueName(i)}); err != nil {
+			return
+		}
+	}
+}
+
+// stampSize is what a body needs to carry the time it was published.
+const stampSize = 8
+
+// epoch makes times of this process comparable and small.
+var epoch = time.Now()
+
+func now() int64 { return int64(time.Since(epoch)) }
+
+// consumer starts one consumer.
+func (r *run) consumer(ctx context.Context, i int) error {
+	servers := r.o.ConsumerServers
+	if len(servers) == 0 {
+		servers = r.o.Servers
+	}
+	ends := newHistogram()
+	r.ends = append(r.ends, ends)
+	var c *client
+	var last, acked uint64
+	c, err := r.connect(ctx, servers, i, func(c *client) {
+		seen := int64(0)
+		c.onDeliver = func(tag uint64, body []byte) {
+			last = tag
+			seen++
+			if len(body) >= stampSize && r.measuring.Load() {
+				_ = ends.RecordValue(max(1, (now()-int64(binary.LittleEndian.Uint64(body)))/1000)) // beyond the range: not counted
+			}
+			if r.o.AckEvery > 0 && last-acked >= uint64(r.o.AckEvery) {
+				acked = last
+				if err := c.write(func(out []byte) []byte { return wire.AppendAck(out, benchChannel, tag, true) }, false); err != nil {
+					r.fail(err)
+				}
+			}
+		}
+		c.onBatch = func() error {
+			r.consumed.Add(seen)
+			seen = 0
+			return c.flush()
+		}
+	})
+	if err != nil {
+		return err
+	}
+	if r.o.Prefetch > 0 {
+		if _, err := c.call(ctx, &wire.BasicQos{PrefetchCount: uint16(r.o.Prefetch)}); err != nil {
+			return err
+		}
+	}
+	_, err = c.call(ctx, &wire.BasicConsume{Queue: r.queueName(i), NoAck: r.o.AckEvery == 0})
+	go r.watch(ctx, c)
+	return err
+}
+
+// watch reports a connection that ends before the measurement does.
+func (r *run) watch(ctx context.Context, c *client) {
+	<-c.gone
+	if ctx.Err() == nil {
+		r.fail(fmt.Errorf("a connection ended: %w", c.err))
+	}
+}
+
+// publisher starts one publisher.
+func (r *run) publisher(ctx context.Context, i int, workers *sync.WaitGroup) error {
+	window := newWindow(r.o.Confirm)
+	confirms := newHistogram()
+	r.confirms = append(r.confirms, confirms)
+	c, err := r.connect(ctx, r.o.Servers, i, func(c *client) {
+		c.onConfirm = func(tag uint64, multiple, ack bool) {
+			if !ack {
+				r.refused.Add(1)
+			}
+			at, measuring := now(), r.measuring.Load()
+			n := window.confirm(tag, multiple, func(sent int64) {
+				if measuring {
+					_ = confirms.RecordValue(max(1, (at-sent)/1000)) // beyond the range: not counted
+				}
+			})
+			r.confirmed.Add(int64(n))
+		}
+		c.onBatch = func() error { window.tell(); return nil }
+	})
+	if err != nil {
+		return err
+	}
+	if r.o.Confirm > 0 {
+		if _, err := c.call(ctx, &wire.ConfirmSelect{}); err != nil {
+			return err
+		}
+	}
+	go r.watch(ctx, c)
+	workers.Go(func() {
+		if err := r.publish(ctx, c, i, window); err != nil && ctx.Err() == nil {
+			r.fail(err)
+		}
+	})
+	return nil
+}
+
+// publish publishes until ctx or the connection ends.
+func (r *run) publish(ctx context.Context, c *client, i int, w *window) error {
+	queue := r.queueName(i)
+	p := wire.Properties{}
+	if r.o.Persistent {
+		p.DeliveryMode = 2
+	}
+	properties := p.Append(nil)
+	body := make([]byte, r.o.Size)
+	begin, sent := time.Now(), int64(0)
+	for ctx.Err() == nil {
+		batch := w.room(c.gone, ctx.Done())
+		if batch == 0 {
+			return nil
+		}
+		if r.o.Rate > 0 {
+			due := int64(time.Since(begin).Seconds()*r.o.Rate) + 1 - sent
+			if due <= 0 {
+				time.Sleep(time.Duration(float64(time.Second) / r.o.Rate))
+				continue
+			}
+			batch = min(batch, int(due))
+		}
+		batch = min(batch, maxBatch)
+		for range batch {
+			at := now()
+			if len(body) >= stampSize {
+				binary.LittleEndian.PutUint64(body, uint64(at))
+			}
+			w.sent(at)
+			if err := c.write(func(out []byte) []byte {
+				return wire.AppendPublish(out, benchChannel, "", queue, false, false, properties, body, c.frameMax)
+			}, false); err != nil {
+				return err
+			}
+		}
+		if err := c.flush(); err != nil {
+			return err
+		}
+		sent += int64(batch)
+		r.published.Add(int64(batch))
+	}
+	return nil
+}
+
+// maxBatch bounds how many publishes are made before the window is looked at again.
+const maxBatch = 256

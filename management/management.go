@@ -1,0 +1,94 @@
+// Package management is the HTTP side of a node: whether it lives, whether it serves, and its metrics. What a node does
+// is left to the packages that report; this one shows it.
+package management
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"net"
+	"net/http"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/promhttp"
+)
+
+// Options says what there is to show.
+type Options struct {
+	// Ready returns nil when the node serves: it has joined, its catalog is current, the shards it leads have a majority.
+	Ready func() error
+	// Metrics is what /metrics shows; nil: nothing.
+	Metrics prometheus.Gatherer
+	Logger  *slog.Logger
+}
+
+// Server answers HTTP requests of operators and probes.
+type Server struct {
+	http http.Server
+	log  *slog.Logger
+}
+
+// Requests here have no bodies and small answers; these bounds end what does not behave.
+const (
+	headerTimeout = 5 * time.Second
+	totalTimeout  = 30 * time.Second
+	idleTimeout   = 2 * time.Minute
+	maxHeader     = 16 << 10
+)
+
+// New prepares a server; Serve runs it.
+func New(o Options) *Server {
+	mux := http.NewServeMux()
+	for _, r := range routes(o) {
+		mux.Handle(r.method+" "+r.path, r.handler)
+	}
+	return &Server{log: o.Logger, http: http.Server{Handler: mux, ReadHeaderTimeout: headerTimeout, ReadTimeout: totalTimeout,
+		WriteTimeout: totalTimeout, IdleTimeout: idleTimeout, MaxHeaderBytes: maxHeader, ErrorLog: slog.NewLogLogger(o.Logger.Handler(), slog.LevelDebug)}}
+}
+
+type route struct {
+	method, path string
+	handler      http.Handler
+}
+
+func routes(o Options) []route {
+	list := []route{
+		{http.MethodGet, "/health/live", http.HandlerFunc(live)},
+		{http.MethodGet, "/health/ready", ready(o.Ready)},
+	}
+	if o.Metrics != nil {
+		list = append(list, route{http.MethodGet, "/metrics", promhttp.HandlerFor(o.Metrics, promhttp.HandlerOpts{})})
+	}
+	return list
+}
+
+// live answers as long as the process can.
+func live(w http.ResponseWriter, _ *http.Request) { answer(w, http.StatusOK, "live") }
+
+func ready(check func() error) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		if err := check(); err != nil {
+			answer(w, http.StatusServiceUnavailable, err.Error())
+			return
+		}
+		answer(w, http.StatusOK, "ready")
+	})
+}
+
+func answer(w http.ResponseWriter, status int, text string) {
+	w.Header().Set("Content-Type", "text/plain; charset=utf-8")
+	w.WriteHeader(status)
+	_, _ = w.Write([]byte(text + "\n")) // the asker may be gone; nobody else cares
+}
+
+// Serve answers on the listener until Shutdown.
+func (s *Server) Serve(l net.Listener) error {
+	if err := s.http.Serve(l); !errors.Is(err, http.ErrServerClosed) {
+		return err
+	}
+	return nil
+}
+
+// Shutdown stops listening and waits for the answers under way, at most until ctx ends.
+func (s *Server) Shutdown(ctx context.Context) error { return s.http.Shutdown(ctx) }

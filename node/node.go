@@ -1,0 +1,173 @@
+// Package node wires a Warren node: configuration in, a running node out. It reads as two lists, start and stop. What a
+// part does is left to its package.
+package node
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"path/filepath"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/collectors"
+
+	"github.com/warrenmq/warren/amqp"
+	"github.com/warrenmq/warren/auth"
+	"github.com/warrenmq/warren/broker"
+	"github.com/warrenmq/warren/cluster"
+	"github.com/warrenmq/warren/config"
+	"github.com/warrenmq/warren/management"
+	"github.com/warrenmq/warren/storage"
+)
+
+// Node is a running node.
+type Node struct {
+	config *config.Server
+	log    *slog.Logger
+
+	store   *storage.Store
+	broker  *broker.Broker
+	cluster *cluster.Cluster
+	amqp    *amqp.Server
+	http    *management.Server
+
+	serving atomic.Bool    // every listener is open
+	fatal   chan error     // has room for one: the first reason to stop
+	work    sync.WaitGroup // the goroutines that serve and watch
+	quit    chan struct{}  // closed when the watchers are to end
+}
+
+// joinTimeout bounds the wait for the other nodes at a start; it is long, since nodes of a cluster may be started by hand.
+const joinTimeout = 24 * time.Hour
+
+// Start brings a node up and returns when it serves. A ctx that ends stops the start.
+func Start(ctx context.Context, c *config.Server, version string, log *slog.Logger) (_ *Node, err error) {
+	n := &Node{config: c, log: log, fatal: make(chan error, 1), quit: make(chan struct{})}
+	defer func() {
+		if err != nil {
+			n.abandon()
+		}
+	}()
+
+	// Health first: a probe must see a node that waits for its peers as alive and not ready.
+	if err := n.serveHTTP(); err != nil {
+		return nil, err
+	}
+	// The ports are taken before anything is written, so that a second node on the same ports fails at once.
+	listener, err := net.Listen("tcp", c.Address(c.AMQPPort))
+	if err != nil {
+		return nil, fmt.Errorf("listen for AMQP: %w", err)
+	}
+	n.store, err = storage.Open(storage.Options{Dir: filepath.Join(c.DataDir, "store"), WALFileSize: int64(c.WALFileSize),
+		CacheBytes: int64(c.CacheSize), Logger: log, OnFatal: n.stopFor})
+	if err != nil {
+		return nil, errors.Join(err, listener.Close())
+	}
+	n.broker = broker.New(broker.Options{Logger: log, MaxMessageSize: int64(c.MaxMessageSize)})
+	if n.cluster, err = n.startCluster(ctx, version); err != nil {
+		return nil, errors.Join(err, listener.Close())
+	}
+	n.broker.Start(n.cluster)
+	n.amqp = amqp.NewServer(amqp.Options{Broker: n.broker, Logger: log, Version: version, Announce: c.AMQPAnnounce,
+		ClusterName: c.Name, MaxMessageSize: int64(c.MaxMessageSize)})
+	n.serve("AMQP", func() error { return n.amqp.Serve(listener) })
+	n.work.Go(n.watchResources)
+	n.serving.Store(true)
+	return n, nil
+}
+
+func (n *Node) startCluster(ctx context.Context, version string) (*cluster.Cluster, error) {
+	guest, err := auth.Hash("guest")
+	if err != nil {
+		return nil, err
+	}
+	joining, cancel := context.WithTimeout(ctx, joinTimeout)
+	defer cancel()
+	c := n.config
+	return cluster.Start(joining, cluster.Options{DataDir: c.DataDir, Name: c.Name, Host: c.Host, Advertise: c.Advertise,
+		ClusterPort: c.ClusterPort, GossipPort: c.GossipPort, Join: c.Join, Expect: c.Expect, Shards: c.Shards, Replicas: c.Replicas,
+		Store: n.store, Observer: n.broker, Logger: n.log, GuestPasswordHash: guest, Version: version, OnFatal: n.stopFor})
+}
+
+func (n *Node) serveHTTP() error {
+	if n.config.HTTPPort == 0 {
+		return nil
+	}
+	listener, err := net.Listen("tcp", n.config.Address(n.config.HTTPPort))
+	if err != nil {
+		return fmt.Errorf("listen for HTTP: %w", err)
+	}
+	registry := prometheus.NewRegistry()
+	registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
+	n.http = management.New(management.Options{Ready: n.Ready, Metrics: registry, Logger: n.log})
+	n.serve("HTTP", func() error { return n.http.Serve(listener) })
+	return nil
+}
+
+// serve runs a listener's loop; one that ends by itself stops the node.
+func (n *Node) serve(what string, loop func() error) {
+	n.work.Go(func() {
+		if err := loop(); err != nil {
+			n.stopFor(fmt.Errorf("serve %s: %w", what, err))
+		}
+	})
+}
+
+// stopFor asks for the end of the process; the first reason counts.
+func (n *Node) stopFor(err error) {
+	select {
+	case n.fatal <- err:
+	default:
+	}
+}
+
+// Fatal gives the reason when the node cannot go on. Whoever runs it ends the process at once: what was confirmed is on
+// disk, and a restart recovers it.
+func (n *Node) Fatal() <-chan error { return n.fatal }
+
+// Ready returns nil when the node serves clients.
+func (n *Node) Ready() error {
+	if !n.serving.Load() {
+		return errors.New("starting")
+	}
+	return n.cluster.Ready()
+}
+
+// stopTimeout bounds each step of a graceful stop.
+const stopTimeout = 20 * time.Second
+
+// Stop ends the node gracefully: clients are closed first, so that nothing new comes; then leaderships move to other
+// nodes, so that they do not wait for an election; the disk closes last, since everything above writes to it.
+func (n *Node) Stop() error {
+	n.serving.Store(false)
+	close(n.quit)
+	ctx, cancel := context.WithTimeout(context.Background(), stopTimeout)
+	defer cancel()
+	errs := []error{n.amqp.Shutdown(ctx), n.cluster.Close(ctx), n.store.Close()}
+	if n.http != nil {
+		errs = append(errs, n.http.Shutdown(ctx))
+	}
+	n.work.Wait()
+	return errors.Join(errs...)
+}
+
+// abandon undoes a start that failed half-way.
+func (n *Node) abandon() {
+	ctx, cancel := context.WithTimeout(context.Background(), stopTimeout)
+	defer cancel()
+	if n.cluster != nil {
+		_ = n.cluster.Close(ctx) // the start's error is the one to tell
+	}
+	if n.store != nil {
+		_ = n.store.Close()
+	}
+	if n.http != nil {
+		_ = n.http.Shutdown(ctx)
+	}
+	n.work.Wait()
+}

@@ -1,0 +1,100 @@
+package node
+
+import (
+	"fmt"
+	"os"
+	"runtime/debug"
+	"runtime/metrics"
+	"strconv"
+	"strings"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// resourcePeriod is how often memory and disk are looked at. A publisher at the disk's full speed writes a few hundred
+// megabytes in that time, less than the least disk limit that makes sense.
+const resourcePeriod = 500 * time.Millisecond
+
+// watchResources raises and clears the alarms that block publishers, until the node stops.
+func (n *Node) watchResources() {
+	limit := n.config.MemoryLimit.Of(totalMemory())
+	// The collector works harder near the limit, so that garbage alone does not raise the alarm.
+	debug.SetMemoryLimit(limit)
+	ticker := time.NewTicker(resourcePeriod)
+	defer ticker.Stop()
+	last := ""
+	for {
+		select {
+		case <-n.quit:
+			return
+		case <-ticker.C:
+		}
+		reason := alarm(usedMemory() > limit, n.diskLow())
+		if reason == last {
+			continue
+		}
+		n.log.Warn("resource alarm", "reason", reason, "memory_limit", limit, "disk_free_limit", int64(n.config.DiskFreeLimit))
+		n.broker.Alarm(reason)
+		last = reason
+	}
+}
+
+// alarm words the reason as RabbitMQ does (reference: connection.blocked).
+func alarm(memory, disk bool) string {
+	switch {
+	case memory && disk:
+		return "low on memory & disk"
+	case memory:
+		return "low on memory"
+	case disk:
+		return "low on disk"
+	}
+	return ""
+}
+
+func (n *Node) diskLow() bool {
+	free, err := freeDisk(n.config.DataDir)
+	if err != nil {
+		n.log.Error("free disk space is not known", "dir", n.config.DataDir, "err", err)
+		return true
+	}
+	return free < int64(n.config.DiskFreeLimit)
+}
+
+func freeDisk(dir string) (int64, error) {
+	var st unix.Statfs_t
+	if err := unix.Statfs(dir, &st); err != nil {
+		return 0, fmt.Errorf("statfs %s: %w", dir, err)
+	}
+	return int64(st.Bavail) * int64(st.Bsize), nil
+}
+
+// usedMemory is what the runtime holds and has not given back, in bytes.
+func usedMemory() int64 {
+	samples := []metrics.Sample{{Name: "/memory/classes/total:bytes"}, {Name: "/memory/classes/heap/released:bytes"}}
+	metrics.Read(samples)
+	return int64(samples[0].Value.Uint64() - samples[1].Value.Uint64())
+}
+
+// fallbackMemory is assumed where the machine does not tell.
+const fallbackMemory = 4 << 30
+
+// totalMemory is what the control group allows, or the machine has, in bytes.
+func totalMemory() int64 {
+	total := int64(fallbackMemory)
+	var info unix.Sysinfo_t
+	if unix.Sysinfo(&info) == nil {
+		total = int64(uint64(info.Totalram) * uint64(info.Unit))
+	}
+	for _, file := range []string{"/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"} {
+		data, err := os.ReadFile(file)
+		if err != nil {
+			continue
+		}
+		if limit, err := strconv.ParseInt(strings.TrimSpace(string(data)), 10, 64); err == nil && limit > 0 {
+			total = min(total, limit)
+		}
+	}
+	return total
+}

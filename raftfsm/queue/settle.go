@@ -1,0 +1,135 @@
+package queue
+
+import "math"
+
+// settle ends deliveries of a consumer or getter: those in the ranges that are out.
+func (s *State) settle(ss *session, id ConsumerID, o Outcome, ranges []byte) {
+	c := ss.consumers[id]
+	if c == nil {
+		s.answer(Unknown, 0, 0)
+		return
+	}
+	for ; len(ranges) >= 16; ranges = ranges[16:] {
+		s.settleRange(c, o, u64(ranges), u64(ranges[8:]))
+	}
+	s.settled(c)
+}
+
+// settleRange costs what it settles, however wide the range.
+func (s *State) settleRange(c *consumer, o Outcome, from, to uint64) {
+	for from <= to {
+		i, a, b := c.out.run(from, to)
+		if a == b {
+			return
+		}
+		entries := c.out.list[i].entries[a:b]
+		for k := range entries {
+			s.settleOne(c, o, &entries[k])
+		}
+		c.out.cut(&s.pool, i, a, b)
+	}
+}
+
+func (s *State) settleOne(c *consumer, o Outcome, e *entry) {
+	q := c.queue
+	if q == nil {
+		q = s.queue(e.queue)
+		q.gotten--
+	}
+	q.unsettled--
+	s.sum -= c.key * fold(e.id, e.record.hash())
+	if o == Requeue || o == RejectRequeue {
+		s.giveBack(q, &e.record, o == RejectRequeue)
+	} else {
+		s.release(&e.record) // dead-lettering would begin here, unless o is Ack
+	}
+}
+
+// giveBack returns a message to its queue, or drops it after too many failures.
+func (s *State) giveBack(q *queue, was *record, failed bool) {
+	r := *was
+	r.returned(failed)
+	if q.settings.HasDeliveryLimit && uint32(r.failed) > q.settings.DeliveryLimit {
+		s.release(&r)
+		return
+	}
+	s.putBack(q, &r)
+}
+
+// settled lets a consumer that has less now have more.
+func (s *State) settled(c *consumer) {
+	switch q := c.queue; {
+	case q == nil:
+	case c.cancelled:
+		s.forgetIdle(c)
+	case c.out.n == 0 && q.quiescing:
+		s.elect(q)
+	default:
+		s.consider(c)
+	}
+}
+
+// returnAll returns all that a consumer has.
+func (s *State) returnAll(c *consumer, failed bool) {
+	o := Requeue
+	if failed {
+		o = RejectRequeue
+	}
+	s.settleRange(c, o, 0, math.MaxUint64)
+}
+
+// forgetOut is the end of all that a consumer has, with its queue.
+func (s *State) forgetOut(c *consumer) {
+	s.settleRange(c, Ack, 0, math.MaxUint64)
+}
+
+// forgetGotten is the end of what the session's getters have of a queue.
+func (ss *session) forgetGotten(s *State, q *queue) {
+	for _, c := range ss.consumers {
+		if c.queue != nil {
+			continue
+		}
+		var ids []uint64
+		for e := range c.out.all() {
+			if e.queue == q.id {
+				ids = append(ids, e.id)
+			}
+		}
+		for _, id := range ids {
+			s.settleRange(c, Ack, id, id)
+		}
+	}
+}
+
+// get takes one message for a getter.
+func (s *State) get(ss *session, id QueueID, consumer ConsumerID) {
+	q := s.queue(id)
+	c := ss.consumers[consumer]
+	switch {
+	case c != nil && c.queue != nil:
+		s.answer(Unknown, 0, 0)
+		return
+	case q == nil:
+		s.answer(Gone, 0, 0)
+		return
+	case q.settings.SingleActive:
+		s.answer(Single, 0, 0)
+		return
+	}
+	q.lastUsed = s.now
+	s.touch(q)
+	s.expireHeads(q)
+	if q.ready == 0 {
+		s.answer(Empty, 0, 0)
+		return
+	}
+	if c == nil {
+		c = newConsumer(ss, consumer)
+		ss.consumers[consumer] = c
+		s.resum(&c.meta, c.hash())
+	}
+	q.gotten++
+	e := s.handOut(q, c)
+	s.answer(Message, q.ready, 0)
+	s.fill(&s.results[len(s.results)-1].Delivery, c, e)
+}

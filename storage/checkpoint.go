@@ -1,0 +1,457 @@
+package storage
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"io"
+	"path"
+	"strings"
+
+	"github.com/warrenmq/warren/storage/vfs"
+)
+
+// A checkpoint is one file of a group's directory, written aside and renamed:
+//
+//	checkpoint  header | block… | last block
+//	header      magic "WRNCKPT1" | version u32 | length of the header u32 | store id u64 | group u32 | segments u32 | index u64 |
+//	            term u64 | floor u64 | install u64 | extra length u32 | extra | segments × number u64 | crc u32
+//	block       length u32, not 0 | crc u32 | octets
+//	last block  0 u32 | crc of the length of all octets u32 | length of all octets u64
+//
+// floor is the index up to which entries are not needed in the log. install is not 0 in the checkpoint that an installed
+// snapshot became, until the next one: the log before the record of the same number is void.
+const (
+	checkpointMagic = "WRNCKPT1"
+	checkpointFixed = 8 + 4 + 4 + 8 + 4 + 4 + 8 + 8 + 8 + 8 + 4
+	blockSize       = 64 << 10
+	maxHeader       = 64 << 20
+)
+
+// Checkpoint is a state of a group at an index. Extra is its caller's, for example the Raft configuration.
+type Checkpoint struct {
+	Index, Term uint64
+	Extra       []byte
+}
+
+// LiveRefs gives the references that are alive to entries with indexes in [min, max], in ascending order of index and
+// offset; one that comes twice counts once. It must give the same until the call that it was handed to has returned.
+type LiveRefs func(min, max uint64, yield func(index uint64, offset, size uint32) bool)
+
+// checkpointFile is a checkpoint on disk.
+type checkpointFile struct {
+	Checkpoint
+	floor, install uint64
+	segments       []uint64
+	bodyAt         int64 // where the blocks begin
+}
+
+func (g *Group) checkpointName() string { return path.Join(g.dir, "checkpoint") }
+
+func (c *checkpointFile) appendHeader(dst []byte, storeID uint64, group uint32) []byte {
+	le := binary.LittleEndian
+	start := len(dst)
+	dst = append(dst, checkpointMagic...)
+	dst = le.AppendUint32(dst, formatVer)
+	dst = le.AppendUint32(dst, uint32(checkpointFixed+len(c.Extra)+8*len(c.segments)+4))
+	dst = le.AppendUint64(dst, storeID)
+	dst = le.AppendUint32(dst, group)
+	dst = le.AppendUint32(dst, uint32(len(c.segments)))
+	for _, n := range []uint64{c.Index, c.Term, c.floor, c.install} {
+		dst = le.AppendUint64(dst, n)
+	}
+	dst = le.AppendUint32(dst, uint32(len(c.Extra)))
+	dst = append(dst, c.Extra...)
+	for _, n := range c.segments {
+		dst = le.AppendUint64(dst, n)
+	}
+	return le.AppendUint32(dst, checksum(0, dst[start:]))
+}
+
+// readCheckpoint reads and checks the header.
+func readCheckpoint(f vfs.File, storeID uint64, group uint32) (*checkpointFile, error) {
+	le := binary.LittleEndian
+	fixed := make([]byte, checkpointFixed)
+	if err := readFull(f, fixed, 0); err != nil {
+		return nil, err
+	}
+	length := le.Uint32(fixed[12:])
+	if string(fixed[:8]) != checkpointMagic || length < checkpointFixed+4 || length > maxHeader {
+		return nil, fmt.Errorf("%w: no checkpoint", ErrCorrupt)
+	}
+	if v := le.Uint32(fixed[8:]); v != formatVer {
+		return nil, fmt.Errorf("checkpoint of version %d; this program knows %d", v, formatVer)
+	}
+	if size, err := f.Size(); err != nil || int64(length) > size {
+		return nil, errors.Join(fmt.Errorf("%w: cut short", ErrCorrupt), err)
+	}
+	b := make([]byte, length)
+	if err := readFull(f, b, 0); err != nil {
+		return nil, err
+	}
+	n, extra := uint64(le.Uint32(b[28:])), uint64(le.Uint32(b[64:]))
+	if le.Uint32(b[length-4:]) != checksum(0, b[:length-4]) || checkpointFixed+extra+8*n+4 != uint64(length) {
+		return nil, fmt.Errorf("%w: wrong checksum of the header", ErrCorrupt)
+	}
+	if le.Uint64(b[16:]) != storeID || le.Uint32(b[24:]) != group {
+		return nil, fmt.Errorf("%w: a checkpoint of another store or group", ErrCorrupt)
+	}
+	c := &checkpointFile{Checkpoint: Checkpoint{Index: le.Uint64(b[32:]), Term: le.Uint64(b[40:]), Extra: b[checkpointFixed : checkpointFixed+extra]},
+		floor: le.Uint64(b[48:]), install: le.Uint64(b[56:]), bodyAt: int64(length)}
+	for i := range n {
+		c.segments = append(c.segments, le.Uint64(b[checkpointFixed+extra+8*i:]))
+	}
+	return c, nil
+}
+
+// open reads the group's directory: its checkpoint and the segments that it names. Segments that it does not name are left
+// from a checkpoint that was never completed.
+func (g *Group) open() {
+	if err := g.load(); err != nil {
+		g.unreadable = true
+		g.damage("%s", err)
+	}
+}
+
+func (g *Group) load() error {
+	names, err := g.s.fs.ReadDir(g.dir)
+	if err != nil {
+		return err
+	}
+	needed := map[string]bool{"checkpoint": true}
+	f, err := g.s.fs.Open(g.checkpointName())
+	if err != nil && !errors.Is(err, vfs.ErrNotExist) {
+		return err
+	}
+	if err == nil {
+		c, err := readCheckpoint(f, g.s.id, g.id)
+		if err := errors.Join(err, f.Close()); err != nil {
+			return fmt.Errorf("checkpoint: %w", err)
+		}
+		g.checkpoint, g.floor = c, c.floor
+		for _, number := range c.segments {
+			name := g.segmentName(number)
+			needed[path.Base(name)] = true
+			seg, err := openSegment(g.s.fs, name, g.id, g.s.id, number)
+			if err != nil {
+				return err
+			}
+			g.segments = append(g.segments, seg)
+		}
+	}
+	for _, name := range names {
+		if !needed[name] && (strings.HasSuffix(name, ".seg") || strings.HasSuffix(name, ".new") || name == "install") {
+			if err := g.s.fs.RemoveAll(path.Join(g.dir, name)); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// LatestCheckpoint tells the newest checkpoint; false when there is none.
+func (g *Group) LatestCheckpoint() (Checkpoint, bool) {
+	g.mu.RLock()
+	defer g.mu.RUnlock()
+	if g.checkpoint == nil {
+		return Checkpoint{}, false
+	}
+	return g.checkpoint.Checkpoint, true
+}
+
+// OpenCheckpoint reads the state of the newest checkpoint. Damage is found while reading: ErrCorrupt.
+func (g *Group) OpenCheckpoint() (Checkpoint, io.ReadCloser, error) {
+	if err := g.Damaged(); err != nil {
+		return Checkpoint{}, nil, err
+	}
+	f, err := g.s.fs.Open(g.checkpointName())
+	if errors.Is(err, vfs.ErrNotExist) {
+		return Checkpoint{}, nil, ErrNotFound
+	} else if err != nil {
+		return Checkpoint{}, nil, err
+	}
+	c, err := readCheckpoint(f, g.s.id, g.id)
+	if err != nil {
+		return Checkpoint{}, nil, errors.Join(err, f.Close())
+	}
+	return c.Checkpoint, &blockReader{f: f, at: c.bodyAt}, nil
+}
+
+// SaveCheckpoint makes a state durable: a restart needs the entries after its index only. Bodies that are alive in log files
+// that are to retire are copied to segments first; then the files retire. writeState writes the state; live tells which
+// parts of entries up to the index it refers to.
+func (g *Group) SaveCheckpoint(c Checkpoint, writeState func(io.Writer) error, live LiveRefs) error {
+	g.working.Lock()
+	defer g.working.Unlock()
+	if err := g.Damaged(); err != nil {
+		return err
+	}
+	if err := g.save(c, writeState, live); err != nil {
+		return fmt.Errorf("checkpoint of group %d at %d: %w", g.id, c.Index, err)
+	}
+	return g.s.wal.retire()
+}
+
+func (g *Group) save(c Checkpoint, writeState func(io.Writer) error, live LiveRefs) error {
+	floor := g.floor
+	if horizon := g.s.wal.horizon(); horizon > 0 {
+		floor = min(max(floor, g.upTo(horizon)), c.Index)
+	}
+	plan := g.planCopy(floor, live)
+	w := &segmentWriter{g: g, next: plan.next}
+	if err := g.copyLive(w, plan, floor, live); err != nil {
+		return errors.Join(err, w.abandon())
+	}
+	file := &checkpointFile{Checkpoint: c, floor: floor}
+	segments := append(plan.keep, w.done...)
+	for _, seg := range segments {
+		file.segments = append(file.segments, seg.number)
+	}
+	if err := g.writeCheckpoint(file, writeState); err != nil {
+		return errors.Join(err, w.abandon())
+	}
+	g.mu.Lock()
+	g.segments, g.checkpoint, g.floor = segments, file, floor
+	g.mu.Unlock()
+	var errs []error
+	for _, seg := range plan.drop {
+		errs = append(errs, seg.release(), g.s.fs.Remove(seg.name))
+	}
+	return errors.Join(errs...)
+}
+
+// copyPlan says what becomes of the segments: those with little alive in them are written again, with what is copied from
+// the log.
+type copyPlan struct {
+	next       uint64 // number of the next segment
+	keep, drop []*segment
+	rewrite    map[*segment]bool // also in drop
+}
+
+// planCopy counts what is alive in each segment.
+func (g *Group) planCopy(floor uint64, live LiveRefs) copyPlan {
+	alive := map[*segment]int64{}
+	live(0, floor, func(index uint64, _, size uint32) bool {
+		if seg, _, ok := inSegments(g.segments, index); ok {
+			alive[seg] += int64(size)
+		}
+		return true
+	})
+	plan := copyPlan{next: 1, rewrite: map[*segment]bool{}}
+	for _, seg := range g.segments {
+		plan.next = max(plan.next, seg.number+1)
+		switch n := alive[seg]; {
+		case n == 0:
+			plan.drop = append(plan.drop, seg)
+		case n < seg.size/2:
+			plan.drop = append(plan.drop, seg)
+			plan.rewrite[seg] = true
+		default:
+			plan.keep = append(plan.keep, seg)
+		}
+	}
+	return plan
+}
+
+// copyLive copies the live parts of entries up to floor that are in no segment that is kept.
+func (g *Group) copyLive(w *segmentWriter, plan copyPlan, floor uint64, live LiveRefs) error {
+	var failed error
+	var index uint64
+	var parts []bodyPart
+	flush := func() bool {
+		if len(parts) > 0 {
+			failed = g.copyEntry(w, plan, index, parts)
+		}
+		parts = parts[:0]
+		return failed == nil
+	}
+	live(0, floor, func(i uint64, offset, size uint32) bool {
+		if i != index && !flush() {
+			return false
+		}
+		index = i
+		if n := len(parts); n == 0 || parts[n-1].offset != offset {
+			parts = append(parts, bodyPart{offset: offset, size: size})
+		}
+		return true
+	})
+	if failed == nil {
+		flush()
+	}
+	if failed != nil {
+		return failed
+	}
+	if err := w.finish(); err != nil {
+		return err
+	}
+	if len(w.done) > 0 {
+		return g.s.fs.SyncDir(g.dir)
+	}
+	return nil
+}
+
+func (g *Group) copyEntry(w *segmentWriter, plan copyPlan, index uint64, parts []bodyPart) error {
+	if seg, _, ok := inSegments(g.segments, index); ok && !plan.rewrite[seg] {
+		return nil
+	}
+	octets, err := g.gather(w.octets[:0], index, parts)
+	if err != nil {
+		return err
+	}
+	w.octets = octets
+	return w.add(index, parts, octets)
+}
+
+// gather reads the parts of an entry one after the other.
+func (g *Group) gather(dst []byte, index uint64, parts []bodyPart) ([]byte, error) {
+	for _, p := range parts {
+		body, err := g.ReadBody(index, p.offset, p.size)
+		if err != nil {
+			return nil, err
+		}
+		dst = append(dst, body...)
+	}
+	return dst, nil
+}
+
+// writeCheckpoint writes the file aside and gives it its name.
+func (g *Group) writeCheckpoint(c *checkpointFile, writeState func(io.Writer) error) error {
+	aside := g.checkpointName() + ".new"
+	f, err := g.s.fs.Create(aside)
+	if err != nil {
+		return diskFull(err)
+	}
+	header := c.appendHeader(nil, g.s.id, g.id)
+	c.bodyAt = int64(len(header))
+	w := &blockWriter{f: f, buf: header}
+	err = writeState(w)
+	if err == nil {
+		err = w.finish()
+	}
+	if err == nil {
+		err = f.Sync()
+	}
+	if err := errors.Join(err, f.Close()); err != nil {
+		return errors.Join(diskFull(err), g.s.fs.Remove(aside))
+	}
+	if err := g.s.fs.Rename(aside, g.checkpointName()); err != nil {
+		return err
+	}
+	return g.s.fs.SyncDir(g.dir)
+}
+
+// blockWriter cuts a stream into blocks with checksums.
+type blockWriter struct {
+	f     vfs.File
+	at    int64
+	buf   []byte // to be written
+	block []byte
+	total uint64
+}
+
+func (w *blockWriter) Write(p []byte) (int, error) {
+	for rest := p; len(rest) > 0; {
+		n := min(blockSize-len(w.block), len(rest))
+		w.block = append(w.block, rest[:n]...)
+		rest = rest[n:]
+		if len(w.block) == blockSize {
+			if err := w.flush(); err != nil {
+				return len(p) - len(rest), err
+			}
+		}
+	}
+	w.total += uint64(len(p))
+	return len(p), nil
+}
+
+// flush ends a block; a few are gathered for one write.
+func (w *blockWriter) flush() error {
+	if len(w.block) > 0 {
+		le := binary.LittleEndian
+		w.buf = le.AppendUint32(w.buf, uint32(len(w.block)))
+		w.buf = le.AppendUint32(w.buf, checksum(0, w.block))
+		w.buf = append(w.buf, w.block...)
+		w.block = w.block[:0]
+	}
+	if len(w.buf) < writeSize {
+		return nil
+	}
+	return w.write()
+}
+
+func (w *blockWriter) write() error {
+	if _, err := w.f.WriteAt(w.buf, w.at); err != nil {
+		return err
+	}
+	w.at += int64(len(w.buf))
+	w.buf = w.buf[:0]
+	return nil
+}
+
+func (w *blockWriter) finish() error {
+	if err := w.flush(); err != nil {
+		return err
+	}
+	total := binary.LittleEndian.AppendUint64(nil, w.total)
+	w.buf = binary.LittleEndian.AppendUint32(w.buf, 0)
+	w.buf = binary.LittleEndian.AppendUint32(w.buf, checksum(0, total))
+	w.buf = append(w.buf, total...)
+	return w.write()
+}
+
+// blockReader reads what a blockWriter wrote.
+type blockReader struct {
+	f     vfs.File
+	at    int64
+	block []byte
+	total uint64
+	end   bool
+}
+
+func (r *blockReader) Read(p []byte) (int, error) {
+	for len(r.block) == 0 {
+		if r.end {
+			return 0, io.EOF
+		}
+		if err := r.next(); err != nil {
+			return 0, fmt.Errorf("checkpoint: %w", err)
+		}
+	}
+	n := copy(p, r.block)
+	r.block = r.block[n:]
+	return n, nil
+}
+
+func (r *blockReader) next() error {
+	le := binary.LittleEndian
+	var head [8]byte
+	if err := readFull(r.f, head[:], r.at); err != nil {
+		return err
+	}
+	r.at += 8
+	n, crc := le.Uint32(head[:]), le.Uint32(head[4:])
+	if n > blockSize {
+		return fmt.Errorf("%w: a block of %d octets", ErrCorrupt, n)
+	}
+	size := int(n)
+	if n == 0 {
+		size = 8
+	}
+	b := make([]byte, size)
+	if err := readFull(r.f, b, r.at); err != nil {
+		return err
+	}
+	r.at += int64(size)
+	if checksum(0, b) != crc || n == 0 && le.Uint64(b) != r.total {
+		return fmt.Errorf("%w: wrong checksum", ErrCorrupt)
+	}
+	if n == 0 {
+		r.end = true
+		return nil
+	}
+	r.total += uint64(n)
+	r.block = b
+	return nil
+}
+
+func (r *blockReader) Close() error { return r.f.Close() }

@@ -1,0 +1,384 @@
+package storage
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"path"
+	"strconv"
+	"strings"
+
+	"github.com/warrenmq/warren/storage/vfs"
+)
+
+func (s *Store) currentName() string { return path.Join(s.o.Dir, "wal", "CURRENT") }
+
+func (s *Store) writeCurrent(number uint64) error {
+	data := append([]byte(currentMagic), 0, 0, 0, 0)
+	binary.LittleEndian.PutUint32(data[8:], formatVer)
+	data = binary.LittleEndian.AppendUint64(data, number)
+	return writeFile(s.fs, s.currentName(), binary.LittleEndian.AppendUint32(data, checksum(0, data)))
+}
+
+// recoverWAL reads the log from its oldest file on and finds its end.
+//
+// What is not as it was written is either the end of the log, torn by a crash before anybody was told that it is durable,
+// or damage. It is the end only if nothing valid follows it in its file, its file is the newest, and no mark says that it
+// had been durable. Anything else damages the groups that may have had something there, unless a later record of theirs
+// or the header of the next file proves that they lost nothing.
+func (s *Store) recoverWAL() error {
+	s.wal = &wal{s: s, dir: path.Join(s.o.Dir, "wal"), wake: make(chan struct{}, 1), done: make(chan struct{})}
+	numbers, err := s.walNumbers()
+	if err != nil {
+		return err
+	}
+	data, err := readFile(s.fs, s.currentName(), 64)
+	if errors.Is(err, vfs.ErrNotExist) && len(numbers) == 0 {
+		return s.firstFile()
+	}
+	if err != nil {
+		return fmt.Errorf("the log's files are there, but what names the newest is not: %w", err)
+	}
+	newest, err := parseNumberFile(data, currentMagic)
+	if err != nil {
+		return fmt.Errorf("%s: %w", s.currentName(), err)
+	}
+	r := &recovery{s: s, suspects: map[uint32]string{}}
+	if err := r.files(numbers, newest); err != nil {
+		return err
+	}
+	return r.finish(newest)
+}
+
+// walNumbers lists the files of the log; the spare is not needed any more.
+func (s *Store) walNumbers() (map[uint64]bool, error) {
+	names, err := s.fs.ReadDir(s.wal.dir)
+	if err != nil {
+		return nil, err
+	}
+	numbers := map[uint64]bool{}
+	for _, name := range names {
+		text, ok := strings.CutSuffix(name, ".wal")
+		n, err := strconv.ParseUint(text, 16, 64)
+		switch {
+		case ok && err == nil && s.wal.walName(n) == path.Join(s.wal.dir, name):
+			numbers[n] = true
+		case name == "spare.wal" || strings.HasSuffix(name, ".new"):
+			if err := s.fs.Remove(path.Join(s.wal.dir, name)); err != nil {
+				return nil, err
+			}
+		}
+	}
+	return numbers, nil
+}
+
+func (s *Store) firstFile() error {
+	f, err := s.wal.takeSpare(s.wal.walName(1))
+	if err != nil {
+		return err
+	}
+	return s.wal.begin(1, f)
+}
+
+// recovery is what is known while the log is read.
+type recovery struct {
+	s        *Store
+	suspects map[uint32]string // groups that may have lost something, and where
+	installs map[uint32]bool   // groups whose checkpoint was installed and whose log is still the old one
+}
+
+func (r *recovery) files(numbers map[uint64]bool, newest uint64) error {
+	oldest := newest
+	for numbers[oldest-1] {
+		oldest--
+	}
+	for n := range numbers {
+		if n < oldest {
+			// A hole: what is before it is of no use without what was in it.
+			r.suspectAll(fmt.Sprintf("log files between %x and %x are missing", n, oldest))
+		}
+	}
+	if !numbers[newest] {
+		r.suspectAll(fmt.Sprintf("log file %x is missing", newest))
+	}
+	r.installs = map[uint32]bool{}
+	for _, g := range r.s.sortedGroups() {
+		r.installs[g.id] = g.checkpoint != nil && g.checkpoint.install != 0
+	}
+	for n := oldest; n <= newest && numbers[n]; n++ {
+		if err := r.file(n, n == oldest, n == newest); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (r *recovery) suspectAll(why string) {
+	for _, g := range r.s.sortedGroups() {
+		r.suspect(g.id, why)
+	}
+	// Groups that have no directory cannot be named; a group without directory has nothing to lose.
+}
+
+func (r *recovery) suspect(group uint32, why string) {
+	if r.suspects[group] == "" {
+		r.suspects[group] = why
+	}
+}
+
+// group returns a group by the number in a record or header.
+func (r *recovery) group(id uint32) *Group {
+	if g := r.s.groups[id]; g != nil {
+		return g
+	}
+	g := newGroup(r.s, id)
+	r.s.groups[id] = g
+	g.damage("its directory is missing")
+	return g
+}
+
+// file reads one file.
+func (r *recovery) file(number uint64, oldest, newest bool) error {
+	name := r.s.wal.walName(number)
+	f, err := r.s.fs.Open(name)
+	if err != nil {
+		return err
+	}
+	size, err := f.Size()
+	if err != nil {
+		return errors.Join(err, f.Close())
+	}
+	wf := &walFile{number: number, f: f, seed: seedOf(r.s.id, number)}
+	r.s.wal.files = append(r.s.wal.files, wf)
+	if wf.begin, err = r.header(f, number, oldest); err != nil {
+		r.suspectAll(fmt.Sprintf("%s: %s", name, err))
+		// Where the batches begin is not known; the first one is looked for.
+		wf.begin = int64(padded(walHeaderSize))
+	}
+	end, err := r.batches(wf, size)
+	if err != nil {
+		return fmt.Errorf("%s: %w", name, err)
+	}
+	if newest {
+		r.s.wal.tail = end
+	}
+	return nil
+}
+
+// batches reads the batches of a file and returns where they end.
+func (r *recovery) batches(f *walFile, size int64) (end int64, err error) {
+	for at := f.begin; ; {
+		h, ok, err := r.peek(f, at, size)
+		if err != nil || ok && h.length == 0 {
+			return at, err // a mark: nothing comes behind it
+		}
+		if ok {
+			next, whole, err := r.batch(f, h, at, size)
+			if err != nil {
+				return at, err
+			}
+			if whole {
+				at = next
+				continue
+			}
+		}
+		next, found, err := r.find(f, at+align, size)
+		if err != nil || !found {
+			return at, err // the end: what is here was never whole
+		}
+		if ok {
+			for _, id := range h.groups {
+				r.suspect(id, fmt.Sprintf("the batch at %d of log file %x does not match its checksums", at, f.number))
+			}
+		} else {
+			r.suspectAll(fmt.Sprintf("log file %x cannot be read from %d to %d", f.number, at, next))
+		}
+		at = next
+	}
+}
+
+// header reads a file's header and compares its watermark with what was read before.
+func (r *recovery) header(f vfs.File, number uint64, oldest bool) (begin int64, err error) {
+	le := binary.LittleEndian
+	b := make([]byte, walHeaderSize)
+	if err := readFull(f, b, 0); err != nil {
+		return 0, err
+	}
+	if string(b[:8]) != walMagic || le.Uint32(b[walHeaderSize-4:]) != checksum(0, b[:walHeaderSize-4]) {
+		return 0, fmt.Errorf("%w: the header", ErrCorrupt)
+	}
+	if v := le.Uint32(b[8:]); v != formatVer {
+		return 0, fmt.Errorf("format version %d; this program knows %d", v, formatVer)
+	}
+	if le.Uint64(b[16:]) != r.s.id || le.Uint64(b[24:]) != number {
+		return 0, fmt.Errorf("%w: the file of another store or number", ErrCorrupt)
+	}
+	n := int64(le.Uint32(b[12:]))
+	size, err := f.Size()
+	if err != nil || n*watermarkSize > size {
+		return 0, errors.Join(fmt.Errorf("%w: the watermark", ErrCorrupt), err)
+	}
+	marks := make([]byte, n*watermarkSize+4)
+	if err := readFull(f, marks, walHeaderSize); err != nil {
+		return 0, err
+	}
+	list := marks[:n*watermarkSize]
+	if le.Uint32(marks[len(list):]) != checksum(0, list) {
+		return 0, fmt.Errorf("%w: the watermark", ErrCorrupt)
+	}
+	for ; len(list) > 0; list = list[watermarkSize:] {
+		r.watermark(le.Uint32(list), watermark{le.Uint32(list[4:]), le.Uint64(list[8:])}, oldest, number)
+	}
+	return int64(padded(walHeaderSize + len(marks))), nil
+}
+
+// watermark compares what a group's log has come to with what it must.
+func (r *recovery) watermark(id uint32, mark watermark, oldest bool, number uint64) {
+	g := r.group(id)
+	if oldest {
+		if mark.last > g.floor {
+			g.damage("the log begins at file %x, after entry %d; entries above %d are needed", number, mark.last, g.floor)
+		}
+		g.chain, g.tail = mark.chain, mark.last
+		delete(r.suspects, id)
+		return
+	}
+	if g.chain != mark.chain || g.tail != mark.last {
+		g.damage("before log file %x its log ended at %d, but only what ends at %d is there: %s", number, mark.last, g.tail, r.suspects[id])
+		g.chain, g.tail = mark.chain, mark.last
+	}
+	delete(r.suspects, id)
+}
+
+// peek reads the header of a batch at an offset; false when there is none.
+func (r *recovery) peek(f *walFile, at, size int64) (batchHeader, bool, error) {
+	head := make([]byte, min(max(size-at, 0), 1<<10))
+	if len(head) < batchHeaderSize {
+		return batchHeader{}, false, nil
+	}
+	if err := readFull(f.f, head, at); err != nil {
+		return batchHeader{}, false, err
+	}
+	if n := padded(batchHeaderSize + 4*int(binary.LittleEndian.Uint16(head[16:]))); n > len(head) && int64(n) <= size-at {
+		head = make([]byte, n)
+		if err := readFull(f.f, head, at); err != nil {
+			return batchHeader{}, false, err
+		}
+	}
+	h, ok := parseBatch(head, f.seed)
+	return h, ok && h.durable == uint64(at), nil
+}
+
+// batch reads the records of a batch; whole is false when they are not what was written.
+func (r *recovery) batch(f *walFile, h batchHeader, at, size int64) (end int64, whole bool, err error) {
+	start := at + int64(h.size())
+	end = start + int64(h.length)
+	if end > size {
+		return 0, false, nil
+	}
+	records := make([]byte, h.length)
+	if err := readFull(f.f, records, start); err != nil {
+		return 0, false, err
+	}
+	all, ok := splitRecords(records)
+	if !ok {
+		return 0, false, nil
+	}
+	for i := range all {
+		r.record(f, &all[i], start)
+		start += int64(all[i].size())
+	}
+	return end, true, nil
+}
+
+// splitRecords checks every record of a batch.
+func splitRecords(b []byte) ([]record, bool) {
+	var all []record
+	for len(b) > 0 {
+		if len(b) < recordSize {
+			return nil, false
+		}
+		rec := parseRecord(b)
+		if !rec.valid(b) || rec.size() > len(b) {
+			return nil, false
+		}
+		all = append(all, rec)
+		b = b[rec.size():]
+	}
+	return all, true
+}
+
+func (r *recovery) record(f *walFile, rec *record, at int64) {
+	g := r.group(rec.group)
+	if rec.kind == kindReset && !g.unreadable {
+		// From here on the group's log stands on a snapshot; what was before does not matter.
+		g.damaged = nil
+	} else if rec.prev != g.chain {
+		g.damage("records before %d of log file %x are missing: %s", at, f.number, r.suspects[g.id])
+	}
+	delete(r.suspects, g.id)
+	g.chain = rec.crc
+	if g.damaged != nil {
+		return
+	}
+	if rec.kind == kindEntry && g.last != 0 && rec.index != g.last+1 {
+		g.damage("entry %d at %d of log file %x does not follow %d", rec.index, at, f.number, g.last)
+		return
+	}
+	g.note(f, rec, at)
+	if rec.kind == kindReset && g.checkpoint != nil && rec.term == g.checkpoint.install {
+		r.installs[g.id] = false
+	}
+}
+
+// find looks for the next batch or mark from an offset on: proof that what is before it had been durable.
+func (r *recovery) find(f *walFile, from, size int64) (at int64, found bool, err error) {
+	const window = 1 << 20
+	buf := make([]byte, window+(1<<12))
+	for base := from; base < size; base += window {
+		n := min(int64(len(buf)), size-base)
+		if err := readFull(f.f, buf[:n], base); err != nil {
+			return 0, false, err
+		}
+		for i := int64(0); i < min(window, n-batchHeaderSize+1); i += align {
+			if binary.LittleEndian.Uint32(buf[i:]) != batchMagic {
+				continue
+			}
+			if h, ok := parseBatch(buf[i:n], f.seed); ok && h.durable == uint64(base+i) {
+				return base + i, true, nil
+			}
+		}
+	}
+	return 0, false, nil
+}
+
+// finish ends the recovery: whoever is still suspected is damaged, and installs that were cut short are completed.
+func (r *recovery) finish(newest uint64) error {
+	for _, g := range r.s.sortedGroups() {
+		if why := r.suspects[g.id]; why != "" {
+			g.damage("what it had there is not known: %s", why)
+		}
+		if r.installs[g.id] {
+			g.mu.Lock()
+			g.locs, g.base, g.first, g.last = nil, 0, 0, 0
+			g.mu.Unlock()
+		}
+	}
+	files := r.s.wal.files
+	if len(files) == 0 || files[len(files)-1].number != newest {
+		// The newest file has gone: a new one goes on after it.
+		f, err := r.s.wal.takeSpare(r.s.wal.walName(newest + 1))
+		if err != nil {
+			return err
+		}
+		// The numbers have no gap among the files that are kept: what is before the hole serves no healthy group.
+		r.s.wal.files = nil
+		for _, old := range files {
+			if err := old.f.Close(); err != nil {
+				return err
+			}
+		}
+		return r.s.wal.begin(newest+1, f)
+	}
+	return nil
+}

@@ -1,0 +1,498 @@
+package storage
+
+import (
+	"errors"
+	"fmt"
+	"maps"
+	"path"
+	"slices"
+	"sync"
+	"syscall"
+	"time"
+
+	"github.com/warrenmq/warren/storage/vfs"
+)
+
+// wal is the write-ahead log of the store. One goroutine writes: it takes everything that waits, writes it as one batch
+// and syncs once.
+type wal struct {
+	s    *Store
+	dir  string
+	wake chan struct{} // has room for one
+	done chan struct{} // closed when the writer has ended
+
+	mu      sync.Mutex // guards waiting and closed
+	waiting []*request
+	closed  bool
+
+	filesMu sync.RWMutex // guards files, and their retired and readers
+	files   []*walFile   // by number; the last one is written to
+
+	spareMu sync.Mutex // guards spare: held while one is prepared
+	spare   vfs.File   // wal/spare.wal, reserved; nil: none yet
+
+	// The writer's own.
+	tail  int64 // where the next batch goes
+	buf   []byte
+	dirty bool // something was written since the last mark
+}
+
+// walFile is one file of the log.
+type walFile struct {
+	number  uint64
+	f       vfs.File
+	seed    uint32
+	begin   int64 // where the first batch is
+	readers int   // streams that read from it
+	retired bool  // out of the list; closed with the last reader
+}
+
+// request is records of one group that wait to be durable.
+type request struct {
+	group   *Group
+	records []record
+	entries []Entry // for the cache; nil for records that are no entries
+	next    int     // records before it are written
+	done    chan error
+}
+
+const (
+	// maxBatch bounds a batch, unless one record is larger.
+	maxBatch = 4 << 20
+	// fullPause is waited between two looks for space.
+	fullPause = 100 * time.Millisecond
+	// keepBuffer is the largest write buffer that is kept.
+	keepBuffer = 8 << 20
+)
+
+func (w *wal) walName(number uint64) string {
+	return path.Join(w.dir, fmt.Sprintf("%016x.wal", number))
+}
+
+// submit queues records and waits until they are durable.
+func (w *wal) submit(r *request) error {
+	r.done = make(chan error, 1)
+	w.mu.Lock()
+	if w.closed {
+		w.mu.Unlock()
+		return ErrClosed
+	}
+	w.waiting = append(w.waiting, r)
+	w.mu.Unlock()
+	select {
+	case w.wake <- struct{}{}:
+	default:
+	}
+	return <-r.done
+}
+
+// run writes until close.
+func (w *wal) run() {
+	defer close(w.done)
+	go w.prepareSpare()
+	for range w.wake {
+		for {
+			w.mu.Lock()
+			batch, closed := w.waiting, w.closed
+			w.waiting = nil
+			w.mu.Unlock()
+			if len(batch) == 0 {
+				if closed {
+					return
+				}
+				break
+			}
+			if err := w.writeAll(batch); err != nil {
+				w.die(err)
+				return
+			}
+		}
+		if err := w.mark(); err != nil {
+			w.die(err)
+			return
+		}
+	}
+}
+
+// die reports a write that nobody knows the outcome of. Those who wait for it wait for ever: the process is to end.
+func (w *wal) die(err error) {
+	w.mu.Lock()
+	w.closed = true
+	w.mu.Unlock()
+	w.s.o.OnFatal(fmt.Errorf("write-ahead log: %w", err))
+}
+
+func (w *wal) close() error {
+	w.mu.Lock()
+	already := w.closed
+	w.closed = true
+	w.mu.Unlock()
+	if !already {
+		select {
+		case w.wake <- struct{}{}:
+		default:
+		}
+	}
+	<-w.done
+	w.filesMu.Lock()
+	defer w.filesMu.Unlock()
+	var errs []error
+	for _, f := range w.files {
+		errs = append(errs, f.f.Close())
+	}
+	w.spareMu.Lock()
+	defer w.spareMu.Unlock()
+	if w.spare != nil {
+		errs = append(errs, w.spare.Close())
+		w.spare = nil
+	}
+	return errors.Join(errs...)
+}
+
+func (w *wal) current() *walFile { return w.files[len(w.files)-1] }
+
+// placed is a record in the batch under way, and where in the file it goes.
+type placed struct {
+	r      *request
+	record int
+	at     int64
+}
+
+// writeAll makes the requests durable, in as many batches as the files need. A full disk and a record that fits into no
+// file are answered; any other failure is returned and fatal.
+func (w *wal) writeAll(requests []*request) error {
+	for len(requests) > 0 {
+		batch := w.build(requests)
+		if len(batch) == 0 {
+			answered, err := w.makeRoom(requests[0])
+			if err != nil {
+				return err
+			}
+			if answered {
+				requests = requests[1:]
+			}
+			continue
+		}
+		if err := w.write(batch); err != nil {
+			return err
+		}
+		for len(requests) > 0 && requests[0].next == len(requests[0].records) {
+			requests[0].done <- nil
+			requests = requests[1:]
+		}
+	}
+	if cap(w.buf) > keepBuffer {
+		w.buf = nil
+	}
+	return nil
+}
+
+// makeRoom changes to the next file for a request that does not fit, or answers the request with the reason why not.
+func (w *wal) makeRoom(r *request) (answered bool, err error) {
+	if w.tail == w.current().begin {
+		r.done <- fmt.Errorf("a record of %d octets fits into no log file of %d", r.records[r.next].size(), w.s.o.WALFileSize)
+		return true, nil
+	}
+	err = w.rotate()
+	if !errors.Is(err, ErrDiskFull) {
+		return false, err
+	}
+	w.s.log.Error("no space for the next log file", "err", err)
+	if r.next > 0 {
+		// A part is durable, so neither yes nor no would be true. It waits until there is space.
+		time.Sleep(fullPause)
+		return false, nil
+	}
+	r.done <- err
+	return true, nil
+}
+
+// build puts records into the buffer behind room for the batch's header, as many as fit, and chains them.
+func (w *wal) build(requests []*request) []placed {
+	var header batchHeader
+	for _, r := range requests {
+		if !slices.Contains(header.groups, r.group.id) {
+			header.groups = append(header.groups, r.group.id)
+		}
+	}
+	front := header.size()
+	w.buf = append(w.buf[:0], make([]byte, front)...)
+	var batch []placed
+	for _, r := range requests {
+		for i := r.next; i < len(r.records); i++ {
+			rec := &r.records[i]
+			rec.dataLen, rec.extLen = uint32(len(rec.data)), uint32(len(rec.exts))
+			size := int64(len(w.buf) + rec.size())
+			if w.tail+size > w.s.o.WALFileSize || size > maxBatch && len(batch) > 0 {
+				return w.finish(batch, &header, front)
+			}
+			batch = append(batch, placed{r, i, w.tail + int64(len(w.buf))})
+			rec.prev = r.group.chain
+			w.buf = rec.append(w.buf)
+			r.group.chain = rec.crc
+		}
+	}
+	return w.finish(batch, &header, front)
+}
+
+func (w *wal) finish(batch []placed, header *batchHeader, front int) []placed {
+	header.length, header.durable = uint32(len(w.buf)-front), uint64(w.tail)
+	header.put(w.buf, w.current().seed)
+	return batch
+}
+
+// write writes and syncs the batch in the buffer, and tells the groups.
+func (w *wal) write(batch []placed) error {
+	f := w.current()
+	if _, err := f.f.WriteAt(w.buf, w.tail); err != nil {
+		return fmt.Errorf("write %s: %w", w.walName(f.number), err)
+	}
+	if err := w.sync(f.f); err != nil {
+		return fmt.Errorf("sync %s: %w", w.walName(f.number), err)
+	}
+	w.tail += int64(len(w.buf))
+	w.dirty = true
+	var items []cached
+	for i := 0; i < len(batch); {
+		g := batch[i].r.group
+		n := i + 1
+		for n < len(batch) && batch[n].r.group == g {
+			n++
+		}
+		items = g.written(f, batch[i:n], items)
+		i = n
+	}
+	w.s.cache.add(items...)
+	return nil
+}
+
+// sync is an fsync with a watchdog: a disk that hangs is a dead disk.
+func (w *wal) sync(f vfs.File) error {
+	watchdog := time.AfterFunc(w.s.o.SyncTimeout, func() {
+		w.die(fmt.Errorf("an fsync takes longer than %v", w.s.o.SyncTimeout))
+	})
+	defer watchdog.Stop()
+	return f.Sync()
+}
+
+// mark notes at the end of the log, when nothing waits, that everything before is durable. The note is not synced: it
+// tells damage from a torn write after the process was killed, and the next batch takes its place.
+func (w *wal) mark() error {
+	if !w.dirty {
+		return nil
+	}
+	w.dirty = false
+	header := batchHeader{durable: uint64(w.tail)}
+	if w.tail+int64(header.size()) > w.s.o.WALFileSize {
+		return nil
+	}
+	b := make([]byte, header.size())
+	header.put(b, w.current().seed)
+	_, err := w.current().f.WriteAt(b, w.tail)
+	return err
+}
+
+// rotate begins the next file.
+func (w *wal) rotate() error {
+	number := w.current().number + 1
+	f, err := w.takeSpare(w.walName(number))
+	if err != nil {
+		return err
+	}
+	if err := w.begin(number, f); err != nil {
+		return err
+	}
+	go w.prepareSpare()
+	w.askForCheckpoints()
+	return nil
+}
+
+// begin writes a file's header and makes it the newest.
+func (w *wal) begin(number uint64, f vfs.File) error {
+	marks := map[uint32]watermark{}
+	for _, g := range w.s.sortedGroups() {
+		marks[g.id] = watermark{g.chain, g.tail}
+	}
+	header := appendWALHeader(nil, w.s.id, number, slices.Sorted(maps.Keys(marks)), marks)
+	if _, err := f.WriteAt(header, 0); err != nil {
+		return fmt.Errorf("begin log file: %w", err)
+	}
+	if err := w.sync(f); err != nil {
+		return fmt.Errorf("begin log file: %w", err)
+	}
+	if err := w.s.fs.SyncDir(w.dir); err != nil {
+		return fmt.Errorf("begin log file: %w", err)
+	}
+	if err := w.s.writeCurrent(number); err != nil {
+		return fmt.Errorf("begin log file: %w", err)
+	}
+	w.filesMu.Lock()
+	w.files = append(w.files, &walFile{number: number, f: f, seed: seedOf(w.s.id, number), begin: int64(len(header))})
+	w.filesMu.Unlock()
+	w.tail = int64(len(header))
+	w.dirty = false
+	return nil
+}
+
+func (w *wal) spareName() string { return path.Join(w.dir, "spare.wal") }
+
+// prepareSpare reserves the next file beforehand. A full disk is found again when the file is needed.
+func (w *wal) prepareSpare() {
+	w.spareMu.Lock()
+	defer w.spareMu.Unlock()
+	w.mu.Lock()
+	closed := w.closed
+	w.mu.Unlock()
+	if w.spare != nil || closed {
+		return
+	}
+	f, err := w.reserve(w.spareName())
+	if err != nil {
+		w.s.log.Warn("the next log file cannot be reserved", "err", err)
+		return
+	}
+	w.spare = f
+}
+
+func (w *wal) reserve(name string) (vfs.File, error) {
+	f, err := w.s.fs.Create(name)
+	if err != nil {
+		return nil, diskFull(err)
+	}
+	if err := f.Preallocate(w.s.o.WALFileSize); err != nil {
+		return nil, errors.Join(diskFull(err), f.Close(), w.s.fs.Remove(name))
+	}
+	if err := f.Sync(); err != nil {
+		return nil, errors.Join(diskFull(err), f.Close())
+	}
+	return f, nil
+}
+
+func diskFull(err error) error {
+	if errors.Is(err, syscall.ENOSPC) || errors.Is(err, syscall.EDQUOT) {
+		return fmt.Errorf("%w: %w", ErrDiskFull, err)
+	}
+	return err
+}
+
+// takeSpare gives the reserved file its name, or reserves one now.
+func (w *wal) takeSpare(name string) (vfs.File, error) {
+	w.spareMu.Lock()
+	defer w.spareMu.Unlock()
+	f := w.spare
+	if f == nil {
+		var err error
+		if f, err = w.reserve(w.spareName()); err != nil {
+			return nil, err
+		}
+	}
+	w.spare = nil
+	if err := w.s.fs.Rename(w.spareName(), name); err != nil {
+		return nil, errors.Join(err, f.Close())
+	}
+	return f, nil
+}
+
+// askForCheckpoints tells which groups keep the oldest file, when there are more files than are to be kept.
+func (w *wal) askForCheckpoints() {
+	w.filesMu.RLock()
+	var groups []uint32
+	if len(w.files)-1 > w.s.o.KeepFiles {
+		for _, g := range w.s.sortedGroups() {
+			if g.pins(w.files[0]) {
+				groups = append(groups, g.id)
+			}
+		}
+	}
+	w.filesMu.RUnlock()
+	if len(groups) == 0 {
+		return
+	}
+	select {
+	case <-w.s.needs:
+	default:
+	}
+	select {
+	case w.s.needs <- groups:
+	default:
+	}
+}
+
+// horizon is the number of the newest file that is to be retired, 0 for none.
+func (w *wal) horizon() uint64 {
+	w.filesMu.RLock()
+	defer w.filesMu.RUnlock()
+	if n := len(w.files) - 1 - w.s.o.KeepFiles; n > 0 {
+		return w.files[n-1].number
+	}
+	return 0
+}
+
+// retire takes files from the front that no group needs.
+func (w *wal) retire() error {
+	var errs []error
+	groups := w.s.sortedGroups()
+	for {
+		w.filesMu.Lock()
+		f := w.files[0]
+		needed := len(w.files)-1 <= w.s.o.KeepFiles
+		for _, g := range groups {
+			needed = needed || g.pins(f)
+		}
+		if needed {
+			w.filesMu.Unlock()
+			break
+		}
+		w.files = w.files[1:]
+		f.retired = true
+		busy := f.readers > 0
+		w.filesMu.Unlock()
+		for _, g := range groups {
+			g.trim(f.number)
+		}
+		errs = append(errs, w.recycle(f, busy))
+	}
+	w.askForCheckpoints()
+	return errors.Join(errs...)
+}
+
+// recycle makes a retired file the next spare, unless there is one or somebody reads the file.
+func (w *wal) recycle(f *walFile, busy bool) error {
+	w.spareMu.Lock()
+	defer w.spareMu.Unlock()
+	name := w.walName(f.number)
+	if busy {
+		return w.s.fs.Remove(name) // the last reader closes it
+	}
+	if w.spare != nil {
+		return errors.Join(f.f.Close(), w.s.fs.Remove(name))
+	}
+	if err := w.s.fs.Rename(name, w.spareName()); err != nil {
+		return err
+	}
+	w.spare = f.f
+	return nil
+}
+
+// acquire finds a file and keeps it open; nil when it has gone.
+func (w *wal) acquire(number uint64) *walFile {
+	w.filesMu.Lock()
+	defer w.filesMu.Unlock()
+	if len(w.files) == 0 || number < w.files[0].number || number > w.current().number {
+		return nil
+	}
+	f := w.files[number-w.files[0].number]
+	f.readers++
+	return f
+}
+
+func (w *wal) release(f *walFile) error {
+	w.filesMu.Lock()
+	f.readers--
+	last := f.retired && f.readers == 0
+	w.filesMu.Unlock()
+	if last {
+		return f.f.Close()
+	}
+	return nil
+}

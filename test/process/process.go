@@ -1,0 +1,293 @@
+// Package process runs real Warren nodes as processes for system tests: it builds the binary once, picks free loopback
+// ports, starts, kills and restarts nodes, and stops what it started. What the nodes are asked to do is left to the tests.
+package process
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"math/rand/v2"
+	"net"
+	"net/http"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+)
+
+// readyWithin bounds the wait for a node to serve; a busy machine with the race detector needs seconds.
+const readyWithin = 90 * time.Second
+
+// build makes the binary once for all tests of a package's run.
+var build = sync.OnceValues(func() (string, error) {
+	if path := os.Getenv("WARREN_BIN"); path != "" {
+		return path, nil
+	}
+	dir, err := os.MkdirTemp("", "warren-test-")
+	if err != nil {
+		return "", err
+	}
+	path := filepath.Join(dir, "warren")
+	args := []string{"build", "-o", path}
+	if raceDetector {
+		args = append(args, "-race")
+	}
+	out, err := exec.Command("go", append(args, "github.com/warrenmq/warren/cmd/warren")...).CombinedOutput()
+	if err != nil {
+		return "", fmt.Errorf("build warren: %w\n%s", err, out)
+	}
+	return path, nil
+})
+
+// Cluster is nodes that were started together.
+type Cluster struct {
+	Nodes []*Node
+	t     testing.TB
+}
+
+// Node is one process and its data directory.
+type Node struct {
+	Name     string
+	DataDir  string
+	AMQPPort int
+	HTTPPort int
+	Flags    []string // every flag it is started with
+
+	t       testing.TB
+	binary  string
+	logFile string
+	command *exec.Cmd
+	exited  chan struct{}
+}
+
+// Start runs n nodes, waits until all serve, and stops them when the test ends. Flags are added to each node's own.
+func Start(t testing.TB, n int, flags ...string) *Cluster {
+	t.Helper()
+	binary, err := build()
+	if err != nil {
+		t.Fatal(err)
+	}
+	dir := t.TempDir()
+	c := &Cluster{t: t}
+	var gossip []string
+	for i := range n {
+		ports := freePorts(t, 5)
+		node := &Node{Name: fmt.Sprintf("node%d", i+1), AMQPPort: ports[0], HTTPPort: ports[1], t: t, binary: binary}
+		node.DataDir = filepath.Join(dir, node.Name)
+		node.logFile = filepath.Join(dir, node.Name+".log")
+		gossip = append(gossip, "127.0.0.1:"+strconv.Itoa(ports[4]))
+		node.Flags = append([]string{"server", "--name", node.Name, "--data-dir", node.DataDir,
+			"--amqp-port", strconv.Itoa(ports[0]), "--http-port", strconv.Itoa(ports[1]), "--grpc-port", strconv.Itoa(ports[2]),
+			"--cluster-port", strconv.Itoa(ports[3]), "--gossip-port", strconv.Itoa(ports[4])}, flags...)
+		c.Nodes = append(c.Nodes, node)
+	}
+	for _, node := range c.Nodes {
+		if n > 1 {
+			node.Flags = append(node.Flags, "--join", strings.Join(gossip, ","), "--expect", strconv.Itoa(n))
+		}
+		node.start()
+	}
+	t.Cleanup(c.stop)
+	for _, node := range c.Nodes {
+		node.WaitReady()
+	}
+	return c
+}
+
+func (c *Cluster) stop() {
+	for _, node := range c.Nodes {
+		node.end(syscall.SIGKILL)
+		if c.t.Failed() {
+			node.printLog()
+		}
+		if report := node.raceReport(); report != "" {
+			c.t.Errorf("%s: the race detector reported:\n%s", node.Name, report)
+		}
+	}
+}
+
+func (n *Node) start() {
+	n.t.Helper()
+	log, err := os.OpenFile(n.logFile, os.O_CREATE|os.O_WRONLY|os.O_APPEND, 0o600)
+	if err != nil {
+		n.t.Fatal(err)
+	}
+	defer log.Close()
+	n.command = exec.Command(n.binary, n.Flags...)
+	n.command.Stdout, n.command.Stderr = log, log
+	// A test that dies must not leave brokers behind.
+	n.command.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
+	if err := n.command.Start(); err != nil {
+		n.t.Fatalf("start %s: %v", n.Name, err)
+	}
+	n.exited = make(chan struct{})
+	go func(command *exec.Cmd, exited chan struct{}) {
+		_ = command.Wait() // killed nodes end with an error by design
+		close(exited)
+	}(n.command, n.exited)
+}
+
+// Kill ends the node with SIGKILL and waits until it is gone.
+func (n *Node) Kill() { n.end(syscall.SIGKILL) }
+
+// Stop ends the node with SIGTERM and waits until it is gone.
+func (n *Node) Stop() { n.end(syscall.SIGTERM) }
+
+// Signal sends a signal, such as SIGSTOP.
+func (n *Node) Signal(s syscall.Signal) {
+	n.t.Helper()
+	if err := n.command.Process.Signal(s); err != nil {
+		n.t.Fatalf("signal %s: %v", n.Name, err)
+	}
+}
+
+func (n *Node) end(s syscall.Signal) {
+	if n.command == nil || n.command.Process == nil {
+		return
+	}
+	if err := n.command.Process.Signal(s); err != nil && !errors.Is(err, os.ErrProcessDone) {
+		n.t.Errorf("signal %s: %v", n.Name, err)
+	}
+	select {
+	case <-n.exited:
+	case <-time.After(60 * time.Second):
+		n.t.Errorf("%s did not stop within a minute of signal %v", n.Name, s)
+		_ = n.command.Process.Kill()
+		<-n.exited
+	}
+}
+
+// Restart starts a node that has ended, with the same flags and data, and waits until it serves.
+func (n *Node) Restart() {
+	n.t.Helper()
+	n.start()
+	n.WaitReady()
+}
+
+// StartAgain starts a node that has ended and does not wait.
+func (n *Node) StartAgain() { n.start() }
+
+// Pid is the process's number.
+func (n *Node) Pid() int { return n.command.Process.Pid }
+
+// AMQPAddress is host:port for AMQP clients.
+func (n *Node) AMQPAddress() string { return "127.0.0.1:" + strconv.Itoa(n.AMQPPort) }
+
+// URL is the node's AMQP URL with the default credentials.
+func (n *Node) URL() string { return "amqp://guest:guest@" + n.AMQPAddress() + "/" }
+
+// WaitReady waits until the node says that it serves.
+func (n *Node) WaitReady() {
+	n.t.Helper()
+	deadline := time.Now().Add(readyWithin)
+	for {
+		status, err := n.ready()
+		if err == nil && status == http.StatusOK {
+			return
+		}
+		select {
+		case <-n.exited:
+			n.printLog()
+			n.t.Fatalf("%s ended before it was ready", n.Name)
+		case <-time.After(20 * time.Millisecond):
+		}
+		if time.Now().After(deadline) {
+			n.printLog()
+			n.t.Fatalf("%s is not ready after %v: status %d, %v", n.Name, readyWithin, status, err)
+		}
+	}
+}
+
+func (n *Node) ready() (int, error) {
+	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Second)
+	defer cancel()
+	request, err := http.NewRequestWithContext(ctx, http.MethodGet, fmt.Sprintf("http://127.0.0.1:%d/health/ready", n.HTTPPort), nil)
+	if err != nil {
+		return 0, err
+	}
+	response, err := http.DefaultClient.Do(request)
+	if err != nil {
+		return 0, err
+	}
+	defer response.Body.Close()
+	_, err = io.Copy(io.Discard, io.LimitReader(response.Body, 1<<16))
+	return response.StatusCode, err
+}
+
+// RSS is the node's resident memory in bytes.
+func (n *Node) RSS() int64 {
+	n.t.Helper()
+	data, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", n.Pid()))
+	if err != nil {
+		n.t.Fatal(err)
+	}
+	for line := range strings.Lines(string(data)) {
+		if rest, ok := strings.CutPrefix(line, "VmRSS:"); ok {
+			kib, err := strconv.ParseInt(strings.TrimSpace(strings.TrimSuffix(strings.TrimSpace(rest), "kB")), 10, 64)
+			if err != nil {
+				n.t.Fatal(err)
+			}
+			return kib << 10
+		}
+	}
+	n.t.Fatal("no VmRSS")
+	return 0
+}
+
+// Log is what the node has written so far.
+func (n *Node) Log() string {
+	data, err := os.ReadFile(n.logFile)
+	if err != nil {
+		return err.Error()
+	}
+	return string(data)
+}
+
+// raceReport is the part of the log from the first race on, or nothing.
+func (n *Node) raceReport() string {
+	log := n.Log()
+	at := strings.Index(log, "WARNING: DATA RACE")
+	if at < 0 {
+		return ""
+	}
+	return log[at:min(len(log), at+8000)]
+}
+
+// printLog shows the end of the node's log.
+func (n *Node) printLog() {
+	log := n.Log()
+	n.t.Logf("the end of the log of %s:\n%s", n.Name, log[max(0, len(log)-6000):])
+}
+
+// freePorts finds ports that are free for TCP and UDP, below the range from which the kernel takes the local ports of
+// connections: a node that was killed must find its ports free when it comes back. All are held until the last is found.
+func freePorts(t testing.TB, count int) []int {
+	t.Helper()
+	const first, last, tries = 10000, 30000, 1000
+	var ports []int
+	for range tries {
+		if len(ports) == count {
+			return ports
+		}
+		port := first + rand.IntN(last-first)
+		listener, err := net.Listen("tcp", "127.0.0.1:"+strconv.Itoa(port))
+		if err != nil {
+			continue
+		}
+		defer listener.Close()
+		packets, err := net.ListenPacket("udp", "127.0.0.1:"+strconv.Itoa(port))
+		if err != nil {
+			continue
+		}
+		defer packets.Close()
+		ports = append(ports, port)
+	}
+	t.Fatalf("no %d free ports in %d tries", count, tries)
+	return nil
+}
