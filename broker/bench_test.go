@@ -1,4 +1,4 @@
-package broker
+package broker_test
 
 import (
 	"context"
@@ -6,24 +6,26 @@ import (
 	"fmt"
 	"testing"
 
+	"github.com/warrenmq/warren/broker"
+	"github.com/warrenmq/warren/internal/amqptest"
 	"github.com/warrenmq/warren/raftfsm/queue"
 )
 
 // freeCluster is a Replicator whose shards cost nothing: a publish is answered at once and comes back as a delivery of
 // the same bytes to the one consumer there is.
 type freeCluster struct {
-	*cluster
-	receiver   Receiver
+	*amqptest.Cluster
+	receiver   broker.Receiver
 	consumer   queue.ConsumerID
 	queue      queue.QueueID
 	lastID     uint64
-	deliveries []Delivery
+	deliveries []broker.Delivery
 	envelope   []byte
 	results    []queue.Result
 	ranges     int
 }
 
-func (c *freeCluster) Submit(_ context.Context, shard queue.ShardID, b *Batch) error {
+func (c *freeCluster) Submit(_ context.Context, shard queue.ShardID, b *broker.Batch) error {
 	c.deliveries, c.results = c.deliveries[:0], c.results[:0]
 	data := b.Data
 	for range b.Commands {
@@ -33,7 +35,7 @@ func (c *freeCluster) Submit(_ context.Context, shard queue.ShardID, b *Batch) e
 		case queue.KindEnqueue:
 			c.envelope = append(c.envelope[:0], payload[4+8:]...)
 			c.lastID++
-			c.deliveries = append(c.deliveries, Delivery{Delivery: queue.Delivery{Consumer: c.consumer, ID: c.lastID, Queue: c.queue,
+			c.deliveries = append(c.deliveries, broker.Delivery{Delivery: queue.Delivery{Consumer: c.consumer, ID: c.lastID, Queue: c.queue,
 				Body: queue.Body{First: queue.Ref{Size: uint32(len(c.envelope))}}}})
 		case queue.KindSettle:
 			c.ranges += (len(payload) - 8) / 16
@@ -47,11 +49,13 @@ func (c *freeCluster) Submit(_ context.Context, shard queue.ShardID, b *Batch) e
 	return nil
 }
 
-func (c *freeCluster) Subscribe(_ queue.ShardID, id queue.ConsumerID, r Receiver) {
+func (c *freeCluster) Subscribe(_ queue.ShardID, id queue.ConsumerID, r broker.Receiver) {
 	c.consumer, c.receiver = id, r
 }
 
-func (c *freeCluster) Envelope(context.Context, *Delivery) ([]byte, error) { return c.envelope, nil }
+func (c *freeCluster) Envelope(context.Context, *broker.Delivery) ([]byte, error) {
+	return c.envelope, nil
+}
 
 // counter is a front door that counts.
 type counter struct {
@@ -60,11 +64,11 @@ type counter struct {
 	deliveries, confirm int
 }
 
-func (k *counter) Wake()          { k.woken = true }
-func (k *counter) Blocked(string) {}
-func (k *counter) Unblocked()     {}
-func (k *counter) Closed(*Error)  {}
-func (k *counter) Deliver(_ uint16, _ string, m *Outgoing) {
+func (k *counter) Wake()                { k.woken = true }
+func (k *counter) Blocked(string)       {}
+func (k *counter) Unblocked()           {}
+func (k *counter) Closed(*broker.Error) {}
+func (k *counter) Deliver(_ uint16, _ string, m *broker.Outgoing) {
 	k.delivered = m.Tag
 	k.deliveries++
 }
@@ -74,45 +78,45 @@ func (k *counter) Confirm(_ uint16, tag uint64, _, _ bool) {
 }
 func (k *counter) Return(uint16, uint16, string, []byte, []byte, []byte, []byte) {}
 func (k *counter) CancelConsumer(uint16, string)                                 {}
-func (k *counter) CloseChannel(uint16, *Error)                                   {}
+func (k *counter) CloseChannel(uint16, *broker.Error)                            {}
 
 // loop is one connection that publishes, confirms, delivers and acknowledges in batches.
 type loop struct {
-	conn  *Conn
-	ch    *Channel
+	conn  *broker.Conn
+	ch    *broker.Channel
 	door  *counter
 	batch int
-	p     Publish
+	p     broker.Publish
 }
 
 func newLoop(t testing.TB, batch, size int) (*loop, *freeCluster) {
 	t.Helper()
-	base := newCluster(t, Options{})
-	free := &freeCluster{cluster: base}
+	base := amqptest.NewCluster(t, broker.Options{})
+	free := &freeCluster{Cluster: base}
 	l := &loop{door: &counter{}, batch: batch}
-	conn, err := base.broker.Open(context.Background(), &Identity{User: "guest"}, "/", ConnOptions{Events: l.door})
+	conn, err := base.Broker.Open(context.Background(), &broker.Identity{User: "guest"}, "/", broker.ConnOptions{Events: l.door})
 	if err != nil {
 		t.Fatal(err)
 	}
 	l.conn, l.ch = conn, conn.OpenChannel(1)
-	if _, err := l.ch.DeclareQueue(context.Background(), &QueueDeclare{Name: "orders", Durable: true}); err != nil {
+	if _, err := l.ch.DeclareQueue(context.Background(), &broker.QueueDeclare{Name: "orders", Durable: true}); err != nil {
 		t.Fatal(err)
 	}
-	if err := l.ch.BindQueue(context.Background(), &Binding{Source: "amq.topic", Destination: "orders", RoutingKey: "orders.#"}); err != nil {
+	if err := l.ch.BindQueue(context.Background(), &broker.Binding{Source: "amq.topic", Destination: "orders", RoutingKey: "orders.#"}); err != nil {
 		t.Fatal(err)
 	}
-	free.queue = base.find("orders").ID
-	base.broker.Start(free)
+	free.queue = base.Find("orders").ID
+	base.Broker.Start(free)
 	if err := l.ch.ConfirmSelect(); err != nil {
 		t.Fatal(err)
 	}
-	tag, err := l.ch.Consume(context.Background(), &Consume{Queue: "orders"})
+	tag, err := l.ch.Consume(context.Background(), &broker.Consume{Queue: "orders"})
 	if err != nil {
 		t.Fatal(err)
 	}
 	l.ch.Started(tag)
-	l.p = Publish{Exchange: []byte("amq.topic"), RoutingKey: []byte("orders.created"), Body: make([]byte, size),
-		Properties: properties(map[string]string{"content-type": "application/json", "mode": "2", "message-id": "4711"}, nil)}
+	l.p = broker.Publish{Exchange: []byte("amq.topic"), RoutingKey: []byte("orders.created"), Body: make([]byte, size),
+		Properties: broker.EncodeProperties(map[string]string{"content-type": "application/json", "mode": "2", "message-id": "4711"}, nil)}
 	return l, free
 }
 
@@ -165,8 +169,8 @@ func TestPublishAllocatesNothing(t *testing.T) {
 		t.Errorf("%.2f allocations per message, %.0f per batch", perMessage, allocations)
 	}
 	want := uint64(rounds * batch)
-	if l.door.acked != want || l.door.delivered != want || l.ch.unacked.count != 0 {
-		t.Errorf("confirmed %d, delivered %d, unacked %d after %d messages", l.door.acked, l.door.delivered, l.ch.unacked.count, want)
+	if l.door.acked != want || l.door.delivered != want || l.ch.Unsettled() != 0 {
+		t.Errorf("confirmed %d, delivered %d, unacked %d after %d messages", l.door.acked, l.door.delivered, l.ch.Unsettled(), want)
 	}
 	if l.door.confirm > 2*rounds || free.ranges > 2*rounds {
 		t.Errorf("%d confirms and %d settled ranges in %d rounds", l.door.confirm, free.ranges, rounds)

@@ -1,19 +1,22 @@
-package broker
+package broker_test
 
 import (
 	"context"
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"github.com/warrenmq/warren/broker"
+	"github.com/warrenmq/warren/internal/amqptest"
 )
 
 // TestCloseIsNotForgotten closes a connection while its shards take nothing and the catalog has no majority: what it
 // holds goes back and its exclusive queue goes when they are there again.
 func TestCloseIsNotForgotten(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		c := newCluster(t, Options{})
+		c := amqptest.NewCluster(t, broker.Options{})
 		d, ch := openDoor(t, c)
-		for _, q := range []*QueueDeclare{{Name: "mine", Exclusive: true}, {Name: "q"}} {
+		for _, q := range []*broker.QueueDeclare{{Name: "mine", Exclusive: true}, {Name: "q"}} {
 			if _, err := ch.DeclareQueue(t.Context(), q); err != nil {
 				t.Fatal(err)
 			}
@@ -22,26 +25,26 @@ func TestCloseIsNotForgotten(t *testing.T) {
 		if _, ok, err := ch.Get(t.Context(), "q", false); !ok || err != nil {
 			t.Fatal(ok, err)
 		}
-		p := c.pipe(c.find("q").ID.Shard())
-		p.full = make(chan struct{})
-		c.setCutOff(true)
+		id := c.Find("q").ID
+		unblock := c.Block(id.Shard())
+		c.SetCutOff(true)
 		started := time.Now()
 		d.conn.Close(context.Background())
-		if waited := time.Since(started); waited != closeTimeout {
+		if waited := time.Since(started); waited != broker.CloseTimeout {
 			t.Errorf("Close took %v", waited)
 		}
-		close(p.full)
-		time.Sleep(2 * closeTimeout)
-		if c.find("mine") == nil {
+		unblock()
+		time.Sleep(2 * broker.CloseTimeout)
+		if c.Find("mine") == nil {
 			t.Error("the exclusive queue went without a majority")
 		}
-		c.setCutOff(false)
-		time.Sleep(2 * closeTimeout)
+		c.SetCutOff(false)
+		time.Sleep(2 * broker.CloseTimeout)
 		synctest.Wait()
-		if c.find("mine") != nil {
+		if c.Find("mine") != nil {
 			t.Error("the exclusive queue is still there")
 		}
-		if n := p.machine.counts(c.find("q").ID); n.Ready != 1 || n.Unsettled != 0 {
+		if n := c.Holds(id); n.Ready != 1 || n.Unsettled != 0 {
 			t.Errorf("after the end: %+v", n)
 		}
 	})
@@ -50,12 +53,12 @@ func TestCloseIsNotForgotten(t *testing.T) {
 // TestCancelledBetweenAttachAndStart checks that a queue deleted before its new consumer is started cancels it after
 // its consume-ok, and only then.
 func TestCancelledBetweenAttachAndStart(t *testing.T) {
-	c := newCluster(t, Options{})
+	c := amqptest.NewCluster(t, broker.Options{})
 	d, ch := openDoor(t, c)
-	if _, err := ch.DeclareQueue(t.Context(), &QueueDeclare{Name: "q"}); err != nil {
+	if _, err := ch.DeclareQueue(t.Context(), &broker.QueueDeclare{Name: "q"}); err != nil {
 		t.Fatal(err)
 	}
-	tag, err := ch.Consume(t.Context(), &Consume{Queue: "q", Tag: "c"})
+	tag, err := ch.Consume(t.Context(), &broker.Consume{Queue: "q", Tag: "c"})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -73,12 +76,12 @@ func TestCancelledBetweenAttachAndStart(t *testing.T) {
 
 // TestCancelGivesBackWhatWaits checks that what was on its way to a cancelled consumer, and was not sent, is free again.
 func TestCancelGivesBackWhatWaits(t *testing.T) {
-	c := newCluster(t, Options{})
+	c := amqptest.NewCluster(t, broker.Options{})
 	d, ch := openDoor(t, c)
-	if _, err := ch.DeclareQueue(t.Context(), &QueueDeclare{Name: "q"}); err != nil {
+	if _, err := ch.DeclareQueue(t.Context(), &broker.QueueDeclare{Name: "q"}); err != nil {
 		t.Fatal(err)
 	}
-	tag, err := ch.Consume(t.Context(), &Consume{Queue: "q"})
+	tag, err := ch.Consume(t.Context(), &broker.Consume{Queue: "q"})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -90,10 +93,10 @@ func TestCancelGivesBackWhatWaits(t *testing.T) {
 	if frames := d.drain(); len(frames) != 0 {
 		t.Fatalf("%q after the cancel", frames)
 	}
-	if ok, err := ch.DeclareQueue(t.Context(), &QueueDeclare{Name: "q", Passive: true}); err != nil || ok.Messages != 1 || ok.Consumers != 0 {
+	if ok, err := ch.DeclareQueue(t.Context(), &broker.QueueDeclare{Name: "q", Passive: true}); err != nil || ok.Messages != 1 || ok.Consumers != 0 {
 		t.Fatalf("%+v %v", ok, err)
 	}
-	if n := c.pipe(c.find("q").ID.Shard()).machine.counts(c.find("q").ID); n.Unsettled != 0 {
+	if n := c.Holds(c.Find("q").ID); n.Unsettled != 0 {
 		t.Errorf("after the cancel: %+v", n)
 	}
 }

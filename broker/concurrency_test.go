@@ -1,4 +1,4 @@
-package broker
+package broker_test
 
 import (
 	"context"
@@ -9,13 +9,22 @@ import (
 	"testing"
 	"time"
 
+	"github.com/warrenmq/warren/broker"
+	"github.com/warrenmq/warren/internal/amqptest"
+	"github.com/warrenmq/warren/raftfsm"
 	"github.com/warrenmq/warren/raftfsm/queue"
 )
+
+// told is a confirm.
+type told struct {
+	tag           uint64
+	multiple, ack bool
+}
 
 // client is a connection with a reader and a writer goroutine, as a front door has.
 type client struct {
 	t    *testing.T
-	conn *Conn
+	conn *broker.Conn
 	wake chan struct{}
 	do   chan func() // for the reader
 	quit chan struct{}
@@ -28,10 +37,10 @@ type client struct {
 	changed  sync.Cond
 }
 
-func newClient(t *testing.T, c *cluster) *client {
+func newClient(t *testing.T, c *amqptest.Cluster) *client {
 	k := &client{t: t, wake: make(chan struct{}, 1), do: make(chan func()), quit: make(chan struct{})}
 	k.changed.L = &k.mu
-	conn, err := c.broker.Open(t.Context(), &Identity{User: "guest"}, "/", ConnOptions{Name: t.Name(), Events: k})
+	conn, err := c.Broker.Open(t.Context(), &broker.Identity{User: "guest"}, "/", broker.ConnOptions{Name: t.Name(), Events: k})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -98,11 +107,11 @@ func (k *client) Wake() {
 	default:
 	}
 }
-func (k *client) Blocked(string) {}
-func (k *client) Unblocked()     {}
-func (k *client) Closed(*Error)  {}
+func (k *client) Blocked(string)       {}
+func (k *client) Unblocked()           {}
+func (k *client) Closed(*broker.Error) {}
 
-func (k *client) Deliver(_ uint16, _ string, m *Outgoing) {
+func (k *client) Deliver(_ uint16, _ string, m *broker.Outgoing) {
 	k.mu.Lock()
 	k.got = append(k.got, slices.Clone(m.Body))
 	k.tags = append(k.tags, m.Tag)
@@ -119,7 +128,7 @@ func (k *client) Confirm(_ uint16, tag uint64, multiple, ack bool) {
 
 func (k *client) Return(uint16, uint16, string, []byte, []byte, []byte, []byte) {}
 func (k *client) CancelConsumer(uint16, string)                                 {}
-func (k *client) CloseChannel(_ uint16, err *Error)                             { k.t.Error(err) }
+func (k *client) CloseChannel(_ uint16, err *broker.Error)                      { k.t.Error(err) }
 
 // await waits until f holds.
 func (k *client) await(f func() bool) {
@@ -155,20 +164,19 @@ func (k *client) confirmed(n uint64) (acked uint64) {
 // TestConcurrentClients publishes to queues on different shards, whose answers come from goroutines of their own, and
 // consumes with acknowledgements: each message is confirmed, comes once and in order.
 func TestConcurrentClients(t *testing.T) {
-	c := newCluster(t, Options{MaxUnconfirmedMessages: 50})
-	c.async = true
+	c := amqptest.NewAsyncCluster(t, broker.Options{MaxUnconfirmedMessages: 50})
 	const publishers, messages, queues = 3, 2000, 4
 	consumer := newClient(t, c)
-	var consuming *Channel
+	var consuming *broker.Channel
 	consumer.run(func() error {
 		consuming = consumer.conn.OpenChannel(1)
 		consuming.Qos(0, 30, false)
 		for i := range queues {
 			name := fmt.Sprintf("q%d", i)
-			if _, err := consuming.DeclareQueue(t.Context(), &QueueDeclare{Name: name, Durable: true}); err != nil {
+			if _, err := consuming.DeclareQueue(t.Context(), &broker.QueueDeclare{Name: name, Durable: true}); err != nil {
 				return err
 			}
-			if _, err := consuming.Consume(t.Context(), &Consume{Queue: name, Tag: name}); err != nil {
+			if _, err := consuming.Consume(t.Context(), &broker.Consume{Queue: name, Tag: name}); err != nil {
 				return err
 			}
 			consuming.Started(name)
@@ -183,19 +191,19 @@ func TestConcurrentClients(t *testing.T) {
 	publishing.Wait()
 	checkOrder(t, consumer.got, publishers, queues)
 	consumer.close()
-	c.stop()
+	c.Stop()
 	for i := range queues {
-		id := c.find(fmt.Sprintf("q%d", i)).ID
-		if n := c.pipe(id.Shard()).machine.counts(id); n != (queue.Counts{}) {
+		id := c.Find(fmt.Sprintf("q%d", i)).ID
+		if n := c.Holds(id); n != (queue.Counts{}) {
 			t.Errorf("queue %d is left with %+v", i, n)
 		}
 	}
 }
 
-func publishNumbered(t *testing.T, c *cluster, publisher, messages, queues int) {
+func publishNumbered(t *testing.T, c *amqptest.Cluster, publisher, messages, queues int) {
 	k := newClient(t, c)
 	defer k.close()
-	var ch *Channel
+	var ch *broker.Channel
 	k.run(func() error {
 		ch = k.conn.OpenChannel(7)
 		return ch.ConfirmSelect()
@@ -204,7 +212,7 @@ func publishNumbered(t *testing.T, c *cluster, publisher, messages, queues int) 
 		k.run(func() error {
 			for range 10 {
 				body := binary.BigEndian.AppendUint32([]byte{byte(publisher), byte(n % queues)}, uint32(n))
-				p := &Publish{RoutingKey: fmt.Appendf(nil, "q%d", n%queues), Properties: []byte{0, 0}, Body: body}
+				p := &broker.Publish{RoutingKey: fmt.Appendf(nil, "q%d", n%queues), Properties: []byte{0, 0}, Body: body}
 				if err := ch.Publish(t.Context(), p); err != nil {
 					return err
 				}
@@ -217,7 +225,7 @@ func publishNumbered(t *testing.T, c *cluster, publisher, messages, queues int) 
 }
 
 // settleAll acks deliveries, one by one and several at a time, until so many have come.
-func settleAll(k *client, ch *Channel, want int) {
+func settleAll(k *client, ch *broker.Channel, want int) {
 	for acked := 0; acked < want; {
 		k.await(func() bool { return len(k.tags) > acked })
 		k.mu.Lock()
@@ -253,14 +261,14 @@ func checkOrder(t *testing.T, bodies [][]byte, publishers, queues int) {
 
 // TestFlushWaitsForTheWindow checks the bound on what is published and not applied.
 func TestFlushWaitsForTheWindow(t *testing.T) {
-	c := newCluster(t, Options{MaxUnconfirmedBytes: 1000})
+	c := amqptest.NewCluster(t, broker.Options{MaxUnconfirmedBytes: 1000})
 	d, ch := openDoor(t, c)
-	if _, err := ch.DeclareQueue(t.Context(), &QueueDeclare{Name: "q"}); err != nil {
+	if _, err := ch.DeclareQueue(t.Context(), &broker.QueueDeclare{Name: "q"}); err != nil {
 		t.Fatal(err)
 	}
-	c.hold(1)
+	c.Hold(1)
 	publish := func() error {
-		if err := ch.Publish(t.Context(), &Publish{RoutingKey: []byte("q"), Properties: []byte{0, 0}, Body: make([]byte, 1000)}); err != nil {
+		if err := ch.Publish(t.Context(), &broker.Publish{RoutingKey: []byte("q"), Properties: []byte{0, 0}, Body: make([]byte, 1000)}); err != nil {
 			return err
 		}
 		return d.conn.Flush(shortly())
@@ -271,20 +279,20 @@ func TestFlushWaitsForTheWindow(t *testing.T) {
 	if err := publish(); err != context.DeadlineExceeded {
 		t.Fatalf("Flush beyond the window: %v", err)
 	}
-	c.letGo(1)
+	c.Release(1)
 	if err := d.conn.Flush(shortly()); err != nil {
 		t.Fatal(err)
 	}
-	if n := c.pipe(1).machine.counts(c.find("q").ID); n.Ready != 2 {
+	if n := c.Holds(c.Find("q").ID); n.Ready != 2 {
 		t.Errorf("arrived: %+v, want 2", n)
 	}
 }
 
 // TestFlushWaitsForTheReader checks the bound on returned messages that the client does not read.
 func TestFlushWaitsForTheReader(t *testing.T) {
-	c := newCluster(t, Options{})
+	c := amqptest.NewCluster(t, broker.Options{})
 	d, ch := openDoor(t, c)
-	p := &Publish{RoutingKey: []byte("nowhere"), Mandatory: true, Properties: []byte{0, 0}, Body: make([]byte, maxReturnBytes)}
+	p := &broker.Publish{RoutingKey: []byte("nowhere"), Mandatory: true, Properties: []byte{0, 0}, Body: make([]byte, broker.MaxReturnBytes)}
 	if err := ch.Publish(shortly(), p); err != context.DeadlineExceeded {
 		t.Fatalf("Publish: %v", err)
 	}
@@ -296,37 +304,37 @@ func TestFlushWaitsForTheReader(t *testing.T) {
 
 // TestUnreadableMessage checks that a delivery waits when its message cannot be read now, and comes later.
 func TestUnreadableMessage(t *testing.T) {
-	c := newCluster(t, Options{})
+	c := amqptest.NewCluster(t, broker.Options{})
 	d, ch := openDoor(t, c)
-	if _, err := ch.DeclareQueue(t.Context(), &QueueDeclare{Name: "q"}); err != nil {
+	if _, err := ch.DeclareQueue(t.Context(), &broker.QueueDeclare{Name: "q"}); err != nil {
 		t.Fatal(err)
 	}
-	tag, err := ch.Consume(t.Context(), &Consume{Queue: "q"})
+	tag, err := ch.Consume(t.Context(), &broker.Consume{Queue: "q"})
 	if err != nil {
 		t.Fatal(err)
 	}
 	ch.Started(tag)
-	c.setFailing(errorf(Unavailable, "no leader"))
+	c.SetFailing(raftfsm.Errorf(broker.Unavailable, "no leader"))
 	publishOne(t, d, ch, "q")
 	if frames := d.drain(); len(frames) != 0 {
 		t.Fatalf("%q", frames)
 	}
-	c.setFailing(nil)
+	c.SetFailing(nil)
 	for range d.wakes {
 		if frames := d.drain(); len(frames) == 1 {
 			break
 		}
 	}
-	c.setFailing(errorf(Internal, "checksum"))
+	c.SetFailing(raftfsm.Errorf(broker.Internal, "checksum"))
 	publishOne(t, d, ch, "q")
 	if frames := d.drain(); len(frames) != 1 || frames[0] != "1 close " {
 		t.Fatalf("%q", frames)
 	}
 }
 
-func publishOne(t *testing.T, d *door, ch *Channel, key string) {
+func publishOne(t *testing.T, d *door, ch *broker.Channel, key string) {
 	t.Helper()
-	if err := ch.Publish(t.Context(), &Publish{RoutingKey: []byte(key), Properties: []byte{0, 0}, Body: []byte("m")}); err != nil {
+	if err := ch.Publish(t.Context(), &broker.Publish{RoutingKey: []byte(key), Properties: []byte{0, 0}, Body: []byte("m")}); err != nil {
 		t.Fatal(err)
 	}
 	if err := d.conn.Flush(t.Context()); err != nil {
@@ -334,9 +342,9 @@ func publishOne(t *testing.T, d *door, ch *Channel, key string) {
 	}
 }
 
-func openDoor(t testing.TB, c *cluster) (*door, *Channel) {
+func openDoor(t testing.TB, c *amqptest.Cluster) (*door, *broker.Channel) {
 	d := &door{t: t, wakes: make(chan struct{}, 1)}
-	conn, err := c.broker.Open(context.Background(), &Identity{User: "guest"}, "/", ConnOptions{Name: t.Name(), Events: d})
+	conn, err := c.Broker.Open(context.Background(), &broker.Identity{User: "guest"}, "/", broker.ConnOptions{Name: t.Name(), Events: d})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -346,22 +354,22 @@ func openDoor(t testing.TB, c *cluster) (*door, *Channel) {
 
 // TestFreshnessIsAwaited checks that a publish waits for this node to know its routes.
 func TestFreshnessIsAwaited(t *testing.T) {
-	c := newCluster(t, Options{FreshTimeout: time.Minute})
+	c := amqptest.NewCluster(t, broker.Options{FreshTimeout: time.Minute})
 	d, ch := openDoor(t, c)
 	if err := ch.ConfirmSelect(); err != nil {
 		t.Fatal(err)
 	}
-	c.setCutOff(true)
+	c.SetCutOff(true)
 	done := make(chan error)
 	go func() {
-		done <- ch.Publish(t.Context(), &Publish{RoutingKey: []byte("nowhere"), Properties: []byte{0, 0}})
+		done <- ch.Publish(t.Context(), &broker.Publish{RoutingKey: []byte("nowhere"), Properties: []byte{0, 0}})
 	}()
 	select {
 	case err := <-done:
 		t.Fatalf("Publish did not wait: %v", err)
-	case <-time.After(3 * freshPoll):
+	case <-time.After(3 * broker.FreshPoll):
 	}
-	c.setCutOff(false)
+	c.SetCutOff(false)
 	if err := <-done; err != nil {
 		t.Fatal(err)
 	}
@@ -376,16 +384,15 @@ func TestFreshnessIsAwaited(t *testing.T) {
 // TestDeclareSeesWhatWasPublished checks that a declare counts what its connection has sent before, though nobody has
 // answered for it yet.
 func TestDeclareSeesWhatWasPublished(t *testing.T) {
-	c := newCluster(t, Options{})
-	c.async = true
-	defer c.stop()
+	c := amqptest.NewAsyncCluster(t, broker.Options{})
+	defer c.Stop()
 	d, ch := openDoor(t, c)
-	if _, err := ch.DeclareQueue(t.Context(), &QueueDeclare{Name: "q"}); err != nil {
+	if _, err := ch.DeclareQueue(t.Context(), &broker.QueueDeclare{Name: "q"}); err != nil {
 		t.Fatal(err)
 	}
 	for n := range uint32(200) {
 		publishOne(t, d, ch, "q")
-		if ok, err := ch.DeclareQueue(t.Context(), &QueueDeclare{Name: "q", Passive: true}); err != nil || ok.Messages != n+1 {
+		if ok, err := ch.DeclareQueue(t.Context(), &broker.QueueDeclare{Name: "q", Passive: true}); err != nil || ok.Messages != n+1 {
 			t.Fatalf("after %d messages: %+v %v", n+1, ok, err)
 		}
 	}
@@ -393,9 +400,9 @@ func TestDeclareSeesWhatWasPublished(t *testing.T) {
 
 // TestLongRoutingKey checks what an envelope cannot hold.
 func TestLongRoutingKey(t *testing.T) {
-	_, ch := openDoor(t, newCluster(t, Options{}))
-	err := ch.Publish(t.Context(), &Publish{RoutingKey: make([]byte, 256), Properties: []byte{0, 0}})
-	if !isKind(err, PreconditionFailed) {
+	_, ch := openDoor(t, amqptest.NewCluster(t, broker.Options{}))
+	err := ch.Publish(t.Context(), &broker.Publish{RoutingKey: make([]byte, 256), Properties: []byte{0, 0}})
+	if !broker.IsKind(err, broker.PreconditionFailed) {
 		t.Error(err)
 	}
 }

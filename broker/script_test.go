@@ -1,8 +1,7 @@
-package broker
+package broker_test
 
 import (
 	"context"
-	"encoding/binary"
 	"errors"
 	"flag"
 	"fmt"
@@ -15,6 +14,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/warrenmq/warren/broker"
+	"github.com/warrenmq/warren/internal/amqptest"
 	raftv1 "github.com/warrenmq/warren/proto/raft/v1"
 	"github.com/warrenmq/warren/raftfsm/catalog"
 	"github.com/warrenmq/warren/raftfsm/queue"
@@ -69,15 +70,15 @@ func runScript(t *testing.T, file string) {
 // script is a cluster with connections by name.
 type script struct {
 	t       *testing.T
-	cluster *cluster
+	cluster *amqptest.Cluster
 	doors   map[string]*door
 	open    []string
-	chans   map[string]*Channel
+	chans   map[string]*broker.Channel
 }
 
 func newScript(t *testing.T) *script {
-	s := &script{t: t, doors: map[string]*door{}, chans: map[string]*Channel{}}
-	s.cluster = newCluster(t, Options{OperationTimeout: 50 * time.Millisecond, FreshTimeout: time.Millisecond, MaxMessageSize: 1 << 20})
+	s := &script{t: t, doors: map[string]*door{}, chans: map[string]*broker.Channel{}}
+	s.cluster = amqptest.NewCluster(t, broker.Options{OperationTimeout: 50 * time.Millisecond, FreshTimeout: time.Millisecond, MaxMessageSize: 1 << 20})
 	return s
 }
 
@@ -104,7 +105,7 @@ func (s *script) run(line string) []string {
 var generated = regexp.MustCompile(`(amq\.(?:gen-|ctag-|rabbitmq\.reply-to\.))[A-Za-z0-9_-]{22}`)
 
 func (s *script) global(command string, args []string) []string {
-	b := s.cluster.broker
+	b := s.cluster.Broker
 	switch command {
 	case "login":
 		id, err := b.Login(context.Background(), args[0], args[1], !slices.Contains(args, "remote"))
@@ -119,31 +120,31 @@ func (s *script) global(command string, args []string) []string {
 	case "close":
 		s.doors[args[0]].conn.Close(context.Background())
 	case "hold":
-		s.cluster.hold(shardNamed(args[0]))
+		s.cluster.Hold(shardNamed(args[0]))
 	case "release":
-		s.cluster.letGo(shardNamed(args[0]))
+		s.cluster.Release(shardNamed(args[0]))
 	case "shard":
-		s.cluster.next = shardNamed(args[0]) - 1
+		s.cluster.PickNext(shardNamed(args[0]))
 	case "refuse":
-		q := s.cluster.find(args[0])
-		s.cluster.pipe(q.ID.Shard()).machine.refuse(q.ID)
+		q := s.cluster.Find(args[0])
+		s.cluster.Refuse(q.ID)
 	case "lose": // a queue that its shard does not have any more
-		q := s.cluster.find(args[0])
-		s.cluster.pipe(q.ID.Shard()).machine.lose(q.ID)
+		q := s.cluster.Find(args[0])
+		s.cluster.Lose(q.ID)
 	case "cut-off":
-		s.cluster.setCutOff(args[0] == "yes")
+		s.cluster.SetCutOff(args[0] == "yes")
 	case "alarm":
 		b.Alarm(strings.Join(args, " "))
 	case "user":
-		s.cluster.mustPropose(catalog.PutUser(&raftv1.PutUser{Name: args[0], PasswordHash: hashOf(s.t, args[1]), Tags: args[2:]}))
+		s.cluster.MustPropose(catalog.PutUser(&raftv1.PutUser{Name: args[0], PasswordHash: amqptest.Hash(args[1]), Tags: args[2:]}))
 	case "delete-user":
-		s.cluster.mustPropose(catalog.DeleteUser(&raftv1.DeleteUser{Name: args[0]}))
+		s.cluster.MustPropose(catalog.DeleteUser(&raftv1.DeleteUser{Name: args[0]}))
 	case "vhost":
-		s.cluster.mustPropose(catalog.CreateVHost(&raftv1.CreateVHost{Name: args[0]}))
+		s.cluster.MustPropose(catalog.CreateVHost(&raftv1.CreateVHost{Name: args[0]}))
 	case "delete-vhost":
-		s.cluster.mustPropose(catalog.DeleteVHost(&raftv1.DeleteVHost{Name: args[0]}))
+		s.cluster.MustPropose(catalog.DeleteVHost(&raftv1.DeleteVHost{Name: args[0]}))
 	case "permit": // user configure write read
-		s.cluster.mustPropose(catalog.SetPermission(&raftv1.SetPermission{Vhost: "/", User: args[0], Configure: pattern(args[1]), Write: pattern(args[2]), Read: pattern(args[3])}))
+		s.cluster.MustPropose(catalog.SetPermission(&raftv1.SetPermission{Vhost: "/", User: args[0], Configure: pattern(args[1]), Write: pattern(args[2]), Read: pattern(args[3])}))
 	case "restore": // the whole catalog anew
 		s.cluster.ReadCatalog(b.CatalogRestored)
 	default:
@@ -171,7 +172,7 @@ func shardNamed(text string) queue.ShardID {
 func (s *script) connect(args []string) []string {
 	args = append(args, []string{"", "guest", "/"}[len(args):]...)
 	d := &door{t: s.t, wakes: make(chan struct{}, 1)}
-	conn, err := s.cluster.broker.Open(context.Background(), &Identity{User: args[1]}, args[2], ConnOptions{Name: args[0], Events: d})
+	conn, err := s.cluster.Broker.Open(context.Background(), &broker.Identity{User: args[1]}, args[2], broker.ConnOptions{Name: args[0], Events: d})
 	if err != nil {
 		return explainError(err)
 	}
@@ -187,11 +188,11 @@ func shortly() context.Context {
 	return ctx
 }
 
-var kindNames = map[Kind]string{Internal: "internal", NotFound: "not-found", AccessRefused: "access-refused", ResourceLocked: "resource-locked",
-	PreconditionFailed: "precondition-failed", NotAllowed: "not-allowed", NotImplemented: "not-implemented", Unavailable: "unavailable", Exists: "exists"}
+var kindNames = map[broker.Kind]string{broker.Internal: "internal", broker.NotFound: "not-found", broker.AccessRefused: "access-refused", broker.ResourceLocked: "resource-locked",
+	broker.PreconditionFailed: "precondition-failed", broker.NotAllowed: "not-allowed", broker.NotImplemented: "not-implemented", broker.Unavailable: "unavailable", broker.Exists: "exists"}
 
 func explainError(err error) []string {
-	var refusal *Error
+	var refusal *broker.Error
 	switch {
 	case err == nil:
 		return nil
@@ -199,36 +200,6 @@ func explainError(err error) []string {
 		return []string{kindNames[refusal.Kind] + ": " + refusal.Text}
 	}
 	return []string{"error: " + err.Error()}
-}
-
-// options splits words into plain ones, and a table of those with "=".
-func options(words []string) (plain []string, values map[string]string, table *Table) {
-	values = map[string]string{}
-	table = &Table{}
-	for _, w := range words {
-		key, value, ok := strings.Cut(w, "=")
-		if !ok {
-			plain = append(plain, w)
-			continue
-		}
-		values[key] = value
-		table.Fields = append(table.Fields, &Field{Key: key, Value: parseValue(value)})
-	}
-	slices.SortFunc(table.Fields, func(a, b *Field) int { return strings.Compare(a.Key, b.Key) })
-	if len(table.Fields) == 0 {
-		table = nil
-	}
-	return plain, values, table
-}
-
-func parseValue(text string) *Value {
-	if n, err := strconv.ParseInt(text, 10, 64); err == nil {
-		return IntValue('l', n)
-	}
-	if b, err := strconv.ParseBool(text); err == nil {
-		return BoolValue('t', b)
-	}
-	return TextValue('S', text)
 }
 
 func name(word string) string {
@@ -246,7 +217,7 @@ func (s *script) onChannel(connName, number, command string, words []string) []s
 		s.chans[key] = d.conn.OpenChannel(uint16(n))
 	}
 	ch := s.chans[key]
-	plain, values, table := options(words)
+	plain, values, table := broker.ParseOptions(words)
 	has := func(flag string) bool { return slices.Contains(plain, flag) }
 	arg := func(i int) string { return replyAddress(name(append(plain, "-", "-", "-", "-")[i])) }
 	ctx := context.Background()
@@ -254,23 +225,23 @@ func (s *script) onChannel(connName, number, command string, words []string) []s
 	var err error
 	switch command {
 	case "declare":
-		var ok QueueOK
-		ok, err = ch.DeclareQueue(ctx, &QueueDeclare{Name: arg(0), Passive: has("passive"), Durable: !has("transient"), Exclusive: has("exclusive"), AutoDelete: has("auto-delete"), Arguments: table})
+		var ok broker.QueueOK
+		ok, err = ch.DeclareQueue(ctx, &broker.QueueDeclare{Name: arg(0), Passive: has("passive"), Durable: !has("transient"), Exclusive: has("exclusive"), AutoDelete: has("auto-delete"), Arguments: table})
 		if err == nil {
 			answer = append(answer, fmt.Sprintf("ok %s messages=%d consumers=%d", ok.Name, ok.Messages, ok.Consumers))
 		}
 	case "declare-exchange":
-		err = ch.DeclareExchange(ctx, &ExchangeDeclare{Name: arg(0), Type: arg(1), Passive: has("passive"), Durable: !has("transient"), AutoDelete: has("auto-delete"), Internal: has("internal"), Arguments: table})
+		err = ch.DeclareExchange(ctx, &broker.ExchangeDeclare{Name: arg(0), Type: arg(1), Passive: has("passive"), Durable: !has("transient"), AutoDelete: has("auto-delete"), Internal: has("internal"), Arguments: table})
 	case "delete-exchange":
 		err = ch.DeleteExchange(ctx, arg(0), has("if-unused"))
 	case "bind":
-		err = ch.BindQueue(ctx, &Binding{Source: arg(0), Destination: arg(1), RoutingKey: arg(2), Arguments: table})
+		err = ch.BindQueue(ctx, &broker.Binding{Source: arg(0), Destination: arg(1), RoutingKey: arg(2), Arguments: table})
 	case "unbind":
-		err = ch.UnbindQueue(ctx, &Binding{Source: arg(0), Destination: arg(1), RoutingKey: arg(2), Arguments: table})
+		err = ch.UnbindQueue(ctx, &broker.Binding{Source: arg(0), Destination: arg(1), RoutingKey: arg(2), Arguments: table})
 	case "bind-exchange":
-		err = ch.BindExchange(ctx, &Binding{Source: arg(0), Destination: arg(1), RoutingKey: arg(2), Arguments: table})
+		err = ch.BindExchange(ctx, &broker.Binding{Source: arg(0), Destination: arg(1), RoutingKey: arg(2), Arguments: table})
 	case "unbind-exchange":
-		err = ch.UnbindExchange(ctx, &Binding{Source: arg(0), Destination: arg(1), RoutingKey: arg(2), Arguments: table})
+		err = ch.UnbindExchange(ctx, &broker.Binding{Source: arg(0), Destination: arg(1), RoutingKey: arg(2), Arguments: table})
 	case "purge", "delete":
 		var n uint64
 		if command == "purge" {
@@ -287,7 +258,7 @@ func (s *script) onChannel(connName, number, command string, words []string) []s
 		err = ch.Qos(uint32(size), uint16(n), has("global"))
 	case "consume":
 		var tag string
-		tag, err = ch.Consume(ctx, &Consume{Queue: arg(0), Tag: arg(1), NoAck: has("no-ack"), Exclusive: has("exclusive"), Arguments: table})
+		tag, err = ch.Consume(ctx, &broker.Consume{Queue: arg(0), Tag: arg(1), NoAck: has("no-ack"), Exclusive: has("exclusive"), Arguments: table})
 		if err == nil {
 			answer = append(answer, "ok "+tag)
 			ch.Started(tag)
@@ -295,7 +266,7 @@ func (s *script) onChannel(connName, number, command string, words []string) []s
 	case "cancel":
 		err = ch.Cancel(ctx, arg(0))
 	case "get":
-		var m *Outgoing
+		var m *broker.Outgoing
 		var ok bool
 		m, ok, err = ch.Get(ctx, arg(0), has("no-ack"))
 		if ok {
@@ -330,8 +301,8 @@ func (s *script) onChannel(connName, number, command string, words []string) []s
 		if n, sizeErr := strconv.Atoi(values["size"]); sizeErr == nil {
 			body = make([]byte, n)
 		}
-		err = ch.Publish(ctx, &Publish{Exchange: []byte(arg(0)), RoutingKey: []byte(arg(1)), Mandatory: has("mandatory"), Immediate: has("immediate"),
-			Properties: properties(values, table), Body: body})
+		err = ch.Publish(ctx, &broker.Publish{Exchange: []byte(arg(0)), RoutingKey: []byte(arg(1)), Mandatory: has("mandatory"), Immediate: has("immediate"),
+			Properties: broker.EncodeProperties(values, table), Body: body})
 	case "close":
 		ch.Close(ctx)
 		delete(s.chans, key)
@@ -354,68 +325,13 @@ func replyAddress(key string) string {
 
 var lastReplyTo []byte
 
-// properties encodes the properties named in values, and headers from the rest.
-func properties(values map[string]string, table *Table) []byte {
-	var flags uint16
-	b := []byte{0, 0}
-	texts := func(key string, flag uint16) {
-		if v, ok := values[key]; ok {
-			flags |= flag
-			b = append(append(b, byte(len(v))), v...)
-		}
-	}
-	octet := func(key string, flag uint16) {
-		if v, ok := values[key]; ok {
-			n, _ := strconv.Atoi(v)
-			flags |= flag
-			b = append(b, byte(n))
-		}
-	}
-	texts("content-type", flagContentType)
-	var headers []byte
-	for _, f := range table.GetFields() {
-		if key, ok := strings.CutPrefix(f.Key, "h."); ok {
-			headers = append(append(headers, byte(len(key))), key...)
-			headers = appendTestValue(headers, values[f.Key])
-		}
-	}
-	if headers != nil {
-		flags |= flagHeaders
-		b = append(binary.BigEndian.AppendUint32(b, uint32(len(headers))), headers...)
-	}
-	octet("mode", flagDeliveryMode)
-	octet("priority", flagPriority)
-	texts("correlation-id", flagCorrelationID)
-	texts("reply-to", flagReplyTo)
-	texts("expiration", flagExpiration)
-	texts("message-id", flagMessageID)
-	texts("user-id", flagUserID)
-	binary.BigEndian.PutUint16(b, flags)
-	return b
-}
-
-// appendTestValue encodes a header: [a,b] is an array of strings, digits a long, the rest a string.
-func appendTestValue(b []byte, text string) []byte {
-	if inner, ok := strings.CutPrefix(text, "["); ok {
-		var array []byte
-		for item := range strings.SplitSeq(strings.TrimSuffix(inner, "]"), ",") {
-			array = append(binary.BigEndian.AppendUint32(append(array, 'S'), uint32(len(item))), item...)
-		}
-		return append(binary.BigEndian.AppendUint32(append(b, 'A'), uint32(len(array))), array...)
-	}
-	if n, err := strconv.ParseInt(text, 10, 64); err == nil {
-		return binary.BigEndian.AppendUint64(append(b, 'l'), uint64(n))
-	}
-	return append(binary.BigEndian.AppendUint32(append(b, 'S'), uint32(len(text))), text...)
-}
-
 // message prints an outgoing message.
-func message(m *Outgoing) string {
+func message(m *broker.Outgoing) string {
 	text := fmt.Sprintf("#%d %s/%s", m.Tag, m.Exchange, m.RoutingKey)
 	if m.Redelivered {
 		text += " redelivered"
 	}
-	var p Properties
+	var p broker.Properties
 	if err := p.Parse(m.Properties); err != nil {
 		return text + " " + err.Error()
 	}
@@ -424,7 +340,7 @@ func message(m *Outgoing) string {
 		text += " reply-to=" + string(p.ReplyTo)
 	}
 	if p.Headers != nil {
-		text += fmt.Sprintf(" headers=%v", decodeTable(p.Headers, 0))
+		text += fmt.Sprintf(" headers=%v", broker.DecodeTable(p.Headers, 0))
 	}
 	if len(m.Body) > 40 {
 		return text + fmt.Sprintf(" %d bytes", len(m.Body))
@@ -453,7 +369,7 @@ func (d *door) frame(channel uint16, format string, args ...any) {
 	d.frames = append(d.frames, fmt.Sprintf("%d ", channel)+fmt.Sprintf(format, args...))
 }
 
-func (d *door) Deliver(channel uint16, tag string, m *Outgoing) {
+func (d *door) Deliver(channel uint16, tag string, m *broker.Outgoing) {
 	d.frame(channel, "deliver %s %s", tag, message(m))
 }
 
@@ -471,4 +387,6 @@ func (d *door) Confirm(channel uint16, tag uint64, multiple, ack bool) {
 
 func (d *door) CancelConsumer(channel uint16, tag string) { d.frame(channel, "cancel %s", tag) }
 
-func (d *door) CloseChannel(channel uint16, err *Error) { d.frame(channel, "close %s", err.Text) }
+func (d *door) CloseChannel(channel uint16, err *broker.Error) {
+	d.frame(channel, "close %s", err.Text)
+}

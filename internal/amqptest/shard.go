@@ -1,9 +1,10 @@
-package broker
+package amqptest
 
 import (
 	"slices"
 	"testing"
 
+	"github.com/warrenmq/warren/broker"
 	"github.com/warrenmq/warren/raftfsm/queue"
 )
 
@@ -62,12 +63,6 @@ func (s *shard) body(b *queue.Body) []byte {
 	return data
 }
 
-// counts returns what a queue holds.
-func (s *shard) counts(id queue.QueueID) queue.Counts {
-	n, _ := s.state.Counts(id)
-	return n
-}
-
 // refuse gives a queue the limit 0 for what is new.
 func (s *shard) refuse(id queue.QueueID) {
 	for q, settings := range s.state.Queues() {
@@ -89,16 +84,16 @@ func (s *shard) lose(id queue.QueueID) {
 }
 
 // deliveries groups what was just delivered by consumer, in order.
-func (s *shard) deliveries(f func(queue.ConsumerID, []Delivery)) {
+func (s *shard) deliveries(f func(queue.ConsumerID, []broker.Delivery)) {
 	sent := slices.Clone(s.effects.Deliveries)
 	for len(sent) > 0 {
 		n := 1
 		for n < len(sent) && sent[n].Consumer == sent[0].Consumer {
 			n++
 		}
-		ds := make([]Delivery, n)
+		ds := make([]broker.Delivery, n)
 		for i := range ds {
-			ds[i] = Delivery{Delivery: sent[i]}
+			ds[i] = broker.Delivery{Delivery: sent[i]}
 		}
 		f(sent[0].Consumer, ds)
 		sent = sent[n:]
