@@ -2,6 +2,7 @@ package amqp
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -16,8 +17,8 @@ import (
 	"github.com/warrenmq/warren/broker"
 )
 
-// refusalPause delays the end of a connection whose login failed without the client asking for a reason, as RabbitMQ does.
-const refusalPause = time.Second
+// refusalPause delays the end of a connection that failed before its login and is not told why, as RabbitMQ does.
+const refusalPause = 3 * time.Second
 
 // handshake takes the connection from its first byte to connection.open-ok. An error ends the connection; what the client
 // is to be told has been written.
@@ -40,10 +41,10 @@ func (c *conn) handshake() error {
 var (
 	headerAMQP091 = []byte{'A', 'M', 'Q', 'P', 0, 0, 9, 1}
 	headerAMQP11  = []byte{'A', 'M', 'Q', 'P', 1, 1, 0, 9} // some old clients; the same protocol
-	headerOther   = []byte{'A', 'M', 'Q', 'P', 3, 1, 0, 0} // RabbitMQ's answer to what is no AMQP 0
 )
 
-// readHeader reads the protocol header (reference: errors.md 3.1).
+// readHeader reads the protocol header. The answer to any other is the one header that this server knows (AMQP 0-9-1,
+// 4.2.2); RabbitMQ, which speaks AMQP 1.0 as well, answers some with that (reference: errors.md 3.1).
 func (c *conn) readHeader() error {
 	header, err := c.in.ReadRaw(len(headerAMQP091))
 	if err != nil {
@@ -52,11 +53,8 @@ func (c *conn) readHeader() error {
 	if bytes.Equal(header, headerAMQP091) || bytes.Equal(header, headerAMQP11) {
 		return nil
 	}
-	answer := headerOther
-	if bytes.HasPrefix(header, []byte("AMQP")) && header[4] == 0 && header[5] != 1 {
-		answer = headerAMQP091
-	}
-	_, err = c.socket.Write(answer)
+	header = bytes.Clone(header)
+	_, err = c.socket.Write(headerAMQP091)
 	return errors.Join(fmt.Errorf("unsupported protocol header %q", header), err)
 }
 
@@ -91,18 +89,11 @@ func (c *conn) authenticate() error {
 		Mechanisms: "PLAIN AMQPLAIN", Locales: "en_US"}); err != nil {
 		return err
 	}
-	m, err := c.receive()
+	ok, user, password, err := c.receiveStartOk()
 	if err != nil {
-		return err
-	}
-	ok, is := m.(*wire.ConnectionStartOk)
-	if !is {
-		return fmt.Errorf("%T instead of connection.start-ok", m)
-	}
-	c.readClient(ok.ClientProperties)
-	user, password, err := c.credentials(ok)
-	if err != nil {
-		c.pause()
+		if !isGone(err) { // who has not logged in is not told what is wrong, and is not to try again at once
+			c.pause()
+		}
 		return err
 	}
 	ctx, cancel := context.WithTimeout(c.ctx, c.server.options.HandshakeTimeout)
@@ -113,6 +104,21 @@ func (c *conn) authenticate() error {
 	}
 	c.client.identity, c.client.mechanism, c.client.userName = identity, ok.Mechanism, user
 	return nil
+}
+
+// receiveStartOk reads connection.start-ok.
+func (c *conn) receiveStartOk() (ok *wire.ConnectionStartOk, user, password string, err error) {
+	m, err := c.receive()
+	if err != nil {
+		return nil, "", "", err
+	}
+	ok, is := m.(*wire.ConnectionStartOk)
+	if !is {
+		return nil, "", "", unexpected(m, "starting")
+	}
+	c.readClient(ok.ClientProperties)
+	user, password, err = c.credentials(ok)
+	return ok, user, password, err
 }
 
 // readClient notes what the client can do and its name for itself.
@@ -154,6 +160,12 @@ func (c *conn) refuseLogin(mechanism string, err error) error {
 		fmt.Sprintf("Login was refused using authentication mechanism %s. For details see the broker logfile.", mechanism)))
 }
 
+// isGone tells whether err says that nothing more comes from the peer, or nothing in time.
+func isGone(err error) bool {
+	var socket net.Error
+	return errors.Is(err, io.EOF) || errors.Is(err, io.ErrClosedPipe) || errors.As(err, &socket)
+}
+
 func (c *conn) pause() {
 	select {
 	case <-time.After(refusalPause):
@@ -163,8 +175,7 @@ func (c *conn) pause() {
 
 // handshakeRefusal tells the client with connection.close and waits for its close-ok.
 func (c *conn) handshakeRefusal(err error) error {
-	var read net.Error
-	if errors.Is(err, io.EOF) || errors.As(err, &read) {
+	if isGone(err) {
 		return err
 	}
 	p := c.toProtocol(err)
@@ -207,12 +218,10 @@ func (c *conn) tune() error {
 	}
 	ok, is := m.(*wire.ConnectionTuneOk)
 	if !is {
-		return c.unexpected(m)
+		return unexpected(m, "tuning")
 	}
-	if err := checkTune("channel_max", uint32(ok.ChannelMax), 1, channelMax); err != nil {
-		return err
-	}
-	if err := checkTune("frame_max", ok.FrameMax, frameMinSize, frameMax); err != nil {
+	if err := cmp.Or(checkTune("channel_max", uint32(ok.ChannelMax), 1, channelMax), checkTune("frame_max", ok.FrameMax, frameMinSize, frameMax)); err != nil {
+		err.class, err.method = m.ID()
 		return err
 	}
 	c.channelMax, c.frameMax = ok.ChannelMax, ok.FrameMax
@@ -221,7 +230,7 @@ func (c *conn) tune() error {
 	return nil
 }
 
-func checkTune(name string, chosen, least, most uint32) error {
+func checkTune(name string, chosen, least, most uint32) *protocolError {
 	switch {
 	case chosen == 0:
 		return hard(wire.NotAllowed, fmt.Sprintf("negotiated %s = 0 (no limit) is higher than the maximum allowed value (%d)", name, most))
@@ -233,9 +242,10 @@ func checkTune(name string, chosen, least, most uint32) error {
 	return nil
 }
 
-func (c *conn) unexpected(m wire.Method) error {
+// unexpected refuses a method that has no place in a state of the handshake.
+func unexpected(m wire.Method, state string) error {
 	class, method := m.ID()
-	return &protocolError{code: wire.ChannelError, text: "unexpected method in connection state opening", scope: ofConnection, class: class, method: method}
+	return &protocolError{code: wire.ChannelError, text: "unexpected method in connection state " + state, scope: ofConnection, class: class, method: method}
 }
 
 // open enters the vhost.
@@ -246,7 +256,7 @@ func (c *conn) open() error {
 	}
 	open, is := m.(*wire.ConnectionOpen)
 	if !is {
-		return c.unexpected(m)
+		return unexpected(m, "opening")
 	}
 	ctx, cancel := context.WithTimeout(c.ctx, c.server.options.HandshakeTimeout)
 	defer cancel()
