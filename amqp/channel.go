@@ -1,6 +1,7 @@
 package amqp
 
 import (
+	"errors"
 	"fmt"
 	"slices"
 	"sync"
@@ -20,16 +21,21 @@ type channel struct {
 
 // frame handles one frame. done tells that the connection has been closed in good order.
 func (c *conn) frame(f wire.Frame) (done bool, err error) {
+	if err := wire.CheckFrame(f); err != nil {
+		return false, err
+	}
 	if f.Channel == 0 {
 		return c.connectionFrame(f)
+	}
+	if f.Type == wire.FrameHeartbeat {
+		return false, hard(wire.UnexpectedFrame, wire.DescribeFrame(f))
 	}
 	ch := c.channels[f.Channel]
 	if ch == nil {
 		return false, c.openChannel(f)
 	}
 	if ch.closing {
-		c.closingFrame(ch, f)
-		return false, nil
+		return false, c.closingFrame(ch, f)
 	}
 	switch f.Type {
 	case wire.FrameMethod:
@@ -39,10 +45,8 @@ func (c *conn) frame(f wire.Frame) (done bool, err error) {
 		return false, c.methodFrame(ch, f.Payload)
 	case wire.FrameHeader:
 		return false, c.headerFrame(ch, f.Payload)
-	case wire.FrameBody:
-		return false, c.bodyFrame(ch, f.Payload)
 	}
-	return false, hard(wire.UnexpectedFrame, wire.DescribeFrame(f))
+	return false, c.bodyFrame(ch, f.Payload)
 }
 
 // connectionFrame handles a frame on channel 0.
@@ -70,8 +74,7 @@ func (c *conn) connectionFrame(f wire.Frame) (done bool, err error) {
 	case *wire.ConnectionUpdateSecret:
 		return false, c.updateSecret(m)
 	}
-	class, method := m.ID()
-	return false, &protocolError{code: wire.CommandInvalid, text: "unimplemented method", scope: ofConnection, class: class, method: method}
+	return false, unexpected(m, "running")
 }
 
 func (c *conn) updateSecret(m *wire.ConnectionUpdateSecret) error {
@@ -94,8 +97,11 @@ func methodError(err error) error {
 
 // openChannel handles a frame of a channel that is not open: channel.open, or a fault.
 func (c *conn) openChannel(f wire.Frame) error {
+	if len(c.channels) >= int(c.channelMax) { // how many matters, not their numbers
+		return hard(wire.NotAllowed, fmt.Sprintf("number of channels opened (%d) has reached the negotiated channel_max (%d)", len(c.channels), c.channelMax))
+	}
 	if f.Type != wire.FrameMethod {
-		return hard(wire.ChannelError, "expected 'channel.open'")
+		return hard(wire.UnexpectedFrame, "expected method frame, got non method frame instead")
 	}
 	m, err := wire.ParseMethod(f.Payload)
 	if err != nil {
@@ -107,9 +113,6 @@ func (c *conn) openChannel(f wire.Frame) error {
 	if _, ok := m.(*wire.ChannelOpen); !ok {
 		class, method := m.ID()
 		return &protocolError{code: wire.ChannelError, text: "expected 'channel.open'", scope: ofConnection, class: class, method: method}
-	}
-	if f.Channel > c.channelMax || len(c.channels) >= int(c.channelMax) {
-		return hard(wire.NotAllowed, fmt.Sprintf("number of channels opened (%d) has reached the negotiated channel_max (%d)", len(c.channels), c.channelMax))
 	}
 	ch := &channel{number: f.Channel, broker: c.broker.OpenChannel(f.Channel)}
 	c.channels[f.Channel] = ch
@@ -135,13 +138,16 @@ func (c *conn) dismiss(ch *channel) {
 }
 
 // closingFrame waits for close-ok, or answers a close that crossed ours.
-func (c *conn) closingFrame(ch *channel, f wire.Frame) {
+func (c *conn) closingFrame(ch *channel, f wire.Frame) error {
 	if f.Type != wire.FrameMethod {
-		return
+		return nil
 	}
 	m, err := wire.ParseMethod(f.Payload)
 	if err != nil {
-		return
+		if err = methodError(err); errors.Is(err, errDropped) {
+			return err
+		}
+		return nil // what is ignored need not be readable
 	}
 	switch m.(type) {
 	case *wire.ChannelCloseOk:
@@ -149,6 +155,7 @@ func (c *conn) closingFrame(ch *channel, f wire.Frame) {
 	case *wire.ChannelClose:
 		c.out.method(ch.number, &wire.ChannelCloseOk{})
 	}
+	return nil
 }
 
 // clientCloses ends a channel because the client says so.

@@ -215,11 +215,13 @@ func (c *conn) finish(err error) {
 	c.awaitCloseOk()
 }
 
-// awaitCloseOk reads past everything up to connection.close-ok, or gives up.
+// awaitCloseOk reads past everything up to connection.close-ok, or gives up. Where frames end is not known any more after
+// a bad one: then it reads to the end, since a socket that is closed with bytes unread takes back what was written.
 func (c *conn) awaitCloseOk() {
 	for {
 		frame, ok, err := c.in.Next()
 		if err != nil {
+			_, _ = io.Copy(io.Discard, c.socket) // up to the deadline
 			return
 		}
 		if !ok {
@@ -231,17 +233,16 @@ func (c *conn) awaitCloseOk() {
 		if frame.Channel != 0 || frame.Type != wire.FrameMethod {
 			continue
 		}
-		switch m, err := wire.ParseMethod(frame.Payload); {
-		case err != nil:
+		m, err := wire.ParseMethod(frame.Payload)
+		if err != nil {
 			return
-		default:
-			switch m.(type) {
-			case *wire.ConnectionCloseOk:
-				return
-			case *wire.ConnectionClose:
-				c.out.method(0, &wire.ConnectionCloseOk{})
-				return
-			}
+		}
+		switch m.(type) {
+		case *wire.ConnectionCloseOk:
+			return
+		case *wire.ConnectionClose:
+			c.out.method(0, &wire.ConnectionCloseOk{})
+			return
 		}
 	}
 }

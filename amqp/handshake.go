@@ -30,6 +30,10 @@ func (c *conn) handshake() error {
 		return err
 	}
 	if err := c.tune(); err != nil {
+		var p *protocolError
+		if errors.As(err, &p) && p.code != wire.NotAllowed {
+			return c.silentRefusal(err)
+		}
 		return c.handshakeRefusal(err)
 	}
 	if err := c.open(); err != nil {
@@ -68,19 +72,25 @@ func (c *conn) send(channel uint16, m wire.Method) error {
 func (c *conn) receive() (wire.Method, error) {
 	for {
 		frame, ok, err := c.in.Next()
-		switch {
-		case err != nil:
+		if err != nil {
 			return nil, err
-		case !ok:
+		}
+		if !ok {
 			if err := c.in.Fill(); err != nil {
 				return nil, err
 			}
-		case frame.Type == wire.FrameHeartbeat:
-		case frame.Type != wire.FrameMethod || frame.Channel != 0:
-			return nil, hard(wire.UnexpectedFrame, wire.DescribeFrame(frame))
-		default:
-			return wire.ParseMethod(frame.Payload)
+			continue
 		}
+		if err := wire.CheckFrame(frame); err != nil {
+			return nil, err
+		}
+		if frame.Type == wire.FrameHeartbeat && frame.Channel == 0 {
+			continue
+		}
+		if frame.Type != wire.FrameMethod || frame.Channel != 0 {
+			return nil, hard(wire.UnexpectedFrame, wire.DescribeFrame(frame))
+		}
+		return wire.ParseMethod(frame.Payload)
 	}
 }
 
@@ -91,10 +101,7 @@ func (c *conn) authenticate() error {
 	}
 	ok, user, password, err := c.receiveStartOk()
 	if err != nil {
-		if !isGone(err) { // who has not logged in is not told what is wrong, and is not to try again at once
-			c.pause()
-		}
-		return err
+		return c.silentRefusal(err)
 	}
 	ctx, cancel := context.WithTimeout(c.ctx, c.server.options.HandshakeTimeout)
 	defer cancel()
@@ -153,8 +160,7 @@ func (c *conn) refuseLogin(mechanism string, err error) error {
 		return c.handshakeRefusal(err)
 	}
 	if !c.client.authenticationClose {
-		c.pause()
-		return err
+		return c.silentRefusal(err)
 	}
 	return c.handshakeRefusal(hard(wire.AccessRefused,
 		fmt.Sprintf("Login was refused using authentication mechanism %s. For details see the broker logfile.", mechanism)))
@@ -166,11 +172,16 @@ func isGone(err error) bool {
 	return errors.Is(err, io.EOF) || errors.Is(err, io.ErrClosedPipe) || errors.As(err, &socket)
 }
 
-func (c *conn) pause() {
+// silentRefusal ends a connection without a word, and not at once: so that nobody tries one password after the other.
+func (c *conn) silentRefusal(err error) error {
+	if isGone(err) {
+		return err
+	}
 	select {
 	case <-time.After(refusalPause):
 	case <-c.ctx.Done():
 	}
+	return err
 }
 
 // handshakeRefusal tells the client with connection.close and waits for its close-ok.

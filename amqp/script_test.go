@@ -100,8 +100,10 @@ type script struct {
 
 // scripted is the client's end of a connection.
 type scripted struct {
-	socket net.Conn
-	out    chan []byte // to the goroutine that writes
+	socket  net.Conn
+	out     chan []byte // to the goroutine that writes
+	options []string    // of connect
+	last    string      // the last frame taken
 
 	mu     sync.Mutex // guards what follows
 	frames []string
@@ -175,10 +177,14 @@ func (s *script) run(line string) (answer []string) {
 		}
 		s.start(nil)
 	}
-	if !s.global(words) {
+	var again string // the channel to be opened again after an error
+	if words[0], again = cutStar(words[0]); !s.global(words) {
 		s.onConnection(words)
 	}
 	synctest.Wait()
+	if again != "" {
+		defer s.reopen(again)
+	}
 	for _, name := range s.names {
 		for _, frame := range s.conns[name].take() {
 			answer = append(answer, name+"."+frame)
@@ -190,6 +196,36 @@ func (s *script) run(line string) (answer []string) {
 		}
 	}
 	return answer
+}
+
+// cutStar cuts off the star of NAME.CHANNEL*, which says that a channel or connection that ends for an error is opened
+// again, without a word in the script.
+func cutStar(word string) (name, again string) {
+	if name, ok := strings.CutSuffix(word, "*"); ok {
+		return name, name
+	}
+	return word, ""
+}
+
+// reopen opens a channel again.
+func (s *script) reopen(where string) {
+	name, number, _ := strings.Cut(where, ".")
+	channel, _ := strconv.Atoi(number)
+	c := s.conns[name]
+	switch {
+	case strings.Contains(c.last, " connection.close "):
+		c.out <- wire.AppendMethodFrame(nil, 0, &wire.ConnectionCloseOk{})
+		synctest.Wait()
+		s.connect(name, c.options)
+		c = s.conns[name]
+		c.out <- wire.AppendMethodFrame(nil, uint16(channel), &wire.ChannelOpen{})
+	case strings.Contains(c.last, " channel.close "):
+		c.out <- wire.AppendMethodFrame(wire.AppendMethodFrame(nil, uint16(channel), &wire.ChannelCloseOk{}), uint16(channel), &wire.ChannelOpen{})
+	default:
+		return
+	}
+	synctest.Wait()
+	c.take()
 }
 
 // global runs the commands about no connection, or about one that is to be.
@@ -307,7 +343,10 @@ func (c *scripted) take() []string {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	frames := c.frames
-	c.frames = nil
+	c.frames, c.last = nil, ""
+	if n := len(frames); n > 0 {
+		c.last = frames[n-1]
+	}
 	return frames
 }
 
@@ -316,6 +355,7 @@ func (c *scripted) take() []string {
 func (s *script) connect(name string, args []string) {
 	s.dial(name, args)
 	c := s.conns[name]
+	c.options = args
 	l := amqptest.Login{User: "guest", Password: "guest"}
 	l.Properties = wire.Table{"capabilities": wire.Table{}}
 	tune, vhost, stop := &wire.ConnectionTuneOk{ChannelMax: channelMax, FrameMax: frameMax}, "/", ""

@@ -119,7 +119,7 @@ func ParseContentHeader(payload []byte) (ContentHeader, error) {
 		}
 	}
 	if r.err != nil {
-		return ContentHeader{}, frameError("cannot decode %s", describe(payload))
+		return ContentHeader{}, frameError("cannot decode %s", numbers(payload))
 	}
 	return h, nil
 }

@@ -4,7 +4,7 @@ import (
 	"encoding/binary"
 	"fmt"
 	"io"
-	"strings"
+	"strconv"
 )
 
 // A frame is
@@ -118,15 +118,14 @@ func (s *Scanner) Next() (f Frame, ok bool, err error) {
 	payload := data[frameHeaderSize:]
 	// RabbitMQ lets a payload be as large as frame-max, 8 more than the specification does.
 	if uint64(size) > uint64(s.frameMax) {
-		return Frame{}, false, frameError("type %d, first 16 octets = %s: {frame_too_large,%d,%d}", f.Type,
-			describe(payload[:min(16, len(payload))]), size, s.frameMax-FrameOverhead)
+		return Frame{}, false, frameError("type %d, all octets = <<>>: {frame_too_large,%d,%d}", f.Type, size, s.frameMax-FrameOverhead)
 	}
 	if len(payload) < int(size)+1 {
 		return Frame{}, false, nil
 	}
 	if end := payload[size]; end != frameEnd {
-		return Frame{}, false, frameError("type %d, first 16 octets = %s: {invalid_frame_end_marker,%d}", f.Type,
-			describe(payload[:min(16, int(size))]), end)
+		f.Payload = payload[:size]
+		return Frame{}, false, frameError("%s: {invalid_frame_end_marker,%d}", DescribeFrame(f), end)
 	}
 	f.Payload = payload[:size:size]
 	s.start += FrameOverhead + int(size)
@@ -145,6 +144,19 @@ func (s *Scanner) ReadRaw(n int) ([]byte, error) {
 	return raw, nil
 }
 
+// contentHeaderSize is what a content header has before its properties.
+const contentHeaderSize = 12
+
+// CheckFrame refuses a frame of a type that there is not, or too short to be one of its type; the error is *Error.
+func CheckFrame(f Frame) error {
+	switch {
+	case f.Type == FrameMethod && len(f.Payload) >= 4, f.Type == FrameHeader && len(f.Payload) >= contentHeaderSize,
+		f.Type == FrameBody, f.Type == FrameHeartbeat && len(f.Payload) == 0:
+		return nil
+	}
+	return frameError("%s: unknown_frame", DescribeFrame(f))
+}
+
 // DescribeFrame words a frame that came at the wrong time (reference: errors.md 5.6).
 func DescribeFrame(f Frame) string {
 	if len(f.Payload) <= 16 {
@@ -153,10 +165,8 @@ func DescribeFrame(f Frame) string {
 	return fmt.Sprintf("type %d, first 16 octets = %s", f.Type, describe(f.Payload[:16]))
 }
 
-// describe writes bytes as Erlang prints a binary: text as a string, anything else as numbers. Long ones are cut.
+// describe writes bytes as Erlang prints a binary: text as a string, anything else as numbers.
 func describe(data []byte) string {
-	const most = 48 // a reply text holds 255 bytes, and a number takes four
-	data = data[:min(len(data), most)]
 	printable := len(data) > 0
 	for _, b := range data {
 		printable = printable && b >= ' ' && b <= '~' && b != '"' && b != '\\'
@@ -164,14 +174,18 @@ func describe(data []byte) string {
 	if printable {
 		return `<<"` + string(data) + `">>`
 	}
-	var text strings.Builder
-	text.WriteString("<<")
+	return numbers(data)
+}
+
+// numbers writes bytes as a list of numbers. Of a long list it writes what a reply text has room for.
+func numbers(data []byte) string {
+	data = data[:min(len(data), maxShortStr/2)]
+	text := []byte("<<")
 	for i, b := range data {
 		if i > 0 {
-			text.WriteByte(',')
+			text = append(text, ',')
 		}
-		fmt.Fprintf(&text, "%d", b)
+		text = strconv.AppendUint(text, uint64(b), 10)
 	}
-	text.WriteString(">>")
-	return text.String()
+	return string(append(text, ">>"...))
 }

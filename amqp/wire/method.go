@@ -23,7 +23,7 @@ func (u *unknownMethod) Unwrap() error { return &u.cause }
 // PeekMethod reads the ids at the front of a method frame's payload.
 func PeekMethod(payload []byte) (MethodID, error) {
 	if len(payload) < 4 {
-		return 0, frameError("cannot decode %s", describe(payload))
+		return 0, frameError("cannot decode %s", numbers(payload))
 	}
 	return MethodID(binary.BigEndian.Uint32(payload)), nil
 }
@@ -51,10 +51,7 @@ func (r *reader) end(id MethodID, payload []byte) error {
 	if r.err == nil && len(r.data) == 0 {
 		return nil
 	}
-	e := frameError("cannot decode %s", describe(payload))
-	if r.err != nil && r.err.Code != SyntaxError {
-		e = r.err
-	}
+	e := frameError("cannot decode %s", numbers(payload[4:])) // the arguments
 	e.Class, e.Method = id.Class(), id.Method()
 	return e
 }

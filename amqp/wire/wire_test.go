@@ -295,8 +295,8 @@ func TestScannerWhateverTheSteps(t *testing.T) {
 
 func TestFrameFaults(t *testing.T) {
 	for _, c := range []struct{ name, stream, want string }{
-		{"too large", "\x01\x00\x00\x00\x00\x20\x01abcdefghijklmnopqrstuvwxyz", `FRAME_ERROR - type 1, first 16 octets = <<"abcdefghijklmnop">>: {frame_too_large,8193,8184}`},
-		{"end marker", "\x01\x00\x00\x00\x00\x00\x02\x00\x01\x07", "FRAME_ERROR - type 1, first 16 octets = <<0,1>>: {invalid_frame_end_marker,7}"},
+		{"too large", "\x01\x00\x00\x00\x00\x20\x01abcdefghijklmnopqrstuvwxyz", `FRAME_ERROR - type 1, all octets = <<>>: {frame_too_large,8193,8184}`},
+		{"end marker", "\x01\x00\x00\x00\x00\x00\x02\x00\x01\x07", "FRAME_ERROR - type 1, all octets = <<0,1>>: {invalid_frame_end_marker,7}"},
 	} {
 		_, err := scanAll(NewScanner(strings.NewReader(c.stream), 8192))
 		if err == nil || err.Error() != c.want {
