@@ -67,6 +67,8 @@ func (c *conn) connectionFrame(f wire.Frame) (done bool, err error) {
 		if err := c.flush(); err != nil {
 			return false, err
 		}
+		c.out.returns()
+		c.giveBack()
 		c.out.method(0, &wire.ConnectionCloseOk{})
 		return true, nil
 	case *wire.ConnectionCloseOk:
@@ -126,6 +128,7 @@ func (c *conn) closeChannel(ch *channel, p *protocolError) {
 	if err := c.flush(); err != nil {
 		c.log.Debug("flush before channel.close", "err", err)
 	}
+	c.out.returns()
 	c.dismiss(ch)
 	c.out.method(ch.number, &wire.ChannelClose{ReplyCode: p.code, ReplyText: wire.ReplyText(p.code, p.text), ClassId: p.class, MethodId: p.method})
 }
@@ -164,6 +167,7 @@ func (c *conn) clientCloses(ch *channel) error {
 		return err
 	}
 	c.dropContent(ch)
+	c.out.returns()
 	ch.broker.Close(c.ctx)
 	delete(c.channels, ch.number)
 	c.out.method(ch.number, &wire.ChannelCloseOk{})

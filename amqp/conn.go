@@ -94,9 +94,7 @@ func (c *conn) serve() {
 	c.finish(err)
 	c.out.stop()
 	<-written
-	ctx, cancel := context.WithTimeout(context.Background(), brokerCloseTimeout)
-	defer cancel()
-	c.broker.Close(ctx)
+	c.giveBack()
 	if err != nil && !errors.Is(err, io.EOF) && !errors.Is(err, errDropped) {
 		c.log.Info("connection closed", "user", c.client.userName, "err", err)
 	}
@@ -199,6 +197,14 @@ func (c *conn) refuse(number uint16, err error) error {
 	return nil
 }
 
+// giveBack returns what the client has unsettled and deletes its exclusive queues. A client that sees the end of its
+// connection expects that this has been done, so it comes before the last word.
+func (c *conn) giveBack() {
+	ctx, cancel := context.WithTimeout(context.Background(), brokerCloseTimeout)
+	defer cancel()
+	c.broker.Close(ctx)
+}
+
 // finish says goodbye: a hard error is told with connection.close, and its close-ok waited for.
 func (c *conn) finish(err error) {
 	var p *protocolError
@@ -208,6 +214,7 @@ func (c *conn) finish(err error) {
 	}
 	p = c.toProtocol(err)
 	c.closing = true
+	c.giveBack()
 	c.out.method(0, &wire.ConnectionClose{ReplyCode: p.code, ReplyText: wire.ReplyText(p.code, p.text), ClassId: p.class, MethodId: p.method})
 	if c.socket.SetReadDeadline(time.Now().Add(closeTimeout)) != nil {
 		return

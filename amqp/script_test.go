@@ -95,6 +95,7 @@ type script struct {
 	cluster  *amqptest.Cluster
 	serving  sync.WaitGroup
 	conns    map[string]*scripted
+	replyTo  string   // the last address of direct reply-to seen; $reply-to in a script
 	names    []string // of conns, in order
 }
 
@@ -164,9 +165,11 @@ var unsteady = []struct {
 	{regexp.MustCompile(`platform="?go[^ }]*`), "platform=go"},
 }
 
+var replyAddress = regexp.MustCompile(`amq\.rabbitmq\.reply-to\.[A-Za-z0-9_-]{22}`)
+
 // run runs one command and returns what every connection gets.
 func (s *script) run(line string) (answer []string) {
-	words, err := amqptest.Words(line)
+	words, err := amqptest.Words(strings.ReplaceAll(line, "$reply-to", s.replyTo))
 	if err != nil {
 		s.t.Fatal(err)
 	}
@@ -187,6 +190,9 @@ func (s *script) run(line string) (answer []string) {
 	}
 	for _, name := range s.names {
 		for _, frame := range s.conns[name].take() {
+			if address := replyAddress.FindString(frame); address != "" {
+				s.replyTo = address
+			}
 			answer = append(answer, name+"."+frame)
 		}
 	}

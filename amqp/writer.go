@@ -51,15 +51,28 @@ func (w *writer) method(channel uint16, m wire.Method) {
 	w.append(func(buf []byte) []byte { return wire.AppendMethodFrame(buf, channel, m) })
 }
 
-// append queues whatever f adds to the buffer.
+// append queues whatever f adds to the buffer, behind the messages that were returned before.
 func (w *writer) append(f func([]byte) []byte) {
 	w.mu.Lock()
 	for len(w.buf) > maxReplies && !w.stopped {
 		w.room.Wait()
 	}
+	w.c.broker.DrainReturns((*frames)(w))
 	w.buf = f(w.buf)
 	w.mu.Unlock()
 	w.wake()
+}
+
+// returns queues the messages that have been returned, for a channel that is about to end.
+func (w *writer) returns() {
+	w.append(func(buf []byte) []byte { return buf })
+}
+
+// heartbeat queues a heartbeat.
+func (w *writer) heartbeat() {
+	w.mu.Lock()
+	w.buf = wire.AppendHeartbeat(w.buf)
+	w.mu.Unlock()
 }
 
 // later queues a method for channel 0 from a goroutine that must not wait. There are at most a few: one for each change
@@ -89,7 +102,7 @@ func (w *writer) run() {
 		select {
 		case <-w.awake:
 		case <-beat:
-			w.append(wire.AppendHeartbeat)
+			w.heartbeat()
 		case <-w.quit:
 			if _, err := w.writeAll(); err != nil {
 				w.fail()

@@ -72,20 +72,22 @@ func (ch *Channel) completeBinding(b *Binding, toExchange bool) (*Binding, error
 	return &full, nil
 }
 
-// mayBind refuses the default exchange and those without permission.
+// mayBind refuses those without permission and the default exchange, in RabbitMQ's order.
 func (ch *Channel) mayBind(b *Binding, toExchange bool) error {
 	vhost := ch.conn.vhost.name
-	if err := notDefault(b.Source); err != nil {
+	destination := queueIn(b.Destination, vhost)
+	if toExchange {
+		destination = exchangeIn(b.Destination, vhost)
+	}
+	if err := ch.permissions.check(auth.Write, destination); err != nil {
 		return err
 	}
-	destination := queueIn(b.Destination, vhost)
 	if toExchange {
 		if err := notDefault(b.Destination); err != nil {
 			return err
 		}
-		destination = exchangeIn(b.Destination, vhost)
 	}
-	if err := ch.permissions.check(auth.Write, destination); err != nil {
+	if err := notDefault(b.Source); err != nil {
 		return err
 	}
 	return ch.permissions.check(auth.Read, exchangeIn(b.Source, vhost))

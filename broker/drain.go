@@ -72,11 +72,7 @@ func (c *Conn) drainConfirms(w Writer) {
 			s.of = append(s.of, ch)
 		}
 	}
-	for _, r := range c.out.takeReturns() {
-		if !r.channel.isClosed() {
-			w.Return(r.channel.number, noRouteCode, noRouteText, r.message.exchange, r.message.routingKey, r.message.properties, r.message.body)
-		}
-	}
+	c.DrainReturns(w)
 	for i, f := range s.frames {
 		if !s.of[i].isClosed() {
 			w.Confirm(s.of[i].number, f.tag, f.multiple, f.ack)
@@ -84,6 +80,16 @@ func (c *Conn) drainConfirms(w Writer) {
 	}
 	clear(s.of)
 	clear(s.channels)
+}
+
+// DrainReturns is the part of Drain that writes the returned messages: a front door calls it before it writes an answer,
+// so that the messages published before are returned before. It may be called by the reader while no Drain runs.
+func (c *Conn) DrainReturns(w Writer) {
+	for _, r := range c.out.takeReturns() {
+		if !r.channel.isClosed() {
+			w.Return(r.channel.number, noRouteCode, noRouteText, r.message.exchange, r.message.routingKey, r.message.properties, r.message.body)
+		}
+	}
 }
 
 // drainEnds writes what the broker ended by itself.

@@ -185,7 +185,11 @@ func (o *outbox) take(ds []Delivery, bytes int) (*consumer, []Delivery) {
 		if c.paused() || c.waiting.len() == 0 {
 			continue
 		}
-		n := c.channel.reserve(c, min(takenAtOnce, c.waiting.len()))
+		most := takenAtOnce
+		if c.channel.limit.Load() > 0 {
+			most = 1 // the channel's consumers take turns in what they share
+		}
+		n := c.channel.reserve(c, min(most, c.waiting.len()))
 		if n == 0 {
 			c.channel.held = append(c.channel.held, c)
 			c.held = true

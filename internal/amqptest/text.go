@@ -158,8 +158,8 @@ func parseValue(kind, text string) (any, error) {
 		if n, err := number(64); err == nil {
 			return n, nil
 		}
-		if b, err := strconv.ParseBool(text); err == nil {
-			return b, nil
+		if text == "true" || text == "false" {
+			return text == "true", nil
 		}
 		if inner, ok := strings.CutPrefix(text, "["); ok {
 			array := []any{}
