@@ -15,7 +15,7 @@ func (c *conn) basicQos(ch *channel, m *wire.BasicQos) error {
 
 // basicConsume queues consume-ok before the broker may deliver.
 func (c *conn) basicConsume(ch *channel, m *wire.BasicConsume) error {
-	tag, err := ch.broker.Consume(c.ctx, &broker.Consume{Queue: m.Queue, Tag: m.ConsumerTag, NoLocal: m.NoLocal, NoAck: m.NoAck,
+	tag, err := ch.broker.Consume(c.calls, &broker.Consume{Queue: m.Queue, Tag: m.ConsumerTag, NoLocal: m.NoLocal, NoAck: m.NoAck,
 		Exclusive: m.Exclusive, Arguments: storedTable(m.Arguments)})
 	if err != nil {
 		return err
@@ -26,7 +26,7 @@ func (c *conn) basicConsume(ch *channel, m *wire.BasicConsume) error {
 }
 
 func (c *conn) basicCancel(ch *channel, m *wire.BasicCancel) error {
-	if err := ch.broker.Cancel(c.ctx, m.ConsumerTag); err != nil {
+	if err := ch.broker.Cancel(c.calls, m.ConsumerTag); err != nil {
 		return err
 	}
 	c.answer(ch, m.NoWait, &wire.BasicCancelOk{ConsumerTag: m.ConsumerTag})
@@ -34,7 +34,7 @@ func (c *conn) basicCancel(ch *channel, m *wire.BasicCancel) error {
 }
 
 func (c *conn) basicGet(ch *channel, m *wire.BasicGet) error {
-	got, ok, err := ch.broker.Get(c.ctx, m.Queue, m.NoAck)
+	got, ok, err := ch.broker.Get(c.calls, m.Queue, m.NoAck)
 	if err != nil {
 		return err
 	}
@@ -49,7 +49,7 @@ func (c *conn) basicGet(ch *channel, m *wire.BasicGet) error {
 }
 
 func (c *conn) basicRecover(ch *channel, requeue, answer bool) error {
-	if err := ch.broker.Recover(c.ctx, requeue); err != nil {
+	if err := ch.broker.Recover(c.calls, requeue); err != nil {
 		return err
 	}
 	c.answer(ch, !answer, &wire.BasicRecoverOk{})
@@ -73,7 +73,7 @@ func (c *conn) txSelect(ch *channel) error {
 }
 
 func (c *conn) txCommit(ch *channel) error {
-	if err := ch.broker.TxCommit(c.ctx); err != nil {
+	if err := ch.broker.TxCommit(c.calls); err != nil {
 		return err
 	}
 	c.answer(ch, false, &wire.TxCommitOk{})
@@ -81,7 +81,7 @@ func (c *conn) txCommit(ch *channel) error {
 }
 
 func (c *conn) txRollback(ch *channel) error {
-	if err := ch.broker.TxRollback(c.ctx); err != nil {
+	if err := ch.broker.TxRollback(c.calls); err != nil {
 		return err
 	}
 	c.answer(ch, false, &wire.TxRollbackOk{})

@@ -80,9 +80,9 @@ func (c *conn) connectionFrame(f wire.Frame) (done bool, err error) {
 }
 
 func (c *conn) updateSecret(m *wire.ConnectionUpdateSecret) error {
-	if err := c.broker.UpdateSecret(c.ctx, m.NewSecret); err != nil {
+	if err := c.broker.UpdateSecret(c.calls, m.NewSecret); err != nil {
 		c.log.Warn("new secret refused", "user", c.client.userName, "reason", m.Reason, "err", err)
-		return hard(wire.NotAllowed, "New secret was refused by one of the backends")
+		return c.failing(wire.ConnectionUpdateSecretID, hard(wire.NotAllowed, "New secret was refused by one of the backends"))
 	}
 	c.out.method(0, &wire.ConnectionUpdateSecretOk{})
 	return nil
@@ -176,7 +176,17 @@ func (c *conn) clientCloses(ch *channel) error {
 
 // dropContent forgets content that will not be completed.
 func (c *conn) dropContent(ch *channel) {
+	c.incomplete -= ch.content.held
 	ch.content = content{}
+	c.unalias(ch)
+}
+
+// unalias says that a channel's content does not point into the read buffer any more.
+func (c *conn) unalias(ch *channel) {
+	if last := len(c.aliasing) - 1; last >= 0 && c.aliasing[last] == ch { // most of the time
+		c.aliasing = c.aliasing[:last]
+		return
+	}
 	c.aliasing = slices.DeleteFunc(c.aliasing, func(other *channel) bool { return other == ch })
 }
 

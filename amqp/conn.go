@@ -21,20 +21,25 @@ type conn struct {
 	socket net.Conn
 	log    *slog.Logger
 
-	ctx    context.Context // ends when the socket is of no use any more
-	cancel context.CancelFunc
+	ctx       context.Context // ends when the socket is of no use any more
+	cancel    context.CancelFunc
+	calls     context.Context // of the calls that carry out the client's methods; ends when the connection is to close
+	stopCalls context.CancelFunc
 
 	in       *wire.Scanner
 	out      *writer
 	broker   *broker.Conn // nil until connection.open
 	channels map[uint16]*channel
 	aliasing []*channel // channels whose incomplete content points into the read buffer
+	// incomplete is how many bytes of bodies the channels hold that are not complete.
+	incomplete int
 
 	client     clientInfo
 	channelMax uint16
 	frameMax   uint32
 	heartbeat  time.Duration
 	closing    bool // connection.close is out; everything but close-ok is ignored
+	admitted   bool // counted among the server's open ones
 
 	failed    failures    // channels that the writer has closed
 	suspended atomic.Bool // blocked by an alarm: heartbeats are not watched
@@ -53,8 +58,9 @@ type clientInfo struct {
 }
 
 func newConn(s *Server, socket net.Conn) *conn {
-	ctx, cancel := context.WithCancel(context.Background())
-	c := &conn{server: s, socket: socket, ctx: ctx, cancel: cancel, channels: map[uint16]*channel{}, frameMax: frameMinSize, channelMax: channelMax}
+	c := &conn{server: s, socket: socket, channels: map[uint16]*channel{}, frameMax: frameMinSize, channelMax: channelMax}
+	c.ctx, c.cancel = context.WithCancel(context.Background())
+	c.calls, c.stopCalls = context.WithCancel(c.ctx)
 	c.log = s.log.With("peer", socket.RemoteAddr().String())
 	c.in = wire.NewScanner(socket, frameMinSize)
 	c.out = newWriter(c)
@@ -114,7 +120,7 @@ func (c *conn) converse() error {
 			c.takeFailures()
 			done, err := c.frame(frame)
 			if err != nil {
-				if err = c.refuse(frame.Channel, err); err != nil {
+				if err = c.refuse(frame.Channel, c.orForced(err)); err != nil {
 					return err
 				}
 			}
@@ -136,8 +142,12 @@ func (c *conn) flush() error {
 	if c.closing {
 		return nil
 	}
-	err := c.broker.Flush(c.ctx)
-	if forced := c.forced.Load(); forced != nil {
+	return c.orForced(c.broker.Flush(c.calls))
+}
+
+// orForced returns err, or what the broker ends the connection for: that has cut short whatever went on.
+func (c *conn) orForced(err error) error {
+	if forced := c.forced.Load(); forced != nil && !c.closing {
 		return hard(wire.ConnectionForced, forced.Text)
 	}
 	return err
@@ -153,10 +163,7 @@ func (c *conn) fill() error {
 		if err := c.watchHeartbeat(); err != nil {
 			return err
 		}
-		err := c.in.Fill()
-		if forced := c.forced.Load(); forced != nil && !c.closing {
-			return hard(wire.ConnectionForced, forced.Text)
-		}
+		err := c.orForced(c.in.Fill())
 		if err == nil {
 			return nil
 		}
@@ -280,6 +287,7 @@ func (c *conn) Closed(err *broker.Error) {
 	if !c.forced.CompareAndSwap(nil, err) {
 		return
 	}
-	// A deadline in the past wakes a reader that waits for bytes; one that waits in Flush is woken by the broker.
-	_ = c.socket.SetReadDeadline(time.Unix(1, 0))
+	c.stopCalls()                                               // wakes a reader that waits for the cluster, or for the end of an alarm
+	_ = c.socket.SetReadDeadline(time.Unix(1, 0))               // one that waits for bytes
+	_ = c.socket.SetWriteDeadline(time.Now().Add(closeTimeout)) // one that waits for a client to read
 }

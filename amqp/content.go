@@ -22,6 +22,7 @@ type content struct {
 	publish  broker.Publish
 	size     uint64 // of the body
 	received uint64
+	held     int  // how much of the body is in memory of its own
 	owned    bool // the slices are this struct's own
 	tooLarge bool // the body is passed over
 }
@@ -43,10 +44,22 @@ func (ct *content) own() {
 	p.Exchange = append([]byte(nil), p.Exchange...)
 	p.RoutingKey = append([]byte(nil), p.RoutingKey...)
 	p.Properties = append([]byte(nil), p.Properties...)
-	if !ct.tooLarge && ct.state == wantBody {
-		p.Body = append(make([]byte, 0, ct.size), p.Body...)
-	}
 	ct.owned = true
+}
+
+// firstBody is how much of a body is allocated on its header's word, in bytes; the rest as it comes.
+const firstBody = 64 << 10
+
+// add appends a frame's part of the body.
+func (ct *content) add(payload []byte) {
+	p := &ct.publish
+	if p.Body == nil {
+		p.Body = make([]byte, 0, min(ct.size, max(firstBody, uint64(len(payload)))))
+	}
+	if need := uint64(len(p.Body) + len(payload)); need > uint64(cap(p.Body)) {
+		p.Body = append(make([]byte, 0, min(ct.size, max(2*uint64(cap(p.Body)), need))), p.Body...)
+	}
+	p.Body = append(p.Body, payload...)
 }
 
 // beginContent starts with basic.publish.
@@ -108,11 +121,12 @@ func (c *conn) bodyFrame(ch *channel, payload []byte) error {
 	case ct.received == uint64(len(payload)) && ct.received == ct.size:
 		ct.publish.Body = payload // all of it, straight from the read buffer
 	default:
-		ct.own()
-		if ct.publish.Body == nil {
-			ct.publish.Body = make([]byte, 0, ct.size)
+		ct.held += len(payload)
+		if c.incomplete += len(payload); c.incomplete > c.maxIncomplete() {
+			return hard(wire.ResourceError, fmt.Sprintf("incomplete messages of more than %d bytes", c.maxIncomplete()))
 		}
-		ct.publish.Body = append(ct.publish.Body, payload...)
+		ct.own()
+		ct.add(payload)
 	}
 	if ct.received < ct.size {
 		return nil
@@ -120,26 +134,26 @@ func (c *conn) bodyFrame(ch *channel, payload []byte) error {
 	return c.endContent(ch)
 }
 
+// maxIncomplete bounds what a connection's channels hold of messages that are not complete: four of the longest, or a
+// little of each channel.
+func (c *conn) maxIncomplete() int { return max(4*int(c.server.options.MaxMessageSize), 64<<20) }
+
 // endContent publishes a complete message.
 func (c *conn) endContent(ch *channel) error {
 	ct := &ch.content
 	p := ct.publish
 	large, size := ct.tooLarge && !p.Immediate, ct.size
 	owned := ct.owned
+	c.incomplete -= ct.held
 	ct.state, ct.publish = noContent, broker.Publish{}
 	if !owned {
-		// The last one that began, most of the time.
-		if last := len(c.aliasing) - 1; last >= 0 && c.aliasing[last] == ch {
-			c.aliasing = c.aliasing[:last]
-		} else {
-			c.dropContent(ch)
-		}
+		c.unalias(ch)
 	}
 	if large {
 		return c.failing(wire.BasicPublishID, soft(wire.PreconditionFailed,
 			fmt.Sprintf("message size %d is larger than configured max size %d", size, c.server.options.MaxMessageSize)))
 	}
-	if err := ch.broker.Publish(c.ctx, &p); err != nil {
+	if err := ch.broker.Publish(c.calls, &p); err != nil {
 		return c.failing(wire.BasicPublishID, err)
 	}
 	return nil

@@ -6,7 +6,7 @@ import (
 )
 
 func (c *conn) exchangeDeclare(ch *channel, m *wire.ExchangeDeclare) error {
-	err := ch.broker.DeclareExchange(c.ctx, &broker.ExchangeDeclare{Name: m.Exchange, Type: m.Type, Passive: m.Passive,
+	err := ch.broker.DeclareExchange(c.calls, &broker.ExchangeDeclare{Name: m.Exchange, Type: m.Type, Passive: m.Passive,
 		Durable: m.Durable, AutoDelete: m.AutoDelete, Internal: m.Internal, Arguments: storedTable(m.Arguments)})
 	if err != nil {
 		return err
@@ -16,7 +16,7 @@ func (c *conn) exchangeDeclare(ch *channel, m *wire.ExchangeDeclare) error {
 }
 
 func (c *conn) exchangeDelete(ch *channel, m *wire.ExchangeDelete) error {
-	if err := ch.broker.DeleteExchange(c.ctx, m.Exchange, m.IfUnused); err != nil {
+	if err := ch.broker.DeleteExchange(c.calls, m.Exchange, m.IfUnused); err != nil {
 		return err
 	}
 	c.answer(ch, m.NoWait, &wire.ExchangeDeleteOk{})
@@ -24,7 +24,7 @@ func (c *conn) exchangeDelete(ch *channel, m *wire.ExchangeDelete) error {
 }
 
 func (c *conn) exchangeBind(ch *channel, m *wire.ExchangeBind) error {
-	err := ch.broker.BindExchange(c.ctx, &broker.Binding{Source: m.Source, Destination: m.Destination, RoutingKey: m.RoutingKey, Arguments: storedTable(m.Arguments)})
+	err := ch.broker.BindExchange(c.calls, &broker.Binding{Source: m.Source, Destination: m.Destination, RoutingKey: m.RoutingKey, Arguments: storedTable(m.Arguments)})
 	if err != nil {
 		return err
 	}
@@ -33,7 +33,7 @@ func (c *conn) exchangeBind(ch *channel, m *wire.ExchangeBind) error {
 }
 
 func (c *conn) exchangeUnbind(ch *channel, m *wire.ExchangeUnbind) error {
-	err := ch.broker.UnbindExchange(c.ctx, &broker.Binding{Source: m.Source, Destination: m.Destination, RoutingKey: m.RoutingKey, Arguments: storedTable(m.Arguments)})
+	err := ch.broker.UnbindExchange(c.calls, &broker.Binding{Source: m.Source, Destination: m.Destination, RoutingKey: m.RoutingKey, Arguments: storedTable(m.Arguments)})
 	if err != nil {
 		return err
 	}

@@ -231,8 +231,7 @@ func (c *conn) tune() error {
 	if !is {
 		return unexpected(m, "tuning")
 	}
-	if err := cmp.Or(checkTune("channel_max", uint32(ok.ChannelMax), 1, channelMax), checkTune("frame_max", ok.FrameMax, frameMinSize, frameMax)); err != nil {
-		err.class, err.method = m.ID()
+	if err := cmp.Or(checkTune("frame_max", ok.FrameMax, frameMinSize, frameMax), checkTune("channel_max", uint32(ok.ChannelMax), 1, channelMax)); err != nil {
 		return err
 	}
 	c.channelMax, c.frameMax = ok.ChannelMax, ok.FrameMax
@@ -241,16 +240,21 @@ func (c *conn) tune() error {
 	return nil
 }
 
+// checkTune refuses a limit out of bounds. It is the proposal that failed, so that the error names connection.tune.
 func checkTune(name string, chosen, least, most uint32) *protocolError {
+	var what string
 	switch {
 	case chosen == 0:
-		return hard(wire.NotAllowed, fmt.Sprintf("negotiated %s = 0 (no limit) is higher than the maximum allowed value (%d)", name, most))
+		what = fmt.Sprintf("= 0 (no limit) is higher than the maximum allowed value (%d)", most)
 	case chosen > most:
-		return hard(wire.NotAllowed, fmt.Sprintf("negotiated %s = %d is higher than the maximum allowed value (%d)", name, chosen, most))
+		what = fmt.Sprintf("= %d is higher than the maximum allowed value (%d)", chosen, most)
 	case chosen < least:
-		return hard(wire.NotAllowed, fmt.Sprintf("negotiated %s = %d is lower than the minimum allowed value (%d)", name, chosen, least))
+		what = fmt.Sprintf("= %d is lower than the minimum allowed value (%d)", chosen, least)
+	default:
+		return nil
 	}
-	return nil
+	return &protocolError{code: wire.NotAllowed, text: "negotiated " + name + " " + what, scope: ofConnection,
+		class: wire.ConnectionTuneID.Class(), method: wire.ConnectionTuneID.Method()}
 }
 
 // unexpected refuses a method that has no place in a state of the handshake.
@@ -269,6 +273,11 @@ func (c *conn) open() error {
 	if !is {
 		return unexpected(m, "opening")
 	}
+	if err := c.server.admit(); err != nil {
+		err.class, err.method = m.ID()
+		return err
+	}
+	c.admitted = true
 	ctx, cancel := context.WithTimeout(c.ctx, c.server.options.HandshakeTimeout)
 	defer cancel()
 	name := fmt.Sprintf("%s -> %s", c.socket.RemoteAddr(), c.socket.LocalAddr())

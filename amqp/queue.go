@@ -8,7 +8,7 @@ import (
 )
 
 func (c *conn) queueDeclare(ch *channel, m *wire.QueueDeclare) error {
-	ok, err := ch.broker.DeclareQueue(c.ctx, &broker.QueueDeclare{Name: m.Queue, Passive: m.Passive, Durable: m.Durable,
+	ok, err := ch.broker.DeclareQueue(c.calls, &broker.QueueDeclare{Name: m.Queue, Passive: m.Passive, Durable: m.Durable,
 		Exclusive: m.Exclusive, AutoDelete: m.AutoDelete, Arguments: storedTable(m.Arguments)})
 	if err != nil {
 		return err
@@ -18,7 +18,7 @@ func (c *conn) queueDeclare(ch *channel, m *wire.QueueDeclare) error {
 }
 
 func (c *conn) queueBind(ch *channel, m *wire.QueueBind) error {
-	err := ch.broker.BindQueue(c.ctx, &broker.Binding{Source: m.Exchange, Destination: m.Queue, RoutingKey: m.RoutingKey, Arguments: storedTable(m.Arguments)})
+	err := ch.broker.BindQueue(c.calls, &broker.Binding{Source: m.Exchange, Destination: m.Queue, RoutingKey: m.RoutingKey, Arguments: storedTable(m.Arguments)})
 	if err != nil {
 		return err
 	}
@@ -27,7 +27,7 @@ func (c *conn) queueBind(ch *channel, m *wire.QueueBind) error {
 }
 
 func (c *conn) queueUnbind(ch *channel, m *wire.QueueUnbind) error {
-	err := ch.broker.UnbindQueue(c.ctx, &broker.Binding{Source: m.Exchange, Destination: m.Queue, RoutingKey: m.RoutingKey, Arguments: storedTable(m.Arguments)})
+	err := ch.broker.UnbindQueue(c.calls, &broker.Binding{Source: m.Exchange, Destination: m.Queue, RoutingKey: m.RoutingKey, Arguments: storedTable(m.Arguments)})
 	if err != nil {
 		return err
 	}
@@ -36,7 +36,7 @@ func (c *conn) queueUnbind(ch *channel, m *wire.QueueUnbind) error {
 }
 
 func (c *conn) queuePurge(ch *channel, m *wire.QueuePurge) error {
-	n, err := ch.broker.PurgeQueue(c.ctx, m.Queue)
+	n, err := ch.broker.PurgeQueue(c.calls, m.Queue)
 	if err != nil {
 		return err
 	}
@@ -45,7 +45,7 @@ func (c *conn) queuePurge(ch *channel, m *wire.QueuePurge) error {
 }
 
 func (c *conn) queueDelete(ch *channel, m *wire.QueueDelete) error {
-	n, err := ch.broker.DeleteQueue(c.ctx, m.Queue, m.IfUnused, m.IfEmpty)
+	n, err := ch.broker.DeleteQueue(c.calls, m.Queue, m.IfUnused, m.IfEmpty)
 	if err != nil {
 		return err
 	}

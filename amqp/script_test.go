@@ -201,7 +201,24 @@ func (s *script) run(line string) (answer []string) {
 			answer[i] = u.pattern.ReplaceAllString(answer[i], u.with)
 		}
 	}
-	return answer
+	return counted(answer)
+}
+
+// counted writes a long run of equal lines as one.
+func counted(lines []string) (out []string) {
+	for len(lines) > 0 {
+		n := 1
+		for n < len(lines) && lines[n] == lines[0] {
+			n++
+		}
+		if n <= 10 {
+			out = append(out, lines[:n]...)
+		} else {
+			out = append(out, fmt.Sprintf("%s, %d times", lines[0], n))
+		}
+		lines = lines[n:]
+	}
+	return out
 }
 
 // cutStar cuts off the star of NAME.CHANNEL*, which says that a channel or connection that ends for an error is opened

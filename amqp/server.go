@@ -11,6 +11,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/warrenmq/warren/amqp/wire"
 	"github.com/warrenmq/warren/broker"
 )
 
@@ -28,7 +29,7 @@ type Options struct {
 	HandshakeTimeout time.Duration
 	// Heartbeat is what the server proposes. Default 60 s.
 	Heartbeat time.Duration
-	// MaxConnections bounds the connections of this node. Default 65,536.
+	// MaxConnections bounds the open connections of this node, and those in their handshake as well. Default 65,536.
 	MaxConnections int
 }
 
@@ -65,6 +66,7 @@ type Server struct {
 	mu        sync.Mutex // guards what follows
 	listeners map[net.Listener]bool
 	conns     map[*conn]bool
+	open      int // of conns: beyond the handshake
 	stopping  bool
 	serving   sync.WaitGroup // one for each connection
 }
@@ -105,7 +107,7 @@ func (s *Server) Serve(l net.Listener) error {
 func (s *Server) begin(socket net.Conn) {
 	c := newConn(s, socket)
 	s.mu.Lock()
-	full := len(s.conns) >= s.options.MaxConnections
+	full := len(s.conns)-s.open >= s.options.MaxConnections
 	if s.stopping || full {
 		s.mu.Unlock()
 		if full {
@@ -122,8 +124,22 @@ func (s *Server) begin(socket net.Conn) {
 		c.serve()
 		s.mu.Lock()
 		delete(s.conns, c)
+		if c.admitted {
+			s.open--
+		}
 		s.mu.Unlock()
 	}()
+}
+
+// admit counts one more open connection, or refuses it.
+func (s *Server) admit() *protocolError {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.open >= s.options.MaxConnections {
+		return hard(wire.NotAllowed, fmt.Sprintf("connection refused: node connection limit (%d) is reached", s.options.MaxConnections))
+	}
+	s.open++
+	return nil
 }
 
 // Connections is the number of connections now.
