@@ -1,0 +1,352 @@
+package cluster
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"path/filepath"
+	"sync"
+	"time"
+
+	"github.com/hashicorp/raft"
+
+	"github.com/warrenmq/warren/broker"
+	"github.com/warrenmq/warren/raftfsm"
+	"github.com/warrenmq/warren/raftfsm/catalog"
+)
+
+// catalogGroup is the number of the catalog's Raft group; shards have theirs from 0.
+const catalogGroup = 1<<32 - 1
+
+// catalogSeat is this node's copy of the catalog and its seat in the catalog's group.
+//
+// A copy is moved on by two hands: the Raft log, and the leader's feed of what it has committed (follow.go), which comes
+// sooner. What is committed is final whoever tells it, so the copy may be ahead of the log that this node has.
+type catalogSeat struct {
+	*group
+	c   *Cluster
+	dir string
+
+	mu      sync.RWMutex // guards what follows
+	state   *catalog.State
+	recent  [recentCommands]command // by index, modulo the length
+	applied chan struct{}           // closed and replaced when a command was applied
+}
+
+// command is a command that has been applied.
+type command struct {
+	previous, index uint64
+	data            []byte
+	reply           catalog.Reply
+}
+
+const (
+	// recentCommands are kept for those who wait for their answer, and for copies that are a little behind.
+	recentCommands = 4096
+	// A catalog's snapshot is taken after so many commands; the log keeps as many for members that lag.
+	snapshotCommands = 8192
+	snapshotPeriod   = 30 * time.Second
+	snapshotsKept    = 2
+)
+
+func newCatalogSeat(c *Cluster) *catalogSeat {
+	s := &catalogSeat{c: c, dir: filepath.Join(c.o.DataDir, "catalog"), state: catalog.New(), applied: make(chan struct{})}
+	s.group = &group{id: catalogGroup, name: "catalog", log: c.log, net: c.raftnet, uuid: c.identity.UUID,
+		stable: c.db.Stable(catalogGroup), logs: c.db.CatalogLog(), parts: s, config: baseConfig(c.log, "catalog")}
+	s.config.SnapshotThreshold, s.config.TrailingLogs, s.config.SnapshotInterval = snapshotCommands, snapshotCommands, snapshotPeriod
+	return s
+}
+
+// open starts the seat. first is the cluster's first members; a node that joined later has none.
+func (s *catalogSeat) open(first []string) error {
+	seat, err := s.stable.Seat()
+	if err == nil {
+		err = s.stable.Check()
+	}
+	if err != nil {
+		return fmt.Errorf("catalog: %w", err)
+	}
+	last, err := s.c.db.CatalogLog().LastIndex()
+	if err != nil {
+		return fmt.Errorf("catalog: %w", err)
+	}
+	snapshot, err := s.latestSnapshot()
+	if err == nil {
+		err = s.c.db.CatalogLog().Check(snapshot)
+	}
+	empty := last == 0 && snapshot == 0
+	if err == nil && seat.Ready && empty {
+		err = errLost
+	}
+	if err != nil {
+		return fmt.Errorf("catalog: %w", err)
+	}
+	if seat.Incarnation == 0 {
+		seat.Incarnation = 1
+		if err := s.stable.SaveSeat(seat); err != nil {
+			return fmt.Errorf("catalog: %w", err)
+		}
+	}
+	s.group.mu.Lock()
+	s.group.seat = seat
+	s.group.mu.Unlock()
+	var configuration *raft.Configuration
+	if !seat.Ready && empty && first != nil {
+		if err := s.stable.Forget(); err != nil {
+			return fmt.Errorf("catalog: %w", err)
+		}
+		configuration = firstConfiguration(first)
+	}
+	if err := s.start(configuration); err != nil {
+		return err
+	}
+	if !seat.Ready && (first != nil || !empty) {
+		seat.Ready = true
+		return s.stable.SaveSeat(seat)
+	}
+	return nil
+}
+
+// latestSnapshot is the index of the newest snapshot that is whole, 0 when there is none. The library takes the same one.
+func (s *catalogSeat) latestSnapshot() (uint64, error) {
+	store, err := s.snapshotStore()
+	if err != nil {
+		return 0, err
+	}
+	list, err := store.List()
+	if err != nil {
+		return 0, err
+	}
+	var damage []error
+	for _, m := range list {
+		_, r, err := store.Open(m.ID) // checks its sum
+		if err == nil {
+			return m.Index, r.Close()
+		}
+		damage = append(damage, err)
+	}
+	return 0, errors.Join(damage...)
+}
+
+func (s *catalogSeat) snapshotStore() (*raft.FileSnapshotStore, error) {
+	return raft.NewFileSnapshotStoreWithLogger(s.dir, snapshotsKept, raftLogger(s.c.log, "catalog"))
+}
+
+// fsm implements groupParts.
+func (s *catalogSeat) fsm() raft.FSM { return catalogMachine{s} }
+
+// snapshots implements groupParts. The store cannot be made only if the directory cannot, which open has seen.
+func (s *catalogSeat) snapshots() raft.SnapshotStore {
+	store, err := s.snapshotStore()
+	if err != nil {
+		s.c.o.OnFatal(fmt.Errorf("catalog's snapshots: %w", err))
+		return raft.NewDiscardSnapshotStore()
+	}
+	return store
+}
+
+// started implements groupParts.
+func (s *catalogSeat) started() {}
+
+// lead implements groupParts.
+func (s *catalogSeat) lead(uint64, uint64) { s.c.leases.lead(time.Now()) }
+
+// follow implements groupParts.
+func (s *catalogSeat) follow() { s.c.leases.follow() }
+
+// changed implements groupParts.
+func (s *catalogSeat) changed() { s.c.follower.leaderChanged(); s.c.statusChanged() }
+
+// read calls f with the state, under the lock.
+func (s *catalogSeat) read(f func(*catalog.State)) {
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	f(s.state)
+}
+
+// at is the index of the last command applied.
+func (s *catalogSeat) at() (index uint64) {
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	return s.state.Applied()
+}
+
+// position is the index of the last command applied, and a channel that is closed when there is another.
+func (s *catalogSeat) position() (index uint64, applied <-chan struct{}) {
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	return s.state.Applied(), s.applied
+}
+
+// waitFor waits until the copy holds a command.
+func (s *catalogSeat) waitFor(ctx context.Context, index uint64) error {
+	for {
+		at, applied := s.position()
+		if at >= index {
+			return nil
+		}
+		select {
+		case <-applied:
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+}
+
+// replyTo returns the answer to a command that has been applied here, if it is still known.
+func (s *catalogSeat) replyTo(index uint64) (catalog.Reply, bool) {
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	c := &s.recent[index%recentCommands]
+	return c.reply, c.index == index
+}
+
+// after returns the commands that follow index, as far as they are still known; nil: there are none, or the copy must
+// catch up by the log. more is closed when there may be others.
+func (s *catalogSeat) after(index uint64) (commands []command, more <-chan struct{}) {
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	for at := s.state.Applied(); at > index; {
+		c := &s.recent[at%recentCommands]
+		if c.index != at {
+			return nil, s.applied
+		}
+		commands = append(commands, *c)
+		at = c.previous
+	}
+	for i, j := 0, len(commands)-1; i < j; i, j = i+1, j-1 {
+		commands[i], commands[j] = commands[j], commands[i]
+	}
+	if len(commands) > 0 && commands[0].previous != index {
+		return nil, s.applied
+	}
+	return commands, s.applied
+}
+
+// apply applies a command, from whichever hand, once. The caller knows that it was committed at the index and that the
+// copy holds the one before.
+func (s *catalogSeat) apply(index uint64, data []byte) (catalog.Reply, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.applyLocked(index, data)
+}
+
+func (s *catalogSeat) applyLocked(index uint64, data []byte) (catalog.Reply, error) {
+	previous := s.state.Applied()
+	if index <= previous {
+		if c := &s.recent[index%recentCommands]; c.index == index {
+			return c.reply, nil
+		}
+		return catalog.Reply{}, nil
+	}
+	reply, changes, err := s.state.Apply(index, data)
+	if err != nil {
+		return catalog.Reply{}, err
+	}
+	s.recent[index%recentCommands] = command{previous, index, data, reply}
+	s.c.o.Observer.CatalogChanged(s.state, changes)
+	s.c.catalogChanged(s.state, changes)
+	close(s.applied)
+	s.applied = make(chan struct{})
+	return reply, nil
+}
+
+// feed applies commands that the leader told of, as far as they follow what the copy holds.
+func (s *catalogSeat) feed(previous, index uint64, data []byte) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.state.Applied() != previous {
+		return nil // known already, or the log must bring what is between
+	}
+	_, err := s.applyLocked(index, data)
+	return err
+}
+
+// restore replaces the copy, unless it is ahead.
+func (s *catalogSeat) restore(state *catalog.State) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if state.Applied() < s.state.Applied() {
+		return
+	}
+	s.state = state
+	s.c.o.Observer.CatalogRestored(state)
+	s.c.catalogRestored(state)
+	close(s.applied)
+	s.applied = make(chan struct{})
+}
+
+// commit commits a command through this seat, which must lead.
+func (s *catalogSeat) commit(ctx context.Context, data []byte) (uint64, catalog.Reply, error) {
+	r := s.instance()
+	if _, ok := s.leading(); !ok || r == nil {
+		return 0, catalog.Reply{}, raft.ErrNotLeader
+	}
+	f := r.Apply(data, 0)
+	done := make(chan error, 1)
+	go func() { done <- f.Error() }()
+	select {
+	case err := <-done:
+		s.transferBlocked(err)
+		if err != nil {
+			return 0, catalog.Reply{}, err
+		}
+	case <-ctx.Done():
+		return 0, catalog.Reply{}, ctx.Err()
+	}
+	reply, ok := f.Response().(catalog.Reply)
+	if !ok {
+		return 0, catalog.Reply{}, fmt.Errorf("the catalog answered with a %T", f.Response())
+	}
+	return f.Index(), reply, nil
+}
+
+// catalogMachine is the copy as the Raft library drives it.
+type catalogMachine struct{ s *catalogSeat }
+
+// Apply implements raft.FSM. A copy that cannot apply what was committed stops the node.
+func (m catalogMachine) Apply(l *raft.Log) any {
+	reply, err := m.s.apply(l.Index, l.Data)
+	if err != nil {
+		m.s.c.o.OnFatal(fmt.Errorf("catalog: %w", err))
+		select {} // nothing more may be applied; the process ends
+	}
+	return reply
+}
+
+// Snapshot implements raft.FSM. It may hold more than the log up to the index that the library notes: what comes again is
+// passed over.
+func (m catalogMachine) Snapshot() (raft.FSMSnapshot, error) {
+	var pinned pinnedCatalog
+	m.s.read(func(state *catalog.State) { pinned.state = state.Snapshot() })
+	return pinned, nil
+}
+
+// Restore implements raft.FSM.
+func (m catalogMachine) Restore(r io.ReadCloser) error {
+	state, err := catalog.Restore(r)
+	if err = errors.Join(err, r.Close()); err != nil {
+		return err
+	}
+	m.s.restore(state)
+	return nil
+}
+
+type pinnedCatalog struct{ state *catalog.Snapshot }
+
+// Persist implements raft.FSMSnapshot.
+func (p pinnedCatalog) Persist(sink raft.SnapshotSink) error {
+	if _, err := p.state.WriteTo(sink); err != nil {
+		return err
+	}
+	return nil
+}
+
+// Release implements raft.FSMSnapshot.
+func (p pinnedCatalog) Release() {}
+
+// unavailable is the error for what could not be done in time.
+func unavailable(format string, args ...any) *broker.Error {
+	return raftfsm.Errorf(broker.Unavailable, format, args...)
+}

@@ -1,0 +1,458 @@
+// Package cluster makes nodes one broker: it finds them (gossip), keeps the catalog and the shards by Raft, knows who leads
+// and who lives, and runs the pipes between them. It is the only package that names the Raft library. It satisfies
+// broker.Replicator. What commands mean is left to raftfsm, what clients may do to broker.
+//
+// DESIGN.md tells how the parts work together; leases.go says what makes a change of the catalog seen everywhere.
+package cluster
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"maps"
+	"net"
+	"os"
+	"slices"
+	"strconv"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/warrenmq/warren/broker"
+	"github.com/warrenmq/warren/cluster/gossip"
+	"github.com/warrenmq/warren/cluster/peer"
+	"github.com/warrenmq/warren/cluster/pipe"
+	"github.com/warrenmq/warren/cluster/raftnet"
+	"github.com/warrenmq/warren/cluster/raftstore"
+	nodev1 "github.com/warrenmq/warren/proto/node/v1"
+	"github.com/warrenmq/warren/raftfsm/catalog"
+	"github.com/warrenmq/warren/raftfsm/queue"
+	"github.com/warrenmq/warren/storage"
+)
+
+// Options configure a Cluster. All are required but those with a default.
+type Options struct {
+	DataDir     string
+	Name        string
+	Host        string // address to listen on
+	Advertise   string // address that the other nodes are told; default Host
+	ClusterPort int
+	GossipPort  int
+	Join        []string // gossip addresses of any members
+	Expect      int      // size of the cluster to begin; 0 or 1 without Join: this node alone
+	Shards      int      // of a cluster that begins; default 16
+	Replicas    int      // of each shard; default 3
+
+	Store             *storage.Store
+	Observer          broker.CatalogObserver
+	GuestPasswordHash string // of a cluster that begins
+	Version           string
+	Logger            *slog.Logger
+	// OnFatal is called when this node cannot go on. The process is to end at once.
+	OnFatal func(error)
+}
+
+func (o *Options) validate() error {
+	o.Advertise = cmp.Or(o.Advertise, o.Host)
+	o.Shards, o.Replicas = cmp.Or(o.Shards, 16), cmp.Or(o.Replicas, 3)
+	switch {
+	case o.DataDir == "" || o.Name == "" || o.Host == "" || o.Store == nil || o.Observer == nil || o.Logger == nil || o.OnFatal == nil:
+		return errors.New("cluster options: a required one is missing")
+	case o.Shards < 1 || o.Shards >= int(queue.LocalShard) || o.Replicas < 1:
+		return fmt.Errorf("cluster options: %d shards with %d replicas", o.Shards, o.Replicas)
+	}
+	return nil
+}
+
+// Cluster is this node's part in a cluster.
+type Cluster struct {
+	o        Options
+	log      *slog.Logger
+	identity identity
+	db       *raftstore.DB
+	network  *peer.Network
+	raftnet  *raftnet.Transport
+	gossip   *gossip.Gossip
+
+	catalog   *catalogSeat
+	leases    *leases
+	follower  *follower
+	leaders   *leaderTable
+	watcher   *watcher
+	forgetter *forgetter
+
+	ctx    context.Context // ends with the cluster
+	end    context.CancelFunc
+	work   sync.WaitGroup
+	joined chan struct{} // closed when what follows is set
+
+	edge   *pipe.Edge
+	server *pipe.Server
+	local  *pipe.Host // this node's exclusive queues
+
+	self       atomic.Pointer[broker.Self] // nil: not registered yet
+	founded    atomic.Pointer[founding]    // nil: no member yet
+	hasSeat    atomic.Bool                 // the catalog's seat runs
+	directory  atomic.Pointer[directory]
+	replicas   atomic.Pointer[map[queue.ShardID]*shard] // replaced, never changed
+	lastID     atomic.Uint64
+	placing    chan struct{} // have room for one each
+	supervised chan struct{}
+
+	mu     sync.Mutex // guards what follows
+	change chan struct{}
+	damage map[uint32]string // groups that do not take part, and why
+	begun  chan struct{}     // closed when founded is set
+}
+
+// sessionGrace is how long the consumers of a node that cannot be reached keep their messages.
+const sessionGrace = time.Minute
+
+// directory is the members of the cluster.
+type directory struct {
+	byNumber map[uint16]*catalog.Node
+	byUUID   map[string]*catalog.Node
+}
+
+// Start makes this node a member and returns when it takes part: it is registered, its copy of the catalog is current, and
+// every shard has a leader. Until then it waits, for other nodes as well, as long as ctx allows.
+func Start(ctx context.Context, o Options) (_ *Cluster, err error) {
+	if err := o.validate(); err != nil {
+		return nil, err
+	}
+	c := &Cluster{o: o, log: o.Logger, joined: make(chan struct{}), placing: make(chan struct{}, 1), supervised: make(chan struct{}, 1),
+		change: make(chan struct{}), damage: map[uint32]string{}, begun: make(chan struct{})}
+	c.ctx, c.end = context.WithCancel(context.Background())
+	c.directory.Store(&directory{})
+	c.replicas.Store(&map[queue.ShardID]*shard{})
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, c.shutDown())
+		}
+	}()
+	if err := c.open(); err != nil {
+		return nil, fmt.Errorf("start cluster: %w", err)
+	}
+	for _, step := range []func(context.Context) error{c.find, c.takeSeat, c.register, c.takePart} {
+		if err := step(ctx); err != nil {
+			return nil, fmt.Errorf("start cluster: %w", err)
+		}
+	}
+	return c, nil
+}
+
+// open reads what is on disk and begins to listen.
+func (c *Cluster) open() (err error) {
+	if err := os.MkdirAll(c.o.DataDir, 0o750); err != nil {
+		return err
+	}
+	if c.identity, err = loadIdentity(c.o.DataDir); err != nil {
+		return err
+	}
+	if c.db, err = raftstore.OpenDB(c.o.DataDir); err != nil {
+		return err
+	}
+	var f founding
+	if found, err := load(c.o.DataDir, foundingFile, &f); err != nil {
+		return err
+	} else if found {
+		c.founded.Store(&f)
+		close(c.begun)
+	}
+	listener, err := net.Listen("tcp", gossip.Join(c.o.Host, c.o.ClusterPort))
+	if err != nil {
+		return fmt.Errorf("listen for other nodes: %w", err)
+	}
+	c.network = peer.New(peer.Options{Address: c.address, Listener: listener, Logger: c.log})
+	c.raftnet = raftnet.New(raftnet.Options{Logger: c.log, Open: func(ctx context.Context, uuid string, bulk bool) (raftnet.Stream, error) {
+		class := peer.Raft
+		if bulk {
+			class = peer.Bulk
+		}
+		return c.network.Open(ctx, uuid, class)
+	}})
+	c.catalog, c.leases, c.follower = newCatalogSeat(c), newLeases(c), newFollower(c)
+	c.leaders, c.watcher, c.forgetter = newLeaderTable(c), newWatcher(c.ctx, c), newForgetter(c)
+	c.work.Go(c.serveNodes)
+	c.gossip, err = gossip.Start(gossip.Options{Self: c.member(), Bind: c.o.Host, Port: c.o.GossipPort, Advertise: c.o.Advertise,
+		Seeds: c.o.Join, Changed: c.membersChanged, Logger: c.log})
+	return err
+}
+
+func (c *Cluster) serveNodes() {
+	err := c.network.Serve(peer.Handlers{
+		Serve: map[peer.Class]func(context.Context, peer.Stream){
+			peer.Raft:  func(ctx context.Context, s peer.Stream) { c.raftnet.Serve(ctx, s) },
+			peer.Bulk:  func(ctx context.Context, s peer.Stream) { c.raftnet.ServeBulk(ctx, s) },
+			peer.Links: c.serveLink,
+		},
+		Call:    c.answerCall,
+		Control: controlServer{c: c},
+	})
+	if err != nil && c.ctx.Err() == nil {
+		c.o.OnFatal(err)
+	}
+}
+
+func (c *Cluster) answerCall(ctx context.Context, request []byte) ([]byte, error) {
+	select {
+	case <-c.joined:
+		return c.server.Call(ctx, request)
+	default:
+		return nil, errStarting
+	}
+}
+
+var errStarting = unavailable("this node is starting")
+
+// member is what this node tells the others by gossip.
+func (c *Cluster) member() *nodev1.Member {
+	return &nodev1.Member{Uuid: c.identity.UUID, Name: c.o.Name, Address: net.JoinHostPort(c.o.Advertise, strconv.Itoa(c.o.ClusterPort)),
+		ClusterId: c.clusterID(), Expect: uint32(c.o.Expect)}
+}
+
+func (c *Cluster) clusterID() string {
+	if f := c.founded.Load(); f != nil {
+		return f.ClusterID
+	}
+	return ""
+}
+
+// address is where a node listens now: gossip knows best; before it does, where the cluster began may still be right.
+func (c *Cluster) address(uuid string) (string, error) {
+	if g := c.gossip; g != nil {
+		if a := g.Address(uuid); a != "" {
+			return a, nil
+		}
+	}
+	if f := c.founded.Load(); f != nil {
+		for _, s := range f.Servers {
+			if s.UUID == uuid {
+				return s.Address, nil
+			}
+		}
+	}
+	return "", fmt.Errorf("no address of node %s is known", uuid)
+}
+
+// takeSeat starts this node's copy of the catalog.
+func (c *Cluster) takeSeat(context.Context) error {
+	f := c.founded.Load()
+	var first []string
+	for _, s := range f.Servers {
+		first = append(first, s.UUID)
+		c.watcher.add(s.UUID)
+	}
+	if err := c.catalog.open(first); err != nil {
+		return err
+	}
+	c.hasSeat.Store(true)
+	for _, run := range []func(context.Context){c.follower.run, c.forgetter.run, c.campaign, c.place, c.supervise, c.checkpoint} {
+		c.work.Go(func() { run(c.ctx) })
+	}
+	return nil
+}
+
+func (c *Cluster) hasCatalog() bool { return c.hasSeat.Load() }
+
+// takePart makes the pipes and waits until clients can be served.
+func (c *Cluster) takePart(ctx context.Context) (err error) {
+	self := c.Self()
+	if c.local, err = pipe.NewLocalHost(pipe.LocalOptions{Shard: self.Local, Logger: c.log, QueuesDeleted: c.forgetter.forget}); err != nil {
+		return err
+	}
+	if c.server, err = pipe.NewServer(pipe.ServerOptions{Hosts: hosts{c}, Logger: c.log}); err != nil {
+		return err
+	}
+	if c.edge, err = pipe.NewEdge(pipe.EdgeOptions{Session: self.Session, Links: links{c}, Leaders: c.leaders, Hosts: hosts{c}, Logger: c.log}); err != nil {
+		return err
+	}
+	close(c.joined)
+	c.wakePlacer()
+	if err := c.follower.waitFresh(ctx); err != nil {
+		return fmt.Errorf("wait for the catalog: %w", err)
+	}
+	for {
+		changed := c.statusChange()
+		err := c.Ready()
+		if err == nil {
+			return nil
+		}
+		select {
+		case <-changed:
+		case <-time.After(50 * time.Millisecond):
+		case <-ctx.Done():
+			return errors.Join(ctx.Err(), err)
+		}
+	}
+}
+
+// Ready returns nil when this node serves: it is registered, its copy of the catalog is current, and every shard has a
+// leader.
+func (c *Cluster) Ready() error {
+	select {
+	case <-c.joined:
+	default:
+		return errStarting
+	}
+	if err := c.follower.fresh(); err != nil {
+		return err
+	}
+	var count, placed int
+	c.catalog.read(func(s *catalog.State) {
+		count = s.ShardCount()
+		for range s.Shards() {
+			placed++
+		}
+	})
+	if count == 0 || placed < count {
+		return unavailable("the shards are not placed yet")
+	}
+	for id := range queue.ShardID(count) {
+		if _, ok := c.leaders.Leader(id); !ok {
+			return unavailable("shard %d has no leader", id)
+		}
+	}
+	return nil
+}
+
+// Close ends this node's part: leaderships move to other nodes first, so that nobody waits for an election.
+func (c *Cluster) Close(ctx context.Context) error {
+	c.handOver(ctx)
+	return c.shutDown()
+}
+
+func (c *Cluster) shutDown() error {
+	c.end()
+	var errs []error
+	if c.gossip != nil {
+		errs = append(errs, c.gossip.Leave())
+	}
+	if c.edge != nil {
+		c.edge.Close()
+	}
+	for _, s := range c.shards() {
+		s.stop()
+		s.host.Close()
+	}
+	if c.local != nil {
+		c.local.Close()
+	}
+	if c.catalog != nil {
+		c.catalog.stop()
+	}
+	if c.network != nil {
+		c.network.Close()
+		c.raftnet.Close()
+	}
+	if c.watcher != nil {
+		c.watcher.work.Wait()
+	}
+	c.work.Wait()
+	if c.db != nil {
+		errs = append(errs, c.db.Close())
+	}
+	return errors.Join(errs...)
+}
+
+// statusChange returns a channel that is closed when there is something new to tell the other nodes.
+func (c *Cluster) statusChange() <-chan struct{} {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.change
+}
+
+func (c *Cluster) statusChanged() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	close(c.change)
+	c.change = make(chan struct{})
+}
+
+// shards are this node's replicas, by id.
+func (c *Cluster) shards() []*shard {
+	all := *c.replicas.Load()
+	list := make([]*shard, 0, len(all))
+	for _, id := range slices.Sorted(maps.Keys(all)) {
+		list = append(list, all[id])
+	}
+	return list
+}
+
+func (c *Cluster) shard(id queue.ShardID) *shard { return (*c.replicas.Load())[id] }
+
+// numberOf returns a node's number, 0 if it is no member.
+func (c *Cluster) numberOf(uuid string) uint16 {
+	if n := c.directory.Load().byUUID[uuid]; n != nil {
+		return n.Number
+	}
+	return 0
+}
+
+// uuidOf returns a node's identity, empty if it is no member.
+func (c *Cluster) uuidOf(number uint16) string {
+	if n := c.directory.Load().byNumber[number]; n != nil {
+		return n.UUID
+	}
+	return ""
+}
+
+// catalogChanged takes note of what a command changed. The catalog is locked.
+func (c *Cluster) catalogChanged(s *catalog.State, changes []catalog.Change) {
+	for i := range changes {
+		switch changes[i].Kind {
+		case catalog.NodeChanged, catalog.NodeRemoved, catalog.ShardChanged, catalog.ClusterChanged:
+			c.catalogRestored(s)
+			return
+		}
+	}
+}
+
+// catalogRestored takes note of the nodes and shards. The catalog is locked.
+func (c *Cluster) catalogRestored(s *catalog.State) {
+	d := &directory{map[uint16]*catalog.Node{}, map[string]*catalog.Node{}}
+	for n := range s.Nodes() {
+		d.byNumber[n.Number], d.byUUID[n.UUID] = n, n
+	}
+	c.directory.Store(d)
+	c.wakePlacer()
+	c.wakeSupervisor()
+}
+
+func (c *Cluster) wakePlacer()     { wake(c.placing) }
+func (c *Cluster) wakeSupervisor() { wake(c.supervised) }
+
+func wake(ch chan struct{}) {
+	select {
+	case ch <- struct{}{}:
+	default:
+	}
+}
+
+// edgeLeaderChanged tells the edge, if there is one already.
+func (c *Cluster) edgeLeaderChanged(shard queue.ShardID) {
+	select {
+	case <-c.joined:
+		c.edge.LeaderChanged(shard)
+	default:
+	}
+	c.statusChanged()
+}
+
+// sessionIs tells all hosts how a run of another node is.
+func (c *Cluster) sessionIs(session queue.SessionID, state pipe.PeerState) {
+	select {
+	case <-c.joined:
+	default:
+		return // the hosts are told when they begin
+	}
+	for _, s := range c.shards() {
+		s.host.Peer(session, state)
+	}
+	c.local.Peer(session, state)
+	if state == pipe.PeerDead && session.Node() != c.Self().Node {
+		c.edge.SessionOver(session)
+	}
+}

@@ -1,0 +1,184 @@
+package cluster
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	nodev1 "github.com/warrenmq/warren/proto/node/v1"
+	"github.com/warrenmq/warren/raftfsm/catalog"
+	"github.com/warrenmq/warren/raftfsm/queue"
+
+	"github.com/warrenmq/warren/broker"
+	raftv1 "github.com/warrenmq/warren/proto/raft/v1"
+)
+
+// findPeriod is how often a node without data looks whether a cluster can begin.
+const findPeriod = 100 * time.Millisecond
+
+// find makes this node a member of a cluster: of the one that it is in already, of one that it begins alone, or of one that
+// begins when as many nodes as expected have found one another. Then the one with the lowest identity decides who is in
+// it and tells the others, who write it down before they act on it. Nothing begins where any data exists.
+func (c *Cluster) find(ctx context.Context) error {
+	if c.founded.Load() != nil {
+		return nil
+	}
+	if len(c.o.Join) == 0 && c.o.Expect <= 1 {
+		return c.found(founding{newUUID(), []foundingNode{{c.identity.UUID, c.member().Address}}})
+	}
+	c.log.Info("waiting for other nodes", "expect", c.o.Expect)
+	ticker := time.NewTicker(findPeriod)
+	defer ticker.Stop()
+	for {
+		select {
+		case <-c.begun:
+			return nil
+		case <-ticker.C:
+			c.begin(ctx)
+		case <-ctx.Done():
+			return fmt.Errorf("wait for %d nodes: %w", c.o.Expect, ctx.Err())
+		}
+	}
+}
+
+// begin decides who is in the new cluster, if that is for this node to do and enough are there.
+func (c *Cluster) begin(ctx context.Context) {
+	if c.o.Expect < 1 {
+		return // somebody lets this node in
+	}
+	nodes := []*nodev1.Member{c.member()}
+	for _, m := range c.gossip.Members() {
+		if m.ClusterId != "" {
+			return // there is a cluster already
+		}
+		if int(m.Expect) == c.o.Expect {
+			nodes = append(nodes, m)
+		}
+	}
+	slices.SortFunc(nodes, func(a, b *nodev1.Member) int { return strings.Compare(a.Uuid, b.Uuid) })
+	if len(nodes) < c.o.Expect || nodes[0].Uuid != c.identity.UUID {
+		return
+	}
+	f := founding{ClusterID: newUUID()}
+	for _, m := range nodes[:c.o.Expect] {
+		f.Servers = append(f.Servers, foundingNode{m.Uuid, m.Address})
+	}
+	if err := c.found(f); err != nil {
+		c.log.Error("begin a cluster", "err", err)
+		return
+	}
+	c.tellFounding(ctx)
+}
+
+// found writes down which cluster this node is in.
+func (c *Cluster) found(f founding) error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if is := c.founded.Load(); is != nil {
+		if is.ClusterID != f.ClusterID {
+			return fmt.Errorf("node %s is in cluster %s", c.o.Name, is.ClusterID)
+		}
+		return nil
+	}
+	if f.ClusterID == "" || !slices.ContainsFunc(f.Servers, func(s foundingNode) bool { return s.UUID == c.identity.UUID }) {
+		return fmt.Errorf("node %s is not among the first members", c.o.Name)
+	}
+	if err := save(c.o.DataDir, foundingFile, f); err != nil {
+		return fmt.Errorf("write down the cluster: %w", err)
+	}
+	c.founded.Store(&f)
+	close(c.begun)
+	c.log.Info("the cluster begins", "cluster", f.ClusterID, "nodes", len(f.Servers))
+	go c.gossip.Update(c.member())
+	return nil
+}
+
+// tellFounding tells first members that have not heard of it yet that the cluster has begun.
+func (c *Cluster) tellFounding(ctx context.Context) {
+	f := c.founded.Load()
+	if f == nil || len(f.Servers) < 2 {
+		return
+	}
+	q := &nodev1.BootstrapRequest{ClusterId: f.ClusterID}
+	for _, s := range f.Servers {
+		q.Servers = append(q.Servers, &nodev1.Server{Uuid: s.UUID, Address: s.Address})
+	}
+	for _, m := range c.gossip.Members() {
+		if m.ClusterId != "" || !slices.ContainsFunc(f.Servers, func(s foundingNode) bool { return s.UUID == m.Uuid }) {
+			continue
+		}
+		control, err := c.network.Control(m.Uuid)
+		if err != nil {
+			continue // the next round tries again
+		}
+		telling, cancel := context.WithTimeout(ctx, probeTimeout)
+		response, err := control.Bootstrap(telling, q)
+		cancel()
+		if err != nil {
+			c.log.Debug("tell a first member", "peer", m.Name, "err", err)
+		} else if response.Refusal != "" {
+			c.log.Error("a first member refuses", "peer", m.Name, "why", response.Refusal)
+		}
+	}
+}
+
+// membersChanged is called by gossip.
+func (c *Cluster) membersChanged() { c.wakeSupervisor() }
+
+// register begins this node's run: it gets its number and its session.
+func (c *Cluster) register(ctx context.Context) error {
+	for {
+		at, changed := c.catalog.position()
+		var created bool
+		c.catalog.read(func(s *catalog.State) { created = s.ClusterID() != "" })
+		if created {
+			break
+		}
+		select {
+		case <-changed:
+		case <-ctx.Done():
+			return fmt.Errorf("wait for the catalog (at %d): %w", at, ctx.Err())
+		}
+	}
+	for {
+		trying, cancel := context.WithTimeout(ctx, registerTimeout)
+		reply, err := c.Propose(trying, catalog.RegisterNode(&raftv1.RegisterNode{Uuid: c.identity.UUID, Name: c.o.Name,
+			Alive: c.aliveNumbers(), MachineVersion: catalog.LatestMachineVersion, Version: c.o.Version}))
+		cancel()
+		if err == nil {
+			c.self.Store(&broker.Self{Node: reply.Node, Name: c.o.Name, Session: queue.MakeSessionID(reply.Node, reply.Run),
+				Local: queue.LocalShard | queue.ShardID(reply.Node)})
+			c.statusChanged()
+			return nil
+		}
+		if ctx.Err() != nil || !isUnavailable(err) {
+			return fmt.Errorf("register this node: %w", err)
+		}
+	}
+}
+
+// registerTimeout bounds a try to register.
+const registerTimeout = 10 * time.Second
+
+func isUnavailable(err error) bool {
+	var refusal *broker.Error
+	return errors.As(err, &refusal) && refusal.Kind == broker.Unavailable
+}
+
+// aliveNumbers are the nodes whose present run is known to be alive.
+func (c *Cluster) aliveNumbers() []uint32 {
+	var list []uint32
+	for number, n := range c.directory.Load().byNumber {
+		if n.UUID == c.identity.UUID {
+			continue
+		}
+		if p := c.watcher.info(n.UUID); c.watcher.alive(n.UUID) && p.status != nil && queue.SessionID(p.status.Session) == n.Session() {
+			list = append(list, uint32(number))
+		}
+	}
+	slices.Sort(list)
+	return list
+}

@@ -1,0 +1,347 @@
+package cluster
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/hashicorp/raft"
+
+	"github.com/warrenmq/warren/cluster/raftnet"
+	"github.com/warrenmq/warren/cluster/raftstore"
+)
+
+// group is this node's seat in one Raft group: it runs the library's instance, and anew when that has got stuck.
+type group struct {
+	id     uint32
+	name   string // for logs
+	log    *slog.Logger
+	net    *raftnet.Transport
+	uuid   string
+	stable *raftstore.Stable
+	logs   raft.LogStore
+	parts  groupParts
+	config raft.Config // without what belongs to an instance
+
+	running atomic.Pointer[raft.Raft] // nil: no instance; changed under mu
+
+	mu       sync.Mutex // guards what follows
+	seat     raftstore.Seat
+	facade   *raftnet.Group
+	quit     chan struct{}
+	work     *sync.WaitGroup
+	leads    bool // established
+	term     uint64
+	lonely   time.Time // since when no leader is known; zero: one is
+	campaign time.Time // the last one
+	transfer time.Time // since when a leadership transfer does not end; zero: none
+}
+
+// groupParts is what makes the catalog's group and the shards' different.
+type groupParts interface {
+	fsm() raft.FSM
+	// snapshots returns the store for a new instance, which has not started yet.
+	snapshots() raft.SnapshotStore
+	// started tells that the instance runs.
+	started()
+	// lead tells that this seat leads in the term and that the machine has applied everything up to index, where a
+	// barrier of the term stood. follow tells that it does not lead any more.
+	lead(term, index uint64)
+	follow()
+	// changed tells that the group's leader, as far as this seat knows, is another.
+	changed()
+}
+
+// The timers of all groups. Timeouts must be above the worst fsync, since heartbeats wait for it; a leader whose process
+// died is not waited for, see campaign.
+const (
+	heartbeatTimeout = 1500 * time.Millisecond
+	electionTimeout  = 1500 * time.Millisecond
+	leaseTimeout     = 1200 * time.Millisecond
+	commitTimeout    = 100 * time.Millisecond
+	// maxAppendEntries bounds a request to 16 entries of 256 KiB, unless a message's piece is larger.
+	maxAppendEntries = 16
+	// stuckTransfer is how long a leadership transfer may last before the instance is made anew (hashicorp/raft#696).
+	stuckTransfer = 3 * electionTimeout
+)
+
+// baseConfig is what the groups have in common.
+func baseConfig(log *slog.Logger, name string) raft.Config {
+	c := *raft.DefaultConfig()
+	c.HeartbeatTimeout, c.ElectionTimeout, c.LeaderLeaseTimeout, c.CommitTimeout = heartbeatTimeout, electionTimeout, leaseTimeout, commitTimeout
+	c.MaxAppendEntries, c.BatchApplyCh = maxAppendEntries, true
+	c.ShutdownOnRemove = false
+	c.NoLegacyTelemetry = true
+	c.RestoreCommittedLogs = false // it deadlocks, and loses configurations: reference raft.md 0.3
+	c.Logger = raftLogger(log, name)
+	return c
+}
+
+// server is the seat's id.
+func (g *group) server() raft.ServerID {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return raftnet.ServerID(g.uuid, g.seat.Incarnation)
+}
+
+// start begins an instance. first, if not nil, is the configuration of a group that begins with it.
+func (g *group) start(first *raft.Configuration) error {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if g.running.Load() != nil {
+		return nil
+	}
+	if err := g.run(first); err != nil {
+		return fmt.Errorf("start %s: %w", g.name, err)
+	}
+	return nil
+}
+
+func (g *group) run(first *raft.Configuration) error {
+	server := raftnet.ServerID(g.uuid, g.seat.Incarnation)
+	notify := make(chan bool, 16)
+	config := g.config
+	config.LocalID, config.NotifyCh = server, notify
+	snapshots := g.parts.snapshots()
+	facade := g.net.Group(g.id, server)
+	if first != nil {
+		err := raft.BootstrapCluster(&config, g.logs, g.stable, snapshots, facade, *first)
+		if err != nil && !errors.Is(err, raft.ErrCantBootstrap) {
+			return errors.Join(err, facade.Close())
+		}
+	}
+	r, err := raft.NewRaft(&config, g.parts.fsm(), g.logs, g.stable, snapshots, facade)
+	if err != nil {
+		return errors.Join(err, facade.Close())
+	}
+	g.facade, g.quit, g.work = facade, make(chan struct{}), new(sync.WaitGroup)
+	g.running.Store(r)
+	g.lonely = time.Now()
+	g.parts.started()
+	observations := make(chan raft.Observation, 16)
+	r.RegisterObserver(raft.NewObserver(observations, false, func(o *raft.Observation) bool {
+		_, ok := o.Data.(raft.LeaderObservation)
+		return ok
+	}))
+	quit := g.quit
+	g.work.Go(func() { g.watch(r, notify, observations, quit) })
+	return nil
+}
+
+// stop ends the instance. What it was doing fails with raft.ErrRaftShutdown.
+func (g *group) stop() {
+	g.mu.Lock()
+	r, facade, quit, work := g.running.Swap(nil), g.facade, g.quit, g.work
+	g.mu.Unlock()
+	if r == nil {
+		return
+	}
+	if err := facade.Close(); err != nil {
+		g.log.Warn("close transport", "group", g.name, "err", err)
+	}
+	if err := r.Shutdown().Error(); err != nil {
+		g.log.Warn("shut down", "group", g.name, "err", err)
+	}
+	close(quit)
+	work.Wait()
+	g.setLeads(false, 0)
+	g.parts.follow()
+}
+
+// restart makes the instance anew: it reads what is on disk and forgets what it believed.
+func (g *group) restart(why string) {
+	g.log.Warn("Raft instance is made anew", "group", g.name, "why", why)
+	g.stop()
+	if err := g.start(nil); err != nil {
+		g.log.Error("Raft instance does not start", "group", g.name, "err", err)
+	}
+}
+
+// instance is the running instance, or nil.
+func (g *group) instance() *raft.Raft { return g.running.Load() }
+
+// watch follows an instance's leadership until quit.
+func (g *group) watch(r *raft.Raft, notify <-chan bool, observations <-chan raft.Observation, quit <-chan struct{}) {
+	for {
+		select {
+		case leads := <-notify:
+			if leads {
+				g.establish(r, quit)
+			} else {
+				g.setLeads(false, 0)
+				g.parts.follow()
+			}
+			g.parts.changed()
+		case <-observations:
+			g.parts.changed()
+		case <-quit:
+			return
+		}
+	}
+}
+
+// establish waits, after an election, until the machine has applied everything that earlier leaders committed; the
+// library tells of leadership before that.
+func (g *group) establish(r *raft.Raft, quit <-chan struct{}) {
+	for r.State() == raft.Leader {
+		term := r.CurrentTerm()
+		barrier := r.Barrier(0)
+		if err := barrier.Error(); err == nil {
+			index := uint64(0)
+			if f, ok := barrier.(raft.IndexFuture); ok {
+				index = f.Index()
+			}
+			g.setLeads(true, term)
+			g.parts.lead(term, index)
+			g.log.Info("leads", "group", g.name, "term", term, "index", index)
+			return
+		}
+		select {
+		case <-time.After(10 * time.Millisecond):
+		case <-quit:
+			return
+		}
+	}
+}
+
+func (g *group) setLeads(leads bool, term uint64) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.leads, g.term, g.transfer = leads, term, time.Time{}
+}
+
+// leading tells whether this seat leads and is established, and in which term.
+func (g *group) leading() (term uint64, ok bool) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return g.term, g.leads && g.running.Load() != nil
+}
+
+// leader is the node that this seat takes for the leader, with the term that it knows; empty: none.
+func (g *group) leader() (uuid string, term uint64) {
+	r := g.instance()
+	if r == nil {
+		return "", 0
+	}
+	_, id := r.LeaderWithID()
+	return raftnet.NodeOf(string(id)), r.CurrentTerm()
+}
+
+// members is the group's configuration as this seat knows it.
+func (g *group) members() []raft.Server {
+	r := g.instance()
+	if r == nil {
+		return nil
+	}
+	f := r.GetConfiguration()
+	if f.Error() != nil {
+		return nil
+	}
+	return f.Configuration().Servers
+}
+
+// verify confirms leadership by a majority and returns an index that holds everything committed before: a read index
+// (Raft dissertation, 6.4). An entry of the term is committed already, since the seat was established.
+func (g *group) verify(ctx context.Context) (uint64, error) {
+	r := g.instance()
+	if _, ok := g.leading(); !ok || r == nil {
+		return 0, raft.ErrNotLeader
+	}
+	index := r.CommitIndex()
+	done := make(chan error, 1)
+	go func() { done <- r.VerifyLeader().Error() }()
+	select {
+	case err := <-done:
+		return index, err
+	case <-ctx.Done():
+		return 0, ctx.Err()
+	}
+}
+
+const (
+	// rankDelay separates the seats that may stand for election after a leader's death, best placed first.
+	rankDelay = 150 * time.Millisecond
+	// campaignPause is the shortest time between two campaigns of a seat: an election takes a round trip and an fsync.
+	campaignPause = time.Second
+)
+
+// nodesView is what is known of the nodes, for the decision to stand for election.
+type nodesView interface {
+	// alive tells whether a node's process runs and can be reached.
+	alive(uuid string) bool
+	// maybeLeads tells whether a node that leads may still do so.
+	maybeLeads(uuid string) bool
+	// leaderElsewhere tells whether a node that lives takes another for the group's leader that may still be it.
+	leaderElsewhere(group uint32) bool
+}
+
+// consider lets this seat stand for election when the group has no leader that lives. A seat that is behind is refused by
+// the others' votes, and the next in rank stands. Who merely cannot reach the leader does not stand: that is left to the
+// library's pre-votes, so that a healthy leader is not disturbed.
+func (g *group) consider(now time.Time, nodes nodesView) {
+	leader, _ := g.leader()
+	if leader != "" && nodes.maybeLeads(leader) {
+		g.mu.Lock()
+		g.lonely = time.Time{}
+		g.mu.Unlock()
+		return
+	}
+	rank, living, voters := g.rank(nodes.alive)
+	led := nodes.leaderElsewhere(g.id)
+	g.mu.Lock()
+	if g.lonely.IsZero() {
+		g.lonely = now
+	}
+	stands := rank >= 0 && !led && 2*living > voters && now.Sub(g.lonely) >= time.Duration(rank)*rankDelay && now.Sub(g.campaign) >= campaignPause
+	if stands {
+		g.campaign = now
+	}
+	facade := g.facade
+	g.mu.Unlock()
+	if !stands {
+		return
+	}
+	if err := facade.Campaign(); err != nil {
+		g.log.Debug("campaign", "group", g.name, "err", err)
+	}
+}
+
+// rank is this seat's place among the living voters (-1: it is none), and how many live of how many.
+func (g *group) rank(alive func(uuid string) bool) (rank, living, voters int) {
+	rank = -1
+	for _, s := range g.members() {
+		if s.Suffrage != raft.Voter {
+			continue
+		}
+		voters++
+		uuid := raftnet.NodeOf(string(s.ID))
+		switch {
+		case s.ID == g.server():
+			rank = living
+			living++
+		case alive(uuid):
+			living++
+		}
+	}
+	return rank, living, voters
+}
+
+// transferBlocked notes that a leadership transfer was in the way, and makes the instance anew when it does not end.
+func (g *group) transferBlocked(err error) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if !errors.Is(err, raft.ErrLeadershipTransferInProgress) {
+		g.transfer = time.Time{}
+		return
+	}
+	if g.transfer.IsZero() {
+		g.transfer = time.Now()
+	} else if time.Since(g.transfer) > stuckTransfer {
+		g.transfer = time.Time{}
+		go g.restart("a leadership transfer does not end")
+	}
+}

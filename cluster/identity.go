@@ -1,0 +1,125 @@
+package cluster
+
+import (
+	"crypto/rand"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"hash/crc32"
+	"io/fs"
+	"os"
+	"path/filepath"
+)
+
+// identity is what makes a data directory this node's: written once, never changed.
+type identity struct {
+	UUID string `json:"uuid"`
+}
+
+// founding is how the node's cluster began: written when it becomes a member, never changed.
+type founding struct {
+	ClusterID string         `json:"cluster_id"`
+	Servers   []foundingNode `json:"servers"` // the first members; empty: the node joined later
+}
+
+// foundingNode is one of a cluster's first members, and where it was then.
+type foundingNode struct {
+	UUID    string `json:"uuid"`
+	Address string `json:"address"`
+}
+
+const (
+	identityFile = "node.json"
+	foundingFile = "cluster.json"
+)
+
+// A file is: the JSON of {"version": 1, "crc32c": checksum of the value's JSON, "value": …}.
+type sealedFile struct {
+	Version int             `json:"version"`
+	Sum     uint32          `json:"crc32c"`
+	Value   json.RawMessage `json:"value"`
+}
+
+const sealedVersion = 1
+
+func sumOf(value []byte) uint32 { return crc32.Checksum(value, crc32.MakeTable(crc32.Castagnoli)) }
+
+// load reads a file into value; false: there is none.
+func load(dir, name string, value any) (bool, error) {
+	data, err := os.ReadFile(filepath.Join(dir, name))
+	if errors.Is(err, fs.ErrNotExist) {
+		return false, nil
+	} else if err != nil {
+		return false, err
+	}
+	var f sealedFile
+	if err := json.Unmarshal(data, &f); err != nil {
+		return false, fmt.Errorf("%s is damaged: %w", name, err)
+	}
+	if f.Version != sealedVersion {
+		return false, fmt.Errorf("%s has version %d; this program knows %d", name, f.Version, sealedVersion)
+	}
+	if sumOf(f.Value) != f.Sum {
+		return false, fmt.Errorf("%s is damaged: wrong checksum", name)
+	}
+	if err := json.Unmarshal(f.Value, value); err != nil {
+		return false, fmt.Errorf("%s: %w", name, err)
+	}
+	return true, nil
+}
+
+// save writes a file so that its name leads to the whole of it or to nothing.
+func save(dir, name string, value any) error {
+	inner, err := json.Marshal(value)
+	if err != nil {
+		return err
+	}
+	data, err := json.Marshal(sealedFile{sealedVersion, sumOf(inner), inner})
+	if err != nil {
+		return err
+	}
+	aside := filepath.Join(dir, name+".new")
+	f, err := os.OpenFile(aside, os.O_CREATE|os.O_TRUNC|os.O_WRONLY, 0o600)
+	if err != nil {
+		return err
+	}
+	_, err = f.Write(append(data, '\n'))
+	if err = errors.Join(err, f.Sync(), f.Close()); err != nil {
+		return err
+	}
+	if err := os.Rename(aside, filepath.Join(dir, name)); err != nil {
+		return err
+	}
+	return syncDir(dir)
+}
+
+func syncDir(dir string) error {
+	d, err := os.Open(dir)
+	if err != nil {
+		return err
+	}
+	return errors.Join(d.Sync(), d.Close())
+}
+
+// loadIdentity reads who this node is, or decides it.
+func loadIdentity(dir string) (identity, error) {
+	var id identity
+	found, err := load(dir, identityFile, &id)
+	if err != nil || found {
+		return id, err
+	}
+	// The votes and the log belong to an identity: without it they are nobody's.
+	if _, err := os.Stat(filepath.Join(dir, "raft.db")); err == nil {
+		return id, fmt.Errorf("%s is missing beside raft.db: this directory's identity is lost; start with an empty one", identityFile)
+	}
+	id.UUID = newUUID()
+	return id, save(dir, identityFile, id)
+}
+
+// newUUID returns a random UUID (RFC 9562, version 4).
+func newUUID() string {
+	var b [16]byte
+	_, _ = rand.Read(b[:]) // never fails
+	b[6], b[8] = b[6]&0x0f|0x40, b[8]&0x3f|0x80
+	return fmt.Sprintf("%x-%x-%x-%x-%x", b[:4], b[4:6], b[6:8], b[8:10], b[10:])
+}

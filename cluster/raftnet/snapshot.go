@@ -1,0 +1,123 @@
+package raftnet
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"time"
+
+	"github.com/hashicorp/raft"
+)
+
+const (
+	// chunk is the octets of a snapshot in one frame.
+	chunk = 256 << 10
+	// stallTimeout is how long a snapshot may stand still, and how long the other node may take to make it its own.
+	stallTimeout = 2 * time.Minute
+)
+
+// InstallSnapshot implements raft.Transport, over a stream of its own.
+func (g *Group) InstallSnapshot(_ raft.ServerID, to raft.ServerAddress, q *raft.InstallSnapshotRequest, p *raft.InstallSnapshotResponse, data io.Reader) error {
+	ctx, cancel := context.WithTimeout(context.Background(), openTimeout)
+	s, err := g.t.o.Open(ctx, NodeOf(string(to)), true)
+	cancel()
+	if err != nil {
+		return fmt.Errorf("group %d: snapshot to %s: %w", g.group, to, err)
+	}
+	defer s.Close()
+	watchdog := time.AfterFunc(stallTimeout, s.Close)
+	defer watchdog.Stop()
+	if err := sendAll(s, appendSnapshot(g.head(kindSnapshot, to, q.RPCHeader, 64+len(q.Configuration)), q), data, q.Size, watchdog); err != nil {
+		return fmt.Errorf("group %d: snapshot to %s: %w", g.group, to, err)
+	}
+	frame, err := s.Recv()
+	if err != nil {
+		return fmt.Errorf("group %d: snapshot to %s: %w", g.group, to, err)
+	}
+	return readAnswer(frame, p)
+}
+
+// sendAll sends the announcement and exactly size octets. A stream that takes no more is no error here: the other node may
+// have refused half-way, and its answer says why.
+func sendAll(s Stream, announcement []byte, data io.Reader, size int64, watchdog *time.Timer) error {
+	if err := s.Send(announcement); err != nil {
+		return nil
+	}
+	for size > 0 {
+		b := make([]byte, min(chunk, size)) // the stream keeps it
+		if _, err := io.ReadFull(data, b); err != nil {
+			return fmt.Errorf("read the snapshot: %w", err)
+		}
+		if err := s.Send(b); err != nil {
+			return nil
+		}
+		size -= int64(len(b))
+		watchdog.Reset(stallTimeout)
+	}
+	return nil
+}
+
+// ServeBulk takes a snapshot from another node, over a stream that it has opened.
+func (t *Transport) ServeBulk(ctx context.Context, s Stream) {
+	defer s.Close()
+	stop := context.AfterFunc(ctx, s.Close)
+	defer stop()
+	frame, err := s.Recv()
+	if err != nil {
+		return
+	}
+	r := reader{b: frame}
+	h, err := cutHeader(&r)
+	if err != nil || h.kind != kindSnapshot {
+		return
+	}
+	a := cutAddress(&r)
+	q, err := cutSnapshot(&r, &a)
+	if err != nil {
+		t.o.Logger.Warn("malformed snapshot request from another node", "err", err)
+		return
+	}
+	_ = s.Send(t.takeSnapshot(ctx, s, h, &a, q)) // if it fails, the sender knows by itself
+	// The sender closes the stream once it has the answer.
+	for err == nil {
+		_, err = s.Recv()
+	}
+}
+
+func (t *Transport) takeSnapshot(ctx context.Context, s Stream, h header, a *address, q *raft.InstallSnapshotRequest) []byte {
+	g := t.group(h.group)
+	if g == nil || g.server != a.to {
+		return refusal(h, errGroupClosed)
+	}
+	response, err := g.ask(q, &snapshotReader{s: s, left: q.Size}, ctx.Done())
+	return answerFrame(h, response, err)
+}
+
+// snapshotReader reads a snapshot's octets off its stream.
+type snapshotReader struct {
+	s    Stream
+	left int64
+	b    []byte
+}
+
+var errTooLong = errors.New("the snapshot is longer than announced")
+
+func (r *snapshotReader) Read(p []byte) (int, error) {
+	for len(r.b) == 0 {
+		if r.left == 0 {
+			return 0, io.EOF
+		}
+		b, err := r.s.Recv()
+		if err != nil {
+			return 0, fmt.Errorf("receive a snapshot: %w", err)
+		}
+		if r.left -= int64(len(b)); r.left < 0 {
+			return 0, errTooLong
+		}
+		r.b = b
+	}
+	n := copy(p, r.b)
+	r.b = r.b[n:]
+	return n, nil
+}

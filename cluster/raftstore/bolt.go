@@ -1,0 +1,74 @@
+// Package raftstore keeps what the Raft library wants kept: the votes of all groups and the catalog's log in one bolt file,
+// the shards' logs and snapshots in package storage. It defuses defects of hashicorp/raft v1.8.0 from outside (term and
+// candidate of a vote are one record, #661) and adds what bolt lacks: a checksum over everything that is read back.
+package raftstore
+
+import (
+	"errors"
+	"fmt"
+	"hash/crc32"
+	"path/filepath"
+	"runtime/debug"
+	"time"
+
+	boltdb "github.com/hashicorp/raft-boltdb/v2"
+	"go.etcd.io/bbolt"
+)
+
+// ErrDamaged tells that what was read is not what was written.
+var ErrDamaged = errors.New("damaged data")
+
+// DB is the bolt file.
+type DB struct{ bolt *boltdb.BoltStore }
+
+const (
+	fileName    = "raft.db"
+	lockTimeout = 2 * time.Second
+	sumSize     = 4
+)
+
+var castagnoli = crc32.MakeTable(crc32.Castagnoli)
+
+// OpenDB opens the bolt file of a data directory, or makes it.
+func OpenDB(dir string) (db *DB, err error) {
+	path := filepath.Join(dir, fileName)
+	err = guard(func() error {
+		bolt, err := boltdb.New(boltdb.Options{Path: path, BoltOptions: &bbolt.Options{Timeout: lockTimeout,
+			NoFreelistSync: true, FreelistType: bbolt.FreelistMapType}})
+		db = &DB{bolt}
+		return err
+	})
+	if err != nil {
+		return nil, fmt.Errorf("open %s: %w", path, err)
+	}
+	return db, nil
+}
+
+// Close closes the file.
+func (d *DB) Close() error { return d.bolt.Close() }
+
+// guard runs a function that reads the file. Bolt trusts its pages: a damaged one makes it panic or fault.
+func guard(f func() error) (err error) {
+	defer debug.SetPanicOnFault(debug.SetPanicOnFault(true))
+	defer func() {
+		if p := recover(); p != nil {
+			err = fmt.Errorf("%w: %v", ErrDamaged, p)
+		}
+	}()
+	return f()
+}
+
+// seal puts a checksum over key and value before the value.
+func seal(key, value []byte) []byte {
+	out := make([]byte, sumSize, sumSize+len(value))
+	le.PutUint32(out, crc32.Update(crc32.Checksum(key, castagnoli), castagnoli, value))
+	return append(out, value...)
+}
+
+// unseal gives a value back without its checksum.
+func unseal(key, sealed []byte) ([]byte, error) {
+	if len(sealed) < sumSize || le.Uint32(sealed) != crc32.Update(crc32.Checksum(key, castagnoli), castagnoli, sealed[sumSize:]) {
+		return nil, fmt.Errorf("%w: record %q", ErrDamaged, key)
+	}
+	return sealed[sumSize:], nil
+}

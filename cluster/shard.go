@@ -1,0 +1,256 @@
+package cluster
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"sync"
+
+	"github.com/hashicorp/raft"
+
+	"github.com/warrenmq/warren/cluster/pipe"
+	"github.com/warrenmq/warren/cluster/raftnet"
+	"github.com/warrenmq/warren/cluster/raftstore"
+	"github.com/warrenmq/warren/raftfsm/queue"
+	"github.com/warrenmq/warren/storage"
+)
+
+// shard is this node's replica of a shard: the Raft group, and the host of its machine.
+type shard struct {
+	*group
+	id    queue.ShardID
+	store *storage.Group
+	host  *pipe.Host
+	c     *Cluster
+
+	snaps *raftstore.ShardSnapshots // of the running instance
+
+	mu          sync.Mutex // guards what follows; held while entries are applied
+	index, term uint64     // of the last entry applied
+	members     raft.Configuration
+	membersAt   uint64
+	entries     []pipe.Entry
+}
+
+func newShard(c *Cluster, id queue.ShardID) (*shard, error) {
+	store, err := c.o.Store.Group(uint32(id))
+	if err != nil {
+		return nil, fmt.Errorf("shard %d: %w", id, err)
+	}
+	s := &shard{id: id, store: store, c: c}
+	name := fmt.Sprintf("shard-%d", id)
+	log := c.log.With("shard", id)
+	s.group = &group{id: uint32(id), name: name, log: log, net: c.raftnet, uuid: c.identity.UUID, stable: c.db.Stable(uint32(id)),
+		logs: raftstore.ShardLog{Group: store}, parts: s, config: baseConfig(c.log, name)}
+	// The library's own snapshots by count and time are off: checkpoints follow the log's files. Logs go with their files.
+	s.config.SnapshotThreshold, s.config.TrailingLogs = 1<<62, 1<<62
+	s.host, err = pipe.NewHost(pipe.HostOptions{Shard: id, State: queue.New(), Bodies: bodies{store}, Log: s, Logger: c.log,
+		VerifyRead: s.verify, QueuesDeleted: c.forgetter.forget, Grace: sessionGrace})
+	if err != nil {
+		return nil, fmt.Errorf("shard %d: %w", id, err)
+	}
+	return s, nil
+}
+
+// bodies reads bodies from the node's log and segments.
+type bodies struct{ g *storage.Group }
+
+// ReadBody implements pipe.BodyReader.
+func (b bodies) ReadBody(index uint64, offset, size uint32, _ []byte) ([]byte, error) {
+	return b.g.ReadBody(index, offset, size)
+}
+
+// errLost tells that a replica began once and has nothing now.
+var errLost = errors.New("the replica's data is gone")
+
+// open starts the replica. first is the placement's nodes if the shard begins with this placement.
+func (s *shard) open(first []string) error {
+	seat, err := s.stable.Seat()
+	if err == nil {
+		err = s.stable.Check()
+	}
+	if err == nil {
+		err = s.store.Damaged()
+	}
+	_, checkpointed := s.store.LatestCheckpoint()
+	empty := s.store.LastIndex() == 0 && !checkpointed
+	if err == nil && seat.Ready && empty {
+		err = errLost
+	}
+	if err != nil {
+		return fmt.Errorf("shard %d: %w", s.id, err)
+	}
+	if seat.Incarnation == 0 {
+		seat.Incarnation = 1
+		if err := s.stable.SaveSeat(seat); err != nil {
+			return fmt.Errorf("shard %d: %w", s.id, err)
+		}
+	}
+	s.group.mu.Lock()
+	s.group.seat = seat
+	s.group.mu.Unlock()
+	var configuration *raft.Configuration
+	if !seat.Ready && empty && first != nil {
+		// A start that was cut short may have left a term behind, with which the library would not begin.
+		if err := s.stable.Forget(); err != nil {
+			return fmt.Errorf("shard %d: %w", s.id, err)
+		}
+		configuration = firstConfiguration(first)
+	}
+	if err := s.start(configuration); err != nil {
+		return err
+	}
+	if !seat.Ready && (first != nil || !empty) {
+		seat.Ready = true
+		return s.stable.SaveSeat(seat)
+	}
+	return nil
+}
+
+// firstConfiguration makes the nodes' first seats the voters of a new group.
+func firstConfiguration(nodes []string) *raft.Configuration {
+	c := new(raft.Configuration)
+	for _, uuid := range nodes {
+		id := raftnet.ServerID(uuid, 1)
+		c.Servers = append(c.Servers, raft.Server{Suffrage: raft.Voter, ID: id, Address: raft.ServerAddress(id)})
+	}
+	return c
+}
+
+// fsm implements groupParts.
+func (s *shard) fsm() raft.FSM { return shardMachine{s} }
+
+// snapshots implements groupParts.
+func (s *shard) snapshots() raft.SnapshotStore {
+	s.snaps = &raftstore.ShardSnapshots{Group: s.store, Pin: s.pin}
+	return s.snaps
+}
+
+// started implements groupParts.
+func (s *shard) started() { s.snaps.Live() }
+
+// lead implements groupParts.
+func (s *shard) lead(term, index uint64) {
+	s.host.Lead(term, index)
+	s.c.forgetMissing(s)
+}
+
+// follow implements groupParts.
+func (s *shard) follow() { s.host.Follow() }
+
+// changed implements groupParts.
+func (s *shard) changed() { s.c.leadershipChanged(s) }
+
+// Propose implements pipe.Log. It never blocks: the host has fewer entries in flight than the library has room for.
+func (s *shard) Propose(term uint64, entry []byte) error {
+	r := s.instance()
+	if r == nil {
+		return raft.ErrRaftShutdown
+	}
+	f := r.Apply(entry, 0)
+	go func() {
+		err := f.Error()
+		if err != nil {
+			s.host.ProposalFailed(term, err)
+		}
+		s.transferBlocked(err)
+	}()
+	return nil
+}
+
+// pin gives the present state, for a snapshot that goes to another node.
+func (s *shard) pin() raftstore.Pinned {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return raftstore.Pinned{Index: s.index, Term: s.term, Configuration: s.members, ConfigIndex: s.membersAt, State: s.host.Snapshot()}
+}
+
+// checkpoint makes the state durable, so that log files can retire.
+func (s *shard) checkpoint() error {
+	r := s.instance()
+	if r == nil {
+		return nil
+	}
+	err := r.Snapshot().Error()
+	if errors.Is(err, raft.ErrNothingNewToSnapshot) || errors.Is(err, raft.ErrRaftShutdown) {
+		return nil
+	}
+	return err
+}
+
+// shardMachine is the machine as the library drives it.
+type shardMachine struct{ s *shard }
+
+var (
+	_ raft.BatchingFSM        = shardMachine{}
+	_ raft.ConfigurationStore = shardMachine{}
+)
+
+// ApplyBatch implements raft.BatchingFSM. A replica that cannot apply what was committed stops the node.
+func (m shardMachine) ApplyBatch(logs []*raft.Log) []any {
+	s := m.s
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.entries = s.entries[:0]
+	for _, l := range logs {
+		e := pipe.Entry{Index: l.Index}
+		switch l.Type {
+		case raft.LogCommand:
+			e.Data = l.Data
+		case raft.LogConfiguration:
+			s.members, s.membersAt = raft.DecodeConfiguration(l.Data), l.Index
+		}
+		s.entries = append(s.entries, e)
+	}
+	last := logs[len(logs)-1]
+	if err := s.host.ApplyBatch(s.entries); err != nil {
+		s.c.o.OnFatal(fmt.Errorf("shard %d: %w", s.id, err))
+		select {} // nothing more may be applied; the process ends
+	}
+	s.index, s.term = last.Index, last.Term
+	clear(s.entries)
+	return make([]any, len(logs))
+}
+
+// Apply implements raft.FSM; the library uses ApplyBatch.
+func (m shardMachine) Apply(l *raft.Log) any { return m.ApplyBatch([]*raft.Log{l})[0] }
+
+// StoreConfiguration implements raft.ConfigurationStore; with ApplyBatch, configurations come there.
+func (m shardMachine) StoreConfiguration(uint64, raft.Configuration) {}
+
+// Snapshot implements raft.FSM.
+func (m shardMachine) Snapshot() (raft.FSMSnapshot, error) {
+	return pinnedShard{m.s.host.Snapshot()}, nil
+}
+
+// pinnedShard is a state on its way to disk.
+type pinnedShard struct{ state *queue.Snapshot }
+
+// Persist implements raft.FSMSnapshot.
+func (p pinnedShard) Persist(sink raft.SnapshotSink) error { return raftstore.SaveState(sink, p.state) }
+
+// Release implements raft.FSMSnapshot.
+func (p pinnedShard) Release() {}
+
+// Restore implements raft.FSM: from the checkpoint on disk, at a start or after a snapshot from the leader was installed.
+func (m shardMachine) Restore(r io.ReadCloser) error {
+	s := m.s
+	state, err := queue.Restore(r)
+	if err = errors.Join(err, r.Close()); err != nil {
+		return fmt.Errorf("shard %d: %w", s.id, err)
+	}
+	meta, err := raftstore.CheckpointMeta(s.store)
+	if err != nil {
+		return fmt.Errorf("shard %d: %w", s.id, err)
+	}
+	s.mu.Lock()
+	s.index, s.term, s.members, s.membersAt = meta.Index, meta.Term, meta.Configuration, meta.ConfigurationIndex
+	s.host.Restore(state)
+	s.mu.Unlock()
+	// The library goes on from the end of the log that it had, not from the snapshot's, and would refuse all that follows
+	// (hashicorp/raft#697).
+	if i := s.instance(); i != nil && i.LastIndex() > meta.Index {
+		go s.restart("a snapshot replaced a longer log")
+	}
+	return nil
+}

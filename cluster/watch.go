@@ -1,0 +1,279 @@
+package cluster
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"syscall"
+	"time"
+
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+
+	"github.com/warrenmq/warren/cluster/pipe"
+	"github.com/warrenmq/warren/cluster/raftnet"
+	nodev1 "github.com/warrenmq/warren/proto/node/v1"
+	"github.com/warrenmq/warren/raftfsm/queue"
+)
+
+// watcher knows how the other nodes are. It has a stream from each, on which the node tells how it is.
+type watcher struct {
+	c   *Cluster
+	ctx context.Context
+
+	mu    sync.Mutex // guards what follows
+	peers map[string]*peerInfo
+	work  sync.WaitGroup
+}
+
+// peerInfo is what is known of another node.
+type peerInfo struct {
+	state  pipe.PeerState
+	since  time.Time      // of the state
+	status *nodev1.Status // the last one; nil: none yet
+	skew   time.Duration  // how far its clock is ahead of this node's, about
+}
+
+const (
+	statusPeriod = 500 * time.Millisecond
+	// silenceLimit is how long a node may say nothing before it counts as unreachable and its connections are given up.
+	silenceLimit = 5 * statusPeriod
+	probeTimeout = time.Second
+	retryMin     = 20 * time.Millisecond
+	retryMax     = 500 * time.Millisecond
+)
+
+func newWatcher(ctx context.Context, c *Cluster) *watcher {
+	return &watcher{c: c, ctx: ctx, peers: map[string]*peerInfo{}}
+}
+
+// add begins to watch a node, once.
+func (w *watcher) add(uuid string) {
+	if uuid == w.c.identity.UUID || uuid == "" {
+		return
+	}
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.peers[uuid] != nil || w.ctx.Err() != nil {
+		return
+	}
+	w.peers[uuid] = &peerInfo{state: pipe.PeerUnreachable, since: time.Now()}
+	w.work.Go(func() { w.watch(uuid) })
+}
+
+// watch follows one node until the cluster closes.
+func (w *watcher) watch(uuid string) {
+	pause := retryMin
+	for w.ctx.Err() == nil {
+		began := time.Now()
+		err := w.listen(uuid)
+		if w.ctx.Err() != nil {
+			return
+		}
+		if time.Since(began) > retryMax {
+			pause = retryMin
+		}
+		w.lost(uuid, err)
+		select {
+		case <-time.After(pause):
+		case <-w.ctx.Done():
+		}
+		pause = min(2*pause, retryMax)
+	}
+}
+
+var errSilentNode = errors.New("the node is silent")
+
+// listen takes a node's word on how it is until it falls silent.
+func (w *watcher) listen(uuid string) error {
+	control, err := w.c.network.Control(uuid)
+	if err != nil {
+		return err
+	}
+	ctx, cancel := context.WithCancelCause(w.ctx)
+	defer cancel(nil)
+	silence := time.AfterFunc(silenceLimit, func() { cancel(errSilentNode) })
+	defer silence.Stop()
+	stream, err := control.Watch(ctx, &nodev1.WatchRequest{Uuid: w.c.identity.UUID, ClusterId: w.c.clusterID()})
+	if err != nil {
+		return err
+	}
+	for {
+		s, err := stream.Recv()
+		if err != nil {
+			return errors.Join(err, context.Cause(ctx))
+		}
+		silence.Reset(silenceLimit)
+		if s.Uuid != uuid {
+			return fmt.Errorf("node %s answers where node %s was thought to be", s.Uuid, uuid)
+		}
+		w.heard(uuid, s)
+	}
+}
+
+// heard takes a node's status.
+func (w *watcher) heard(uuid string, s *nodev1.Status) {
+	w.mu.Lock()
+	p := w.peers[uuid]
+	was, before := p.state, p.status
+	p.status, p.state = s, pipe.PeerAlive
+	p.skew = time.Duration(s.TimeMillis-time.Now().UnixMilli()) * time.Millisecond
+	if was != pipe.PeerAlive {
+		p.since = time.Now()
+	}
+	w.mu.Unlock()
+	if was != pipe.PeerAlive {
+		w.c.log.Info("node is reached", "peer", s.Name)
+	}
+	if before != nil && before.Session != 0 && s.Session > before.Session {
+		w.c.sessionIs(queue.SessionID(before.Session), pipe.PeerDead)
+	}
+	if s.Session != 0 && (was != pipe.PeerAlive || before == nil || before.Session != s.Session) {
+		w.c.sessionIs(queue.SessionID(s.Session), pipe.PeerAlive)
+	}
+	w.c.leaders.heard(uuid, s)
+}
+
+// lost decides what the end of a node's stream means. A process that has ended leaves a port that refuses; one that is cut
+// off, or hangs, leaves nothing.
+func (w *watcher) lost(uuid string, why error) {
+	state := pipe.PeerUnreachable
+	ctx, cancel := context.WithTimeout(w.ctx, probeTimeout)
+	err := w.c.network.Probe(ctx, uuid)
+	cancel()
+	switch {
+	case err == nil:
+		if !errors.Is(why, errSilentNode) && status.Code(why) != codes.Unimplemented {
+			return // the connection broke, the node did not; the next try tells
+		}
+	case errors.Is(err, syscall.ECONNREFUSED):
+		state = pipe.PeerDead
+	}
+	w.mu.Lock()
+	p := w.peers[uuid]
+	changed := p.state != state
+	if changed {
+		p.state, p.since = state, time.Now()
+	}
+	s := p.status
+	w.mu.Unlock()
+	if !changed {
+		return
+	}
+	w.c.network.Disconnect(uuid)
+	if s == nil {
+		return
+	}
+	w.c.log.Warn("node is lost", "peer", s.Name, "dead", state == pipe.PeerDead, "err", why)
+	if s.Session != 0 {
+		w.c.sessionIs(queue.SessionID(s.Session), state)
+	}
+	w.c.leaders.lost(uuid)
+	w.c.wakeSupervisor()
+}
+
+// alive tells whether a node's process runs and can be reached.
+func (w *watcher) alive(uuid string) bool {
+	if uuid == w.c.identity.UUID {
+		return true
+	}
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	p := w.peers[uuid]
+	return p != nil && p.state == pipe.PeerAlive
+}
+
+// maybeLeads tells whether a node that leads may still do so: it is not known to be dead. A leader that cannot be reached
+// from here may be reached by others, and times out if not.
+func (w *watcher) maybeLeads(uuid string) bool {
+	if uuid == w.c.identity.UUID {
+		return true
+	}
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	p := w.peers[uuid]
+	return p == nil || p.state != pipe.PeerDead
+}
+
+// leaderElsewhere implements nodesView.
+func (w *watcher) leaderElsewhere(group uint32) bool {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	for _, p := range w.peers {
+		if p.state != pipe.PeerAlive || p.status == nil {
+			continue
+		}
+		for _, g := range p.status.Groups {
+			leader := raftnet.NodeOf(g.Leader)
+			if g.Group != group || leader == "" || leader == w.c.identity.UUID {
+				continue
+			}
+			if of := w.peers[leader]; of == nil || of.state != pipe.PeerDead {
+				return true
+			}
+		}
+	}
+	return false
+}
+
+// info returns a copy of what is known of a node.
+func (w *watcher) info(uuid string) peerInfo {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if p := w.peers[uuid]; p != nil {
+		return *p
+	}
+	return peerInfo{state: pipe.PeerUnreachable}
+}
+
+// status is how this node is.
+func (c *Cluster) status() *nodev1.Status {
+	s := &nodev1.Status{Uuid: c.identity.UUID, Name: c.o.Name, ClusterId: c.clusterID(), Session: uint64(c.Self().Session), TimeMillis: time.Now().UnixMilli()}
+	if c.hasCatalog() {
+		s.Groups = append(s.Groups, c.catalog.groupStatus(c.catalog.at()))
+	}
+	for _, sh := range c.shards() {
+		s.Groups = append(s.Groups, sh.groupStatus(sh.host.Applied()))
+	}
+	return s
+}
+
+func (g *group) groupStatus(applied uint64) *nodev1.GroupStatus {
+	s := &nodev1.GroupStatus{Group: g.id, Server: string(g.server()), Applied: applied}
+	r := g.instance()
+	if r == nil {
+		return s
+	}
+	s.Term, s.Committed = r.CurrentTerm(), r.CommitIndex()
+	_, s.Leads = g.leading()
+	_, leader := r.LeaderWithID()
+	s.Leader = string(leader)
+	return s
+}
+
+// Watch implements the Control service.
+func (s controlServer) Watch(q *nodev1.WatchRequest, stream grpc.ServerStreamingServer[nodev1.Status]) error {
+	c := s.c
+	if id := c.clusterID(); q.ClusterId != "" && id != "" && q.ClusterId != id {
+		return status.Errorf(codes.PermissionDenied, "this node is of cluster %s", id)
+	}
+	c.watcher.add(q.Uuid)
+	ticker := time.NewTicker(statusPeriod)
+	defer ticker.Stop()
+	for {
+		changed := c.statusChange()
+		if err := stream.Send(c.status()); err != nil {
+			return err
+		}
+		select {
+		case <-changed:
+		case <-ticker.C:
+		case <-stream.Context().Done():
+			return stream.Context().Err()
+		case <-c.ctx.Done():
+			return c.ctx.Err()
+		}
+	}
+}
