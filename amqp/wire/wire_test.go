@@ -451,3 +451,25 @@ func BenchmarkAppendDeliver(b *testing.B) {
 		buf = AppendDeliver(buf[:0], 1, "amq.ctag-0123456789012345678901", 77, false, nil, []byte("queue"), []byte{0, 0}, body, 131072)
 	}
 }
+
+// FuzzContentHeader checks that a header that is read keeps its properties.
+func FuzzContentHeader(f *testing.F) {
+	p := Properties{ContentType: "a", Headers: Table{"x": int8(1), "CC": []any{"k"}}, Priority: 1, Timestamp: 5}
+	f.Add(append([]byte{0, 60, 0, 0, 0, 0, 0, 0, 0, 0, 0, 5}, p.Append(nil)...))
+	f.Add([]byte{0, 60, 0, 0, 0, 0, 0, 0, 0, 0, 0, 5, 0, 1, 0, 0})
+	f.Add([]byte{0, 50, 0, 0})
+	f.Fuzz(func(t *testing.T, payload []byte) {
+		h, err := ParseContentHeader(payload)
+		if err != nil || h.Class != classBasic {
+			return
+		}
+		p, err := ParseProperties(h.Properties)
+		if err != nil {
+			t.Fatalf("%x was accepted: %v", h.Properties, err)
+		}
+		again, err := ParseProperties(p.Append(nil))
+		if err != nil || !bytes.Equal(again.Append(nil), p.Append(nil)) {
+			t.Fatalf("%+v came back as %+v, %v", p, again, err)
+		}
+	})
+}

@@ -200,4 +200,3 @@ func AppendFrame(dst []byte, kind byte, channel uint16, payload []byte) []byte {
 	dst = binary.BigEndian.AppendUint32(dst, uint32(len(payload)))
 	return append(append(dst, payload...), 206)
 }
-
