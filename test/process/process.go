@@ -13,6 +13,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -121,6 +122,7 @@ func (n *Node) start() {
 	defer log.Close()
 	n.command = exec.Command(n.binary, n.Flags...)
 	n.command.Stdout, n.command.Stderr = log, log
+	n.command.Env = cleanEnvironment()
 	// A test that dies must not leave brokers behind.
 	n.command.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 	if err := n.command.Start(); err != nil {
@@ -131,6 +133,11 @@ func (n *Node) start() {
 		_ = command.Wait() // killed nodes end with an error by design
 		close(exited)
 	}(n.command, n.exited)
+}
+
+// cleanEnvironment is this process's environment without what a node would take for its settings.
+func cleanEnvironment() []string {
+	return slices.DeleteFunc(os.Environ(), func(v string) bool { return strings.HasPrefix(v, "WARREN_") })
 }
 
 // Kill ends the node with SIGKILL and waits until it is gone.
