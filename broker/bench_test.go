@@ -2,60 +2,12 @@ package broker_test
 
 import (
 	"context"
-	"encoding/binary"
 	"fmt"
 	"testing"
 
 	"github.com/warrenmq/warren/broker"
 	"github.com/warrenmq/warren/internal/amqptest"
-	"github.com/warrenmq/warren/raftfsm/queue"
 )
-
-// freeCluster is a Replicator whose shards cost nothing: a publish is answered at once and comes back as a delivery of
-// the same bytes to the one consumer there is.
-type freeCluster struct {
-	*amqptest.Cluster
-	receiver   broker.Receiver
-	consumer   queue.ConsumerID
-	queue      queue.QueueID
-	lastID     uint64
-	deliveries []broker.Delivery
-	envelope   []byte
-	results    []queue.Result
-	ranges     int
-}
-
-func (c *freeCluster) Submit(_ context.Context, shard queue.ShardID, b *broker.Batch) error {
-	c.deliveries, c.results = c.deliveries[:0], c.results[:0]
-	data := b.Data
-	for range b.Commands {
-		kind, size := queue.Kind(data[0]), int(binary.LittleEndian.Uint32(data[4:]))
-		payload := data[queue.CommandHeaderSize:][:size]
-		switch kind {
-		case queue.KindEnqueue:
-			c.envelope = append(c.envelope[:0], payload[4+8:]...)
-			c.lastID++
-			c.deliveries = append(c.deliveries, broker.Delivery{Delivery: queue.Delivery{Consumer: c.consumer, ID: c.lastID, Queue: c.queue,
-				Body: queue.Body{First: queue.Ref{Size: uint32(len(c.envelope))}}}})
-		case queue.KindSettle:
-			c.ranges += (len(payload) - 8) / 16
-		}
-		data = data[queue.CommandHeaderSize+size:]
-	}
-	b.Done(b, c.results)
-	if len(c.deliveries) > 0 && c.receiver != nil {
-		c.receiver.Deliver(c.deliveries)
-	}
-	return nil
-}
-
-func (c *freeCluster) Subscribe(_ queue.ShardID, id queue.ConsumerID, r broker.Receiver) {
-	c.consumer, c.receiver = id, r
-}
-
-func (c *freeCluster) Envelope(context.Context, *broker.Delivery) ([]byte, error) {
-	return c.envelope, nil
-}
 
 // counter is a front door that counts.
 type counter struct {
@@ -89,10 +41,10 @@ type loop struct {
 	p     broker.Publish
 }
 
-func newLoop(t testing.TB, batch, size int) (*loop, *freeCluster) {
+func newLoop(t testing.TB, batch, size int) (*loop, *amqptest.FreeCluster) {
 	t.Helper()
 	base := amqptest.NewCluster(t, broker.Options{})
-	free := &freeCluster{Cluster: base}
+	free := amqptest.NewFreeCluster(base)
 	l := &loop{door: &counter{}, batch: batch}
 	conn, err := base.Broker.Open(context.Background(), &broker.Identity{User: "guest"}, "/", broker.ConnOptions{Events: l.door})
 	if err != nil {
@@ -105,8 +57,6 @@ func newLoop(t testing.TB, batch, size int) (*loop, *freeCluster) {
 	if err := l.ch.BindQueue(context.Background(), &broker.Binding{Source: "amq.topic", Destination: "orders", RoutingKey: "orders.#"}); err != nil {
 		t.Fatal(err)
 	}
-	free.queue = base.Find("orders").ID
-	base.Broker.Start(free)
 	if err := l.ch.ConfirmSelect(); err != nil {
 		t.Fatal(err)
 	}
@@ -115,6 +65,7 @@ func newLoop(t testing.TB, batch, size int) (*loop, *freeCluster) {
 		t.Fatal(err)
 	}
 	l.ch.Started(tag)
+	free.Free("orders")
 	l.p = broker.Publish{Exchange: []byte("amq.topic"), RoutingKey: []byte("orders.created"), Body: make([]byte, size),
 		Properties: broker.EncodeProperties(map[string]string{"content-type": "application/json", "mode": "2", "message-id": "4711"}, nil)}
 	return l, free
@@ -172,8 +123,8 @@ func TestPublishAllocatesNothing(t *testing.T) {
 	if l.door.acked != want || l.door.delivered != want || l.ch.Unsettled() != 0 {
 		t.Errorf("confirmed %d, delivered %d, unacked %d after %d messages", l.door.acked, l.door.delivered, l.ch.Unsettled(), want)
 	}
-	if l.door.confirm > 2*rounds || free.ranges > 2*rounds {
-		t.Errorf("%d confirms and %d settled ranges in %d rounds", l.door.confirm, free.ranges, rounds)
+	if l.door.confirm > 2*rounds || free.Ranges() > 2*rounds {
+		t.Errorf("%d confirms and %d settled ranges in %d rounds", l.door.confirm, free.Ranges(), rounds)
 	}
 }
 

@@ -51,7 +51,7 @@ func (r *reader) end(id MethodID, payload []byte) error {
 	if r.err == nil && len(r.data) == 0 {
 		return nil
 	}
-	e := frameError("cannot decode %s", numbers(payload[4:])) // the arguments
+	e := frameError("cannot decode %s", numbers(payload[min(4, len(payload)):])) // the arguments
 	e.Class, e.Method = id.Class(), id.Method()
 	return e
 }
