@@ -54,6 +54,7 @@ func (s *State) applyBatch(h *batchHeader, index uint64, data []byte, at int) {
 	if h.seq != ss.last+1 {
 		seq := min(h.seq, ss.last)
 		s.out.reply(ss.id, seq, ss.keptResults(seq))
+		s.serveTouched() // the session may have ended one before it
 		return
 	}
 	if ss.state == SessionOver {

@@ -45,17 +45,16 @@ const (
 
 // Flags of commands; each belongs to the kinds in its name.
 const (
-	EnqueuePersistent  = 1 << 0 // delivery mode 2
-	EnqueueChunked     = 1 << 1 // the envelope ends here, its beginning came in Chunk commands
-	EnqueueTTL         = 1 << 2 // the message has an expiration
-	EnqueuePriority    = 1 << 3 // the message has a priority
-	DeleteIfUnused     = 1 << 0
-	DeleteIfEmpty      = 1 << 1
-	AttachExclusive    = 1 << 0
-	AttachNoAck        = 1 << 1 // the edge settles what it has sent; told here for listings only
-	DetachFailed       = 1 << 0 // the channel or connection died: delivery counts rise
-	SuspectCleared     = 1 << 0 // the node is back
-	maxQueuesOfEnqueue = 1<<16 - 1
+	EnqueuePersistent = 1 << 0 // delivery mode 2
+	EnqueueChunked    = 1 << 1 // the envelope ends here, its beginning came in Chunk commands
+	EnqueueTTL        = 1 << 2 // the message has an expiration
+	EnqueuePriority   = 1 << 3 // the message has a priority
+	DeleteIfUnused    = 1 << 0
+	DeleteIfEmpty     = 1 << 1
+	AttachExclusive   = 1 << 0
+	AttachNoAck       = 1 << 1 // the edge settles what it has sent; told here for listings only
+	DetachFailed      = 1 << 0 // the channel or connection died: delivery counts rise
+	SuspectCleared    = 1 << 0 // the node is back
 )
 
 // Batch collects commands of one session for one shard. The zero value is ready.
@@ -78,7 +77,7 @@ func (b *Batch) end(start int) {
 	binary.LittleEndian.PutUint32(b.Data[start-4:], uint32(len(b.Data)-start))
 }
 
-// Message is what Enqueue says of a message beside its envelope.
+// EnqueueOptions is what an Enqueue says of a message beside its envelope.
 type EnqueueOptions struct {
 	Persistent  bool
 	HasPriority bool

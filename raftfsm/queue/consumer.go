@@ -21,6 +21,7 @@ type consumer struct {
 	lastID uint64 // of its last delivery
 	out    pages  // what it has, by delivery id
 
+	ordinal    uint32 // in queue.consumers, from 1, while a snapshot is taken or restored
 	level      *level // of its queue, for its priority; nil once cancelled
 	next, prev *consumer
 	inRing     bool // it can take a message
@@ -170,7 +171,7 @@ func (s *State) attach(ss *session, a *attachCommand) {
 
 // hasExclusive tells whether the queue's only consumer is an exclusive one.
 func (q *queue) hasExclusive() bool {
-	return slices.ContainsFunc(q.consumers, func(c *consumer) bool { return c.exclusive && !c.cancelled })
+	return q.attached == 1 && slices.ContainsFunc(q.consumers, func(c *consumer) bool { return c.exclusive && !c.cancelled })
 }
 
 // setCredit changes how much a consumer may have.

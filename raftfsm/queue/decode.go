@@ -149,6 +149,10 @@ func checkCommand(k Kind, flags uint8, leader bool, p []byte) error {
 		if len(p)%16 != 8 {
 			return fmt.Errorf("%w: settle with %d bytes", ErrMalformed, len(p))
 		}
+	case KindSessionUp, KindSessionDown, KindSuspect:
+		if u64(p) == 0 {
+			return fmt.Errorf("%w: kind %d for session 0", ErrMalformed, k)
+		}
 	case KindMachineVersion:
 		if v := u32(p); v > Version {
 			return fmt.Errorf("%w: machine version %d", ErrVersion, v)

@@ -7,9 +7,10 @@ func (s *State) expireHeads(q *queue) {
 	if q.expiring == 0 {
 		return
 	}
-	for i := range q.lanes {
-		for r := q.lanes[i].front(); r != nil && r.expired(s.now); r = q.lanes[i].front() {
-			s.dropHead(q, uint8(i))
+	for i := range q.filled() {
+		l := &q.lanes[i]
+		for r := l.front(); r != nil && r.expired(s.now); r = l.front() {
+			s.dropHead(q, i)
 		}
 	}
 }
@@ -84,10 +85,8 @@ func (q *queue) nextDeadline() int64 {
 		}
 	}
 	if q.expiring > 0 {
-		for i := range q.lanes {
-			if r := q.lanes[i].front(); r != nil {
-				sooner(r.expiry)
-			}
+		for i := range q.filled() {
+			sooner(q.lanes[i].front().expiry)
 		}
 	}
 	if q.settings.Expires > 0 && q.attached == 0 {

@@ -28,7 +28,8 @@ func (pg *page) live() []entry { return pg.entries[pg.low:] }
 func (pg *page) full() bool { return len(pg.entries) == cap(pg.entries) }
 
 // pages is an ordered set of entries. Taking the first or a run, adding at the end and adding in between cost what is
-// touched. Only the one page of an empty set is empty, and sparse neighbours are merged, so that a few old entries hold little memory.
+// touched. Only the one page of an empty set is empty, and sparse neighbours are merged, so that a few old entries hold
+// little memory.
 type pages struct {
 	list []*page
 	n    int
@@ -203,6 +204,11 @@ func (ps *pages) remove(p *pool, i int) {
 		return
 	}
 	p.freePage(pg)
+	if i == 0 && len(ps.list) > pageCap {
+		ps.list[0] = nil
+		ps.list = ps.list[1:] // moving all the others would make a long list slow
+		return
+	}
 	ps.list = slices.Delete(ps.list, i, i+1)
 }
 

@@ -9,8 +9,8 @@ type pool struct {
 	pages  [len(pageSizes)][]*page
 }
 
-// spare bounds what the pool keeps of each size.
-const spare = 512
+// spare bounds what the pool keeps of each size: at most 1.2 MB in a shard, whatever a peak was.
+const spare = 128
 
 // block is a part of a lane: records in order. Its first may be gone already and its last not be written yet: the lane
 // knows.

@@ -1,6 +1,9 @@
 package queue
 
-import "math/bits"
+import (
+	"iter"
+	"math/bits"
+)
 
 // queue is one queue: its ready messages and its consumers.
 type queue struct {
@@ -61,6 +64,19 @@ func (q *queue) first() (*lane, uint8) {
 }
 
 func (q *queue) occupy(priority uint8) { q.occupied[priority>>6] |= 1 << (priority & 63) }
+
+// filled yields the priorities that have messages, lowest first, as they are at the call.
+func (q *queue) filled() iter.Seq[uint8] {
+	return func(yield func(uint8) bool) {
+		for word, set := range q.occupied {
+			for ; set != 0; set &= set - 1 {
+				if !yield(uint8(word<<6 + bits.TrailingZeros64(set))) {
+					return
+				}
+			}
+		}
+	}
+}
 
 func (q *queue) vacate(priority uint8) { q.occupied[priority>>6] &^= 1 << (priority & 63) }
 

@@ -2,10 +2,10 @@ package queue
 
 import (
 	"bufio"
+	"cmp"
 	"errors"
 	"fmt"
 	"io"
-	"slices"
 )
 
 // Restore reads the state that a snapshot was taken of. It reads r to the end of the snapshot (and may read ahead),
@@ -135,15 +135,9 @@ func (d *decoder) state() {
 	}
 	s.applied, s.now = d.u64(), d.time()
 	larges, queues, sessions := d.u32(), d.u32(), d.u32()
-	for ; larges > 0 && d.err == nil; larges-- {
-		d.large()
-	}
-	for ; queues > 0 && d.err == nil; queues-- {
-		d.queue()
-	}
-	for ; sessions > 0 && d.err == nil; sessions-- {
-		d.session()
-	}
+	inOrder(d, larges, comparePlaces, d.large)
+	inOrder(d, queues, cmp.Compare, d.queue)
+	inOrder(d, sessions, cmp.Compare, d.session)
 	for q := range s.sortedQueues() {
 		if d.err == nil {
 			d.turns(q)
@@ -152,11 +146,26 @@ func (d *decoder) state() {
 	d.finish()
 }
 
+// inOrder reads n parts, whose keys must ascend.
+func inOrder[K comparable](d *decoder, n uint32, compare func(a, b K) int, read func() K) {
+	var last K
+	for i := uint32(0); i < n && d.err == nil; i++ {
+		key := read()
+		d.demand(i == 0 || compare(last, key) < 0, "parts out of order")
+		last = key
+	}
+}
+
 // finish checks the whole and sets what follows from it.
 func (d *decoder) finish() {
 	s := d.s
 	for _, l := range s.large {
 		d.demand(l.users > 0, "large message that nobody has")
+	}
+	for _, ss := range s.sessions {
+		for _, c := range ss.consumers {
+			d.demand(c.queue == nil || c.ordinal > 0, "consumer that its queue does not know")
+		}
 	}
 	hash := d.u64()
 	if d.err == nil && hash != s.Hash() {
@@ -173,25 +182,24 @@ func (d *decoder) finish() {
 	s.recent.remember(s.applied, hash)
 }
 
-func (d *decoder) large() {
+func (d *decoder) large() place {
 	at := place{d.u64(), d.u32()}
 	l := &large{body: d.body()}
 	l.size = l.body.Size()
-	d.demand(d.s.large[at] == nil, "large message twice")
 	d.s.large[at] = l
+	return at
 }
 
-func (d *decoder) queue() {
+func (d *decoder) queue() QueueID {
 	s := d.s
 	id := QueueID(d.u64())
 	settings, err := parseSettings(d.text(settingsFixed + 4*(2+maxSettingText)))
 	if err != nil || d.err != nil {
 		d.fail("queue %#x: %v", id, err)
-		return
+		return id
 	}
 	q := newQueue(id, settings)
 	q.lastOrder, q.lastUsed = d.u64(), d.time()
-	d.demand(s.queues[id] == nil, "queue twice")
 	s.queues[id] = q
 	s.resum(&q.meta, q.hash())
 	lowest := 0
@@ -199,11 +207,12 @@ func (d *decoder) queue() {
 		priority := d.u8()
 		if int(priority) < lowest || priority > settings.MaxPriority {
 			d.fail("lane of priority %d", priority)
-			return
+			return id
 		}
 		lowest = int(priority) + 1
 		d.lane(q, priority)
 	}
+	return id
 }
 
 func (d *decoder) lane(q *queue, priority uint8) {
@@ -253,10 +262,10 @@ func (d *decoder) count(r *record) {
 	}
 }
 
-func (d *decoder) session() {
+func (d *decoder) session() uint16 {
 	s := d.s
 	ss := newSession(SessionID(d.u64()))
-	d.demand(ss.id != 0 && s.sessions[ss.id.Node()] == nil, "session 0 or two of a node")
+	d.demand(ss.id != 0, "session 0")
 	ss.state = SessionState(d.u8())
 	d.demand(ss.state <= SessionOver, "unknown session state")
 	ss.last, ss.acked = d.u64(), d.u64()
@@ -266,12 +275,9 @@ func (d *decoder) session() {
 	for n := d.u32(); n > 0 && d.err == nil; n-- {
 		d.kept(ss)
 	}
-	for n := d.u32(); n > 0 && d.err == nil; n-- {
-		d.upload(ss)
-	}
-	for n := d.u32(); n > 0 && d.err == nil; n-- {
-		d.consumer(ss)
-	}
+	inOrder(d, d.u32(), cmp.Compare, func() uint64 { return d.upload(ss) })
+	inOrder(d, d.u32(), cmp.Compare, func() ConsumerID { return d.consumer(ss) })
+	return ss.id.Node()
 }
 
 func (d *decoder) kept(ss *session) {
@@ -302,24 +308,25 @@ func (d *decoder) result(ss *session) Result {
 	return r
 }
 
-func (d *decoder) upload(ss *session) {
+func (d *decoder) upload(ss *session) uint64 {
 	id := d.u64()
 	u := &upload{refused: d.flag(), pieces: d.refs()}
-	d.demand(ss.uploads[id] == nil && u.refused == (len(u.pieces) == 0), "upload twice or without pieces")
+	d.demand(u.refused == (len(u.pieces) == 0) && len(u.pieces) <= maxUploadPieces, "upload with too few pieces or too many")
 	if d.err != nil {
-		return
+		return id
 	}
 	for _, r := range u.pieces {
 		u.size += uint64(r.Size)
 	}
 	ss.uploads[id] = u
 	d.s.resum(&u.sum, u.hash(ss, id))
+	return id
 }
 
-func (d *decoder) consumer(ss *session) {
+func (d *decoder) consumer(ss *session) ConsumerID {
 	c := newConsumer(ss, ConsumerID(d.u64()))
 	flags, id := d.u8(), QueueID(d.u64())
-	d.demand(flags < consumerFlagsEnd && ss.consumers[c.id] == nil, "consumer twice or with unknown flags")
+	d.demand(flags < consumerFlagsEnd, "consumer with unknown flags")
 	c.exclusive, c.noAck = flags&consumerExclusive != 0, flags&consumerNoAck != 0
 	c.cancelled = flags&consumerCancelled != 0
 	c.credit, c.priority = d.u32(), int32(d.u32())
@@ -334,13 +341,14 @@ func (d *decoder) consumer(ss *session) {
 	n := d.u64()
 	d.demand(!c.cancelled || n > 0, "cancelled consumer that has nothing")
 	if d.err != nil {
-		return
+		return c.id
 	}
 	ss.consumers[c.id] = c
 	d.s.resum(&c.meta, c.hash())
 	for last := uint64(0); n > 0 && d.err == nil; n-- {
 		last = d.unsettled(c, last)
 	}
+	return c.id
 }
 
 func (d *decoder) unsettled(c *consumer, last uint64) (id uint64) {
@@ -370,29 +378,19 @@ func (d *decoder) unsettled(c *consumer, last uint64) (id uint64) {
 
 // turns reads whose turn it is in a queue.
 func (d *decoder) turns(q *queue) {
-	s := d.s
 	for n := d.u32(); n > 0 && d.err == nil; n-- {
-		ss := s.session(SessionID(d.u64()))
-		id := ConsumerID(d.u64())
-		if ss == nil || ss.consumers[id] == nil || ss.consumers[id].queue != q || slices.Contains(q.consumers, ss.consumers[id]) {
-			d.fail("queue %#x has a consumer that is elsewhere", q.id)
-			return
-		}
-		c := ss.consumers[id]
-		q.consumers = append(q.consumers, c)
-		if !c.cancelled {
-			q.attached++
-			c.level = q.levelOf(c.priority)
-		}
+		d.member(q)
 	}
-	ring := d.u32()
-	for ; ring > 0 && d.err == nil; ring-- {
+	var last *consumer
+	for n := d.u32(); n > 0 && d.err == nil; n-- {
 		i := int(d.u32())
-		if i >= len(q.consumers) || q.consumers[i].inRing || q.consumers[i].cancelled {
-			d.fail("queue %#x serves a consumer that cannot take a message", q.id)
+		if i >= len(q.consumers) || q.consumers[i].inRing || q.consumers[i].cancelled ||
+			last != nil && last.priority < q.consumers[i].priority {
+			d.fail("queue %#x serves a consumer that cannot take a message, or not yet", q.id)
 			return
 		}
-		q.consumers[i].level.join(q.consumers[i])
+		last = q.consumers[i]
+		last.level.join(last)
 	}
 	active := int(d.u32())
 	if active > len(q.consumers) || active > 0 && (q.consumers[active-1].cancelled || !q.settings.SingleActive) {
@@ -403,6 +401,23 @@ func (d *decoder) turns(q *queue) {
 		q.active = q.consumers[active-1]
 	}
 	d.settleTurns(q)
+}
+
+// member reads the next consumer of a queue in order of Attach.
+func (d *decoder) member(q *queue) {
+	ss := d.s.session(SessionID(d.u64()))
+	id := ConsumerID(d.u64())
+	if ss == nil || ss.consumers[id] == nil || ss.consumers[id].queue != q || ss.consumers[id].ordinal > 0 {
+		d.fail("queue %#x has a consumer twice or one that is elsewhere", q.id)
+		return
+	}
+	c := ss.consumers[id]
+	q.consumers = append(q.consumers, c)
+	c.ordinal = uint32(len(q.consumers))
+	if !c.cancelled {
+		q.attached++
+		c.level = q.levelOf(c.priority)
+	}
 }
 
 // settleTurns checks that the state is one that a queue comes to rest in.

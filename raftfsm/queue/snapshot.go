@@ -282,9 +282,8 @@ func (c *consumer) describe(sn *Snapshot) {
 // describeTurns writes whose turn it is: the order of consumers and of those that can take a message.
 func (q *queue) describeTurns(sn *Snapshot) {
 	sn.u32(uint32(len(q.consumers)))
-	ordinal := make(map[*consumer]uint32, len(q.consumers))
 	for i, c := range q.consumers {
-		ordinal[c] = uint32(i)
+		c.ordinal = uint32(i) + 1
 		sn.u64(uint64(c.session.id))
 		sn.u64(uint64(c.id))
 	}
@@ -293,13 +292,13 @@ func (q *queue) describeTurns(sn *Snapshot) {
 	ring := uint32(0)
 	for _, l := range q.levels {
 		for c := l.head; c != nil; c = c.next {
-			sn.u32(ordinal[c])
+			sn.u32(c.ordinal - 1)
 			ring++
 		}
 	}
 	binary.LittleEndian.PutUint32(sn.meta[count:], ring)
 	if q.active != nil {
-		sn.u32(ordinal[q.active] + 1)
+		sn.u32(q.active.ordinal)
 	} else {
 		sn.u32(0)
 	}
