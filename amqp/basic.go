@@ -48,8 +48,9 @@ func (c *conn) basicGet(ch *channel, m *wire.BasicGet) error {
 	return nil
 }
 
+// basicRecover queues recover-ok before the messages can come again.
 func (c *conn) basicRecover(ch *channel, requeue, answer bool) error {
-	if err := ch.broker.Recover(c.calls, requeue); err != nil {
+	if err := ch.broker.Recover(requeue); err != nil {
 		return err
 	}
 	c.answer(ch, !answer, &wire.BasicRecoverOk{})

@@ -41,9 +41,9 @@ type conn struct {
 	closing    bool // connection.close is out; everything but close-ok is ignored
 	admitted   bool // counted among the server's open ones
 
-	failed    failures    // channels that the writer has closed
-	suspended atomic.Bool // blocked by an alarm: heartbeats are not watched
-	forced    atomic.Pointer[broker.Error]
+	failed    failures                      // channels that the writer has closed
+	suspended atomic.Bool                   // blocked by an alarm: heartbeats are not watched
+	forced    atomic.Pointer[protocolError] // what the server ends the connection for
 	cutOnce   sync.Once
 }
 
@@ -148,7 +148,7 @@ func (c *conn) flush() error {
 // orForced returns err, or what the broker ends the connection for: that has cut short whatever went on.
 func (c *conn) orForced(err error) error {
 	if forced := c.forced.Load(); forced != nil && !c.closing {
-		return hard(wire.ConnectionForced, forced.Text)
+		return forced
 	}
 	return err
 }
@@ -161,6 +161,9 @@ func (c *conn) fill() error {
 	c.aliasing = c.aliasing[:0]
 	for {
 		if err := c.watchHeartbeat(); err != nil {
+			return err
+		}
+		if err := c.orForced(nil); err != nil { // its deadline may have been overwritten
 			return err
 		}
 		err := c.orForced(c.in.Fill())
@@ -282,9 +285,12 @@ func (c *conn) Unblocked() {
 	}
 }
 
-// Closed asks for the end of the connection: the reader is woken and says why.
-func (c *conn) Closed(err *broker.Error) {
-	if !c.forced.CompareAndSwap(nil, err) {
+// Closed asks for the end of the connection.
+func (c *conn) Closed(err *broker.Error) { c.end(hard(wire.ConnectionForced, err.Text)) }
+
+// end makes the reader close the connection, from any goroutine.
+func (c *conn) end(reason *protocolError) {
+	if !c.forced.CompareAndSwap(nil, reason) {
 		return
 	}
 	c.stopCalls()                                               // wakes a reader that waits for the cluster, or for the end of an alarm

@@ -1,8 +1,10 @@
 package amqp
 
 import (
+	"cmp"
 	"context"
 	"encoding/binary"
+	"errors"
 	"flag"
 	"fmt"
 	"net"
@@ -21,6 +23,7 @@ import (
 	"github.com/warrenmq/warren/broker"
 	"github.com/warrenmq/warren/internal/amqptest"
 	raftv1 "github.com/warrenmq/warren/proto/raft/v1"
+	"github.com/warrenmq/warren/raftfsm"
 	"github.com/warrenmq/warren/raftfsm/catalog"
 	"github.com/warrenmq/warren/raftfsm/queue"
 )
@@ -290,6 +293,9 @@ func (s *script) global(words []string) bool {
 		s.cluster.PickNext(queue.ShardID(n))
 	case "refuse":
 		s.cluster.Refuse(s.cluster.Find(args[0]).ID)
+	case "failing": // how messages cannot be read: KIND, or no
+		kinds := map[string]error{"internal": errors.New("checksum"), "unavailable": raftfsm.Errorf(broker.Unavailable, "no leader"), "no": nil}
+		s.cluster.SetFailing(kinds[args[0]])
 	case "close-connections":
 		b.CloseConnections(args[0])
 	case "shutdown":
@@ -367,10 +373,22 @@ func (c *scripted) take() []string {
 	defer c.mu.Unlock()
 	frames := c.frames
 	c.frames, c.last = nil, ""
+	// The order is one of each channel's own.
+	slices.SortStableFunc(frames, func(a, b string) int { return cmp.Compare(channelOf(a), channelOf(b)) })
 	if n := len(frames); n > 0 {
 		c.last = frames[n-1]
 	}
 	return frames
+}
+
+// channelOf returns the channel of a frame; what closes the connection counts as the last.
+func channelOf(frame string) int {
+	if strings.HasPrefix(frame, "0 close") || strings.HasPrefix(frame, "0 connection.close") {
+		return 1 << 16
+	}
+	number, _, _ := strings.Cut(frame, " ")
+	n, _ := strconv.Atoi(number)
+	return n
 }
 
 // connect NAME [user= password= vhost= mechanism= from= can=…] [fields of tune-ok]: the handshake, of which only what

@@ -18,8 +18,10 @@ type writer struct {
 	mu      sync.Mutex // guards what follows
 	room    sync.Cond  // told when buf was taken
 	buf     []byte
-	urgent  []wire.Method // from goroutines that may not wait: blocked and unblocked
 	stopped bool
+
+	urgentMu sync.Mutex    // guards urgent; mu is held while messages are fetched, this is not
+	urgent   []wire.Method // from goroutines that may not wait: blocked and unblocked
 
 	spare []byte // the writer goroutine's: the buffer that was written last
 }
@@ -78,9 +80,9 @@ func (w *writer) heartbeat() {
 // later queues a method for channel 0 from a goroutine that must not wait. There are at most a few: one for each change
 // of an alarm.
 func (w *writer) later(m wire.Method) {
-	w.mu.Lock()
+	w.urgentMu.Lock()
 	w.urgent = append(w.urgent, m)
-	w.mu.Unlock()
+	w.urgentMu.Unlock()
 	w.wake()
 }
 
@@ -93,18 +95,16 @@ func (w *writer) run() {
 		beat = ticker.C
 	}
 	for {
-		wrote, err := w.writeAll()
-		if err != nil {
+		if err := w.writeAll(); err != nil {
 			w.fail()
 			return
 		}
-		_ = wrote
 		select {
 		case <-w.awake:
 		case <-beat:
 			w.heartbeat()
 		case <-w.quit:
-			if _, err := w.writeAll(); err != nil {
+			if err := w.writeAll(); err != nil {
 				w.fail()
 			}
 			return
@@ -113,36 +113,35 @@ func (w *writer) run() {
 }
 
 // writeAll writes what waits, and what comes meanwhile.
-func (w *writer) writeAll() (wrote bool, err error) {
+func (w *writer) writeAll() error {
 	for more := true; more; {
 		var buf []byte
-		if buf, more, err = w.take(); err != nil {
-			return wrote, err
-		}
-		if len(buf) == 0 {
-			return wrote, nil
+		var err error
+		if buf, more, err = w.take(); err != nil || len(buf) == 0 {
+			return err
 		}
 		if _, err := w.c.socket.Write(buf); err != nil {
-			return wrote, err
+			return err
 		}
 		w.c.broker.Written()
-		wrote = true
 		w.spare = nil
 		if cap(buf) <= keepBuffer {
 			w.spare = buf[:0]
 		}
 	}
-	return wrote, nil
+	return nil
 }
 
 // take drains the broker behind what the reader queued and takes the buffer.
 func (w *writer) take() (buf []byte, more bool, err error) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
+	w.urgentMu.Lock()
 	for _, m := range w.urgent {
 		w.buf = wire.AppendMethodFrame(w.buf, 0, m)
 	}
 	w.urgent = nil
+	w.urgentMu.Unlock()
 	if more, err = w.c.broker.Drain((*frames)(w), drainBytes); err != nil {
 		return nil, false, err
 	}
@@ -201,9 +200,13 @@ func (f *frames) CancelConsumer(channel uint16, consumerTag string) {
 }
 
 // CloseChannel appends channel.close for an error that no method waits for, and leaves word for the reader, which owns
-// the channels.
+// the channels. A hard error is left to the reader altogether.
 func (f *frames) CloseChannel(channel uint16, err *broker.Error) {
 	p := f.c.toProtocol(err)
+	if p.scope == ofConnection {
+		f.c.end(p)
+		return
+	}
 	f.buf = wire.AppendMethodFrame(f.buf, channel, &wire.ChannelClose{ReplyCode: p.code, ReplyText: wire.ReplyText(p.code, p.text)})
 	f.c.failed.add(channel)
 }

@@ -285,7 +285,7 @@ func (s *script) onChannel(connName, number, command string, words []string) []s
 			err = ch.Reject(tag, has("requeue"))
 		}
 	case "recover":
-		err = ch.Recover(ctx, !has("no-requeue"))
+		err = ch.Recover(!has("no-requeue"))
 	case "confirm":
 		err = ch.ConfirmSelect()
 	case "tx":

@@ -1,8 +1,6 @@
 package broker
 
 import (
-	"context"
-
 	"github.com/warrenmq/warren/raftfsm/queue"
 )
 
@@ -80,8 +78,8 @@ func (ch *Channel) resumeHeld() {
 	}
 }
 
-// Recover returns everything unsettled of the channel to its queues. requeue=false is refused.
-func (ch *Channel) Recover(ctx context.Context, requeue bool) error {
+// Recover stages the return of everything unsettled of the channel to its queues. requeue=false is refused.
+func (ch *Channel) Recover(requeue bool) error {
 	if !requeue {
 		return errorf(NotImplemented, "requeue=false")
 	}
@@ -92,5 +90,5 @@ func (ch *Channel) Recover(ctx context.Context, requeue bool) error {
 	})
 	ch.mu.Unlock()
 	ch.resumeHeld()
-	return ch.conn.flush(ctx)
+	return nil
 }
