@@ -1,0 +1,357 @@
+package check
+
+import (
+	"fmt"
+	"sort"
+	"sync"
+	"time"
+)
+
+// Ledger is what publishers and consumers saw: about two dozen bytes for each message and queue.
+type Ledger struct {
+	now func() time.Duration
+
+	mu         sync.Mutex // guards what follows
+	publishers []*Publisher
+	queues     []*Queue
+	channels   []*Consumer
+	found      findings
+}
+
+// NewLedger makes an empty ledger; now is the time since the start of the run.
+func NewLedger(now func() time.Duration) *Ledger { return &Ledger{now: now} }
+
+// fate is what a publisher knows of a message.
+type fate uint8
+
+const (
+	uncertain fate = iota // published, and no answer (yet)
+	confirmed
+	undone // rolled back, or returned as unroutable: it must not come out
+)
+
+// Publisher is one source of messages. Its methods are called from one goroutine, except Confirmed, Refused and Undone.
+type Publisher struct {
+	ledger *Ledger
+	name   string
+	number uint32
+	route  func(id uint32) []*Queue
+
+	mu      sync.Mutex // guards what follows
+	fates   []fate
+	epochs  []uint32 // the first message of each channel it published on; order holds within one
+	seconds []uint32 // how many messages were published at the end of each second of the run
+}
+
+// Publisher adds a publisher. Route says which queues a message reaches; it is asked again when the run is judged.
+func (l *Ledger) Publisher(name string, route func(id uint32) []*Queue) *Publisher {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	p := &Publisher{ledger: l, name: name, number: uint32(len(l.publishers)), route: route}
+	l.publishers = append(l.publishers, p)
+	return p
+}
+
+// Number is the publisher's in bodies.
+func (p *Publisher) Number() uint32 { return p.number }
+
+// Begin notes that a new channel publishes from now on.
+func (p *Publisher) Begin() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.epochs = append(p.epochs, uint32(len(p.fates)))
+}
+
+// Next gives the number of the message that is published next.
+func (p *Publisher) Next() uint32 {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	second := int(p.ledger.now() / time.Second)
+	for len(p.seconds) <= second {
+		p.seconds = append(p.seconds, uint32(len(p.fates)))
+	}
+	p.fates = append(p.fates, uncertain)
+	p.seconds[second] = uint32(len(p.fates))
+	return uint32(len(p.fates) - 1)
+}
+
+// Confirmed notes the broker's confirm, or the commit of its transaction.
+func (p *Publisher) Confirmed(id uint32) { p.decide(id, confirmed) }
+
+// Undone notes that the message was rolled back or returned as unroutable.
+func (p *Publisher) Undone(id uint32) { p.decide(id, undone) }
+
+func (p *Publisher) decide(id uint32, f fate) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	// A returned message is confirmed too; what was undone stays undone.
+	if p.fates[id] == uncertain {
+		p.fates[id] = f
+	}
+}
+
+// count is the number of messages published so far.
+func (p *Publisher) count() int {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return len(p.fates)
+}
+
+// publishedBefore says whether the message was published before a time, to the second.
+func (p *Publisher) publishedBefore(id uint32, at time.Duration) bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	second := int(at / time.Second)
+	return second >= len(p.seconds) || id < p.seconds[second]
+}
+
+// sameEpoch says whether two messages were published on one channel.
+func (p *Publisher) sameEpoch(a, b uint32) bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	epoch := func(id uint32) int {
+		return sort.Search(len(p.epochs), func(i int) bool { return p.epochs[i] > id })
+	}
+	return epoch(a) == epoch(b)
+}
+
+// standing is where a message is, as far as consumers of the queue saw it.
+type standing uint8
+
+const (
+	unseen standing = iota
+	held            // delivered, not settled
+	free            // came back: requeued, or its channel is gone
+	acked
+)
+
+// mark is what is known of one message in one queue.
+type mark struct {
+	standing standing
+	acked    bool // at some time; standing may have moved on
+	fresh    bool // it was delivered without the redelivered flag
+	channel  uint32
+	at       uint32 // when it got its standing, in milliseconds
+}
+
+// Queue is one queue and what came out of it.
+type Queue struct {
+	ledger *Ledger
+	name   string
+	single bool
+
+	mu       sync.Mutex // guards what follows
+	marks    map[uint32][]mark
+	last     map[uint32]uint32 // the last fresh message of each publisher, when the queue has one consumer at a time
+	lastLoss time.Duration     // when a channel that consumed from it was lost; negative: never
+}
+
+// Queue adds a queue. A single queue has one consumer at a time, so that order can be seen across its consumers.
+func (l *Ledger) Queue(name string, single bool) *Queue {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	q := &Queue{ledger: l, name: name, single: single, marks: map[uint32][]mark{}, last: map[uint32]uint32{}, lastLoss: -1}
+	l.queues = append(l.queues, q)
+	return q
+}
+
+// Name is the queue's.
+func (q *Queue) Name() string { return q.name }
+
+// Consumer is one channel that takes messages out of a queue. Its methods are called from one goroutine.
+type Consumer struct {
+	queue  *Queue
+	number uint32
+	node   int
+	last   map[uint32]uint32 // the last fresh message of each publisher
+
+	// lost is when it ended other than by a graceful close; negative: it did not. Guarded by Ledger.mu.
+	lost time.Duration
+}
+
+// Consumer adds a channel to a node.
+func (q *Queue) Consumer(node int) *Consumer {
+	l := q.ledger
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	c := &Consumer{queue: q, number: uint32(len(l.channels)), node: node, last: map[uint32]uint32{}, lost: -1}
+	l.channels = append(l.channels, c)
+	return c
+}
+
+// Delivered notes a delivery.
+func (c *Consumer) Delivered(publisher, id uint32, redelivered bool) {
+	q, l := c.queue, c.queue.ledger
+	p := l.publisher(publisher)
+	if p == nil || int(id) >= p.count() || !routes(p, id, q) {
+		l.report(Finding{Kind: Phantom, Queue: q.name, Publisher: fmt.Sprint(publisher), Message: id, Detail: "was never published to this queue"})
+		return
+	}
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	m := q.mark(publisher, id)
+	now := l.now()
+	if redelivered {
+		c.redelivered(p, id, *m, now)
+	} else {
+		c.fresh(p, id, m)
+	}
+	m.standing, m.channel, m.at = held, c.number, millis(now)
+}
+
+// redelivered counts a redelivery with its reason, or puts it down to be judged at the end.
+func (c *Consumer) redelivered(p *Publisher, id uint32, m mark, now time.Duration) {
+	q, l := c.queue, c.queue.ledger
+	switch {
+	case m.standing == free:
+		l.explain("requeued, or the channel that held it was lost")
+	case m.standing == unseen && q.lastLoss >= 0 && p.publishedBefore(id, q.lastLoss+noticing):
+		l.explain("delivered to a channel that was lost before it was read")
+	default:
+		l.suspect(suspicion{queue: q, publisher: p, id: id, mark: m, to: c.number, at: now})
+	}
+}
+
+// fresh checks a delivery without the redelivered flag: the first of its message, and in order.
+func (c *Consumer) fresh(p *Publisher, id uint32, m *mark) {
+	q, l := c.queue, c.queue.ledger
+	if m.fresh || m.standing != unseen {
+		l.report(Finding{Kind: Duplicate, Queue: q.name, Publisher: p.name, Message: id, Detail: "delivered twice, the second time without the redelivered flag"})
+	}
+	m.fresh = true
+	lasts := c.last
+	if q.single {
+		lasts = q.last
+	}
+	last, some := lasts[p.number]
+	if some && id < last && p.sameEpoch(id, last) {
+		l.report(Finding{Kind: Order, Queue: q.name, Publisher: p.name, Message: id, Detail: fmt.Sprintf("first delivered after %d of the same channel", last)})
+		return
+	}
+	lasts[p.number] = id
+}
+
+// Acked notes an ack that was sent.
+func (c *Consumer) Acked(publisher, id uint32) {
+	c.settle(publisher, id, acked)
+}
+
+// Requeued notes that the message was given back.
+func (c *Consumer) Requeued(publisher, id uint32) { c.settle(publisher, id, free) }
+
+func (c *Consumer) settle(publisher, id uint32, s standing) {
+	q := c.queue
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	m := q.mark(publisher, id)
+	m.acked = m.acked || s == acked
+	if m.channel == c.number && m.standing == held { // another channel may have it by now; it alone decides then
+		m.standing, m.at = s, millis(q.ledger.now())
+	}
+}
+
+// Lost notes that the channel ended other than by its close. What it held is free again.
+func (c *Consumer) Lost() {
+	q, l := c.queue, c.queue.ledger
+	now := l.now()
+	l.mu.Lock()
+	c.lost = now
+	l.mu.Unlock()
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	q.lastLoss = now
+	q.release(c.number)
+}
+
+// Closed notes a graceful close. What was not settled, or on its way, comes back too.
+func (c *Consumer) Closed() {
+	q := c.queue
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	q.lastLoss = q.ledger.now()
+	q.release(c.number)
+}
+
+func (q *Queue) release(channel uint32) {
+	for _, marks := range q.marks {
+		for i := range marks {
+			if m := &marks[i]; m.standing == held && m.channel == channel {
+				m.standing = free
+			}
+		}
+	}
+}
+
+// mark is the message's record, made when it is missing. The caller holds q.mu.
+func (q *Queue) mark(publisher, id uint32) *mark {
+	marks := q.marks[publisher]
+	for len(marks) <= int(id) {
+		marks = append(marks, mark{})
+	}
+	q.marks[publisher] = marks
+	return &marks[id]
+}
+
+// Outstanding counts confirmed messages that were not acknowledged yet: what a drain waits for.
+func (l *Ledger) Outstanding() int {
+	n := 0
+	l.eachConfirmed(func(_ *Publisher, _ uint32, _ *Queue, m mark) {
+		if !m.acked {
+			n++
+		}
+	})
+	return n
+}
+
+// eachConfirmed visits every confirmed message in every queue that it reached.
+func (l *Ledger) eachConfirmed(visit func(*Publisher, uint32, *Queue, mark)) {
+	for _, p := range l.allPublishers() {
+		p.mu.Lock()
+		fates := append([]fate(nil), p.fates...)
+		p.mu.Unlock()
+		for id, f := range fates {
+			if f != confirmed {
+				continue
+			}
+			for _, q := range p.route(uint32(id)) {
+				visit(p, uint32(id), q, q.look(p.number, uint32(id)))
+			}
+		}
+	}
+}
+
+// look is a copy of the message's record.
+func (q *Queue) look(publisher, id uint32) mark {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	if marks := q.marks[publisher]; int(id) < len(marks) {
+		return marks[id]
+	}
+	return mark{}
+}
+
+func (l *Ledger) allPublishers() []*Publisher {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return append([]*Publisher(nil), l.publishers...)
+}
+
+func (l *Ledger) publisher(number uint32) *Publisher {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if int(number) >= len(l.publishers) {
+		return nil
+	}
+	return l.publishers[number]
+}
+
+func routes(p *Publisher, id uint32, q *Queue) bool {
+	for _, to := range p.route(id) {
+		if to == q {
+			return true
+		}
+	}
+	return false
+}
+
+func millis(d time.Duration) uint32 { return uint32(d / time.Millisecond) }
