@@ -26,7 +26,7 @@ var codes = map[broker.Kind]struct {
 	broker.ResourceLocked:     {wire.ResourceLocked, ofChannel},
 	broker.PreconditionFailed: {wire.PreconditionFailed, ofChannel},
 	broker.Exists:             {wire.PreconditionFailed, ofChannel},
-	broker.Unavailable:        {wire.PreconditionFailed, ofChannel},
+	broker.Unavailable:        {wire.NotFound, ofChannel}, // what RabbitMQ says of a queue that does not answer in time
 	broker.NotAllowed:         {wire.NotAllowed, ofConnection},
 	broker.NotImplemented:     {wire.NotImplemented, ofConnection},
 	broker.ResourceError:      {wire.ResourceError, ofConnection},
@@ -70,7 +70,7 @@ func (c *conn) toProtocol(err error) *protocolError {
 		kind := codes[b.Kind]
 		return &protocolError{code: kind.code, text: b.Text, scope: kind.scope}
 	case errors.Is(err, context.DeadlineExceeded):
-		return soft(wire.PreconditionFailed, "the operation did not end in time; whether it took effect is not known")
+		return soft(wire.NotFound, "the operation did not end in time; whether it took effect is not known")
 	}
 	c.log.Error("internal error", "err", err)
 	return hard(wire.InternalError, "")

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"flag"
 	"fmt"
+	"maps"
 	"net"
 	"os"
 	"path/filepath"
@@ -108,6 +109,8 @@ type scripted struct {
 	out     chan []byte // to the goroutine that writes
 	options []string    // of connect
 	last    string      // the last frame taken
+	// confirmed are the tags that were confirmed, by channel.
+	confirmed map[string]map[int]bool
 
 	mu     sync.Mutex // guards what follows
 	frames []string
@@ -318,7 +321,7 @@ func (s *script) dial(name string, args []string) {
 	if err != nil {
 		s.t.Fatal(err)
 	}
-	c := &scripted{socket: socket, out: make(chan []byte, 100)}
+	c := &scripted{socket: socket, out: make(chan []byte, 100), confirmed: map[string]map[int]bool{}}
 	if old := s.conns[name]; old != nil {
 		_ = old.socket.Close() // replaced
 		close(old.out)
@@ -371,7 +374,7 @@ func (c *scripted) add(frame string) {
 func (c *scripted) take() []string {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	frames := c.frames
+	frames := c.confirms(c.frames)
 	c.frames, c.last = nil, ""
 	// The order is one of each channel's own.
 	slices.SortStableFunc(frames, func(a, b string) int { return cmp.Compare(channelOf(a), channelOf(b)) })
@@ -379,6 +382,41 @@ func (c *scripted) take() []string {
 		c.last = frames[n-1]
 	}
 	return frames
+}
+
+var confirmFrame = regexp.MustCompile(`^(\d+) basic\.(n?ack) delivery-tag=(\d+)( multiple)?$`)
+
+// confirms writes the confirms of a channel as one line when they are of more than one message: how they are told, by
+// and by or together, depends on the moment.
+func (c *scripted) confirms(frames []string) (out []string) {
+	told := map[string][]int{} // tags, by channel and answer
+	for _, frame := range frames {
+		m := confirmFrame.FindStringSubmatch(frame)
+		if m == nil {
+			out = append(out, frame)
+			continue
+		}
+		tag, _ := strconv.Atoi(m[3])
+		of := c.confirmed[m[1]]
+		if of == nil {
+			of = map[int]bool{}
+			c.confirmed[m[1]] = of
+		}
+		key := m[1] + " " + m[2] + "ed"
+		for t := tag; t > 0 && !of[t]; t-- {
+			of[t] = true
+			told[key] = append(told[key], t)
+			if m[4] == "" {
+				break
+			}
+		}
+	}
+	for _, key := range slices.Sorted(maps.Keys(told)) {
+		tags := told[key]
+		slices.Sort(tags)
+		out = append(out, key+" "+strings.Trim(fmt.Sprint(tags), "[]"))
+	}
+	return out
 }
 
 // channelOf returns the channel of a frame; what closes the connection counts as the last.

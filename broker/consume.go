@@ -29,12 +29,11 @@ func (ch *Channel) Consume(ctx context.Context, p *Consume) (tag string, err err
 	if err != nil {
 		return "", err
 	}
-	priority, err := ch.consumerPriority(p.Arguments, q.Name)
-	if err != nil {
+	if err := checkConsumerArguments(queueIn(q.Name, ch.conn.vhost.name), queueKind(q.Arguments), p.Arguments); err != nil {
 		return "", err
 	}
 	c := &consumer{channel: ch, tag: tag, queue: q.ID, name: q.Name, shard: q.ID.Shard(), noAck: p.NoAck, credit: ch.newCredit(p.NoAck)}
-	return tag, ch.attach(ctx, c, &queue.AttachOptions{Priority: priority, Exclusive: p.Exclusive, NoAck: p.NoAck, Tag: tag})
+	return tag, ch.attach(ctx, c, &queue.AttachOptions{Priority: priority(p.Arguments), Exclusive: p.Exclusive, NoAck: p.NoAck, Tag: tag})
 }
 
 func (ch *Channel) checkTag(tag string) error {
@@ -88,19 +87,26 @@ func (ch *Channel) newCredit(noAck bool) uint32 {
 	return ch.conn.broker.options.UnlimitedCredit
 }
 
-// consumerPriority reads x-priority.
-func (ch *Channel) consumerPriority(arguments *Table, name string) (int32, error) {
-	v := lookup(arguments, "x-priority")
-	if v == nil {
-		return 0, nil
-	}
-	n, ok := integer(v)
-	if !ok {
-		return 0, errorf(PreconditionFailed, "invalid arg 'x-priority' for %s: \"expected integer, got %s\"",
-			queueIn(name, ch.conn.vhost.name), fieldTypeName(byte(v.GetWireType())))
-	}
+// consumerArguments are the arguments of a consumer that some type of queue of RabbitMQ knows.
+var consumerArguments = []queueArgument{
+	{consumerPriority, []string{classicKind, quorumKind}, checkNumber},
+	{"x-consumer-timeout", []string{quorumKind}, checkNatural},
+	{"x-stream-offset", []string{streamKind}, nil},
+	{"x-stream-filter", []string{streamKind}, nil},
+	{"x-stream-match-unfiltered", []string{streamKind}, nil},
+}
+
+const consumerPriority = "x-priority"
+
+func checkConsumerArguments(where resource, kind string, arguments *Table) error {
+	return checkArguments(consumerArguments, where, kind, arguments)
+}
+
+// priority reads x-priority, which has been checked.
+func priority(arguments *Table) int32 {
 	const limit = 1<<31 - 1
-	return int32(max(-limit, min(limit, n))), nil
+	n, _ := integer(lookup(arguments, consumerPriority))
+	return int32(max(-limit, min(limit, n)))
 }
 
 // attach starts the consumer in its queue's shard.

@@ -256,8 +256,23 @@ func (ch *Channel) DeleteQueue(ctx context.Context, name string, ifUnused, ifEmp
 	if err != nil {
 		return 0, err
 	}
+	if err := mayDeleteIf(q, where, ifUnused, ifEmpty); err != nil {
+		return 0, err
+	}
 	n, err := ch.conn.deleteQueue(ctx, q, ifUnused, ifEmpty)
 	return n, explain(err, where.String())
+}
+
+// mayDeleteIf refuses the conditions that RabbitMQ's quorum queues do not support.
+func mayDeleteIf(q *catalog.Queue, where resource, ifUnused, ifEmpty bool) error {
+	if queueKind(q.Arguments) != quorumKind || !ifUnused && !ifEmpty {
+		return nil
+	}
+	flag := "if-unused"
+	if !ifUnused {
+		flag = "if-empty"
+	}
+	return errorf(NotImplemented, "cannot delete %s. queue.delete operations with %s flag set are not supported by quorum queues", where, flag)
 }
 
 // deleteQueue removes the queue from its shard and then from the catalog.

@@ -80,10 +80,14 @@ func checkQueueArguments(where resource, d *QueueDeclare) error {
 			return errorf(PreconditionFailed, "invalid property '%s' for %s", property, where)
 		}
 	}
-	known := queueArguments()
+	return checkArguments(queueArguments(), where, kind, d.Arguments)
+}
+
+// checkArguments refuses arguments that a queue of the kind does not know, but another one does, and wrong values.
+func checkArguments(known []queueArgument, where resource, kind string, arguments *Table) error {
 	for i := range known {
 		a := &known[i]
-		v := lookup(d.Arguments, a.name)
+		v := lookup(arguments, a.name)
 		if v == nil {
 			continue
 		}
@@ -93,7 +97,7 @@ func checkQueueArguments(where resource, d *QueueDeclare) error {
 		if a.check == nil {
 			continue
 		}
-		if term := a.check(v, d.Arguments); term != "" {
+		if term := a.check(v, arguments); term != "" {
 			return errorf(PreconditionFailed, "invalid arg '%s' for %s: %s", a.name, where, term)
 		}
 	}
@@ -118,6 +122,11 @@ func checkInteger(v *Value) (int64, string) {
 		return 0, fmt.Sprintf("\"expected integer, got %s\"", fieldTypeName(byte(v.GetWireType())))
 	}
 	return n, ""
+}
+
+func checkNumber(v *Value, _ *Table) string {
+	_, wrong := checkInteger(v)
+	return wrong
 }
 
 func checkNatural(v *Value, _ *Table) string {
