@@ -106,6 +106,8 @@ func TestSilentConnections(t *testing.T) {
 		}
 		if each := (memory() - before) / silentConnections; each > bytesPerSilent {
 			t.Errorf("a silent connection takes %d bytes", each)
+		} else {
+			t.Logf("a silent connection takes %d bytes", each)
 		}
 		k := r.open(amqptest.Login{})
 		r.exchange(k, "hello")
@@ -113,6 +115,27 @@ func TestSilentConnections(t *testing.T) {
 		synctest.Wait()
 		if n := r.server.Connections(); n != 1 {
 			t.Fatalf("%d connections after the handshake's time", n)
+		}
+	})
+}
+
+// bytesPerIdle bounds an open connection with a channel that does nothing, in bytes: two goroutines, both ends' buffers.
+const bytesPerIdle = 32 << 10
+
+// TestIdleConnections opens connections that do nothing: each costs little.
+func TestIdleConnections(t *testing.T) {
+	const idle = 500
+	synctest.Test(t, func(t *testing.T) {
+		r := start(t, Options{}, broker.Options{})
+		defer r.stop()
+		before := memory()
+		for range idle {
+			r.open(amqptest.Login{})
+		}
+		synctest.Wait()
+		each := (memory() - before) / idle
+		if t.Logf("an idle connection takes %d bytes", each); each > bytesPerIdle {
+			t.Error("that is too much")
 		}
 	})
 }
