@@ -53,6 +53,7 @@ func (c *conn) frame(f wire.Frame) (done bool, err error) {
 func (c *conn) connectionFrame(f wire.Frame) (done bool, err error) {
 	switch f.Type {
 	case wire.FrameHeartbeat:
+		c.in.Shrink() // most clients send one when they have nothing else to say
 		return false, nil
 	case wire.FrameMethod:
 	default:

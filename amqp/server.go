@@ -62,6 +62,7 @@ func (o *Options) setDefaults() {
 type Server struct {
 	options Options
 	log     *slog.Logger
+	buffers buffers
 
 	mu        sync.Mutex // guards what follows
 	listeners map[net.Listener]bool

@@ -8,22 +8,22 @@ import (
 	"github.com/warrenmq/warren/broker"
 )
 
-// writer owns what goes out. The reader appends replies, the writer's goroutine drains the broker and writes to the
-// socket; both append to one buffer under one lock, so that what was decided first leaves first.
+// writer owns what goes out. The reader appends replies, the writer's goroutine drains the broker behind them and writes to
+// the socket; both append under one lock, so that what was decided first leaves first. The buffer that is written is
+// borrowed for the time: a connection that was busy once holds none.
 type writer struct {
 	c     *conn
 	awake chan struct{} // has room for one
 	quit  chan struct{}
 
 	mu      sync.Mutex // guards what follows
-	room    sync.Cond  // told when buf was taken
-	buf     []byte
+	room    sync.Cond  // told when replies were taken
+	replies []byte
+	target  *[]byte // where frames appends
 	stopped bool
 
 	urgentMu sync.Mutex    // guards urgent; mu is held while messages are fetched, this is not
 	urgent   []wire.Method // from goroutines that may not wait: blocked and unblocked
-
-	spare []byte // the writer goroutine's: the buffer that was written last
 }
 
 const (
@@ -31,9 +31,31 @@ const (
 	drainBytes = 256 << 10
 	// maxReplies bounds the replies that wait for a client that sends and does not read; its reader waits beyond.
 	maxReplies = 1 << 20
-	// keepBuffer is the largest buffer kept for reuse; larger ones were for a large message.
+	// keepReplies is the largest buffer for replies that a connection keeps.
+	keepReplies = 4 << 10
+	// newBuffer and keepBuffer are the sizes with which a buffer that is written begins, and up to which it is kept for
+	// reuse; larger ones were for a large message.
+	newBuffer  = 16 << 10
 	keepBuffer = 512 << 10
 )
+
+// buffers lends what is written.
+type buffers struct{ pool sync.Pool }
+
+func (p *buffers) get() *[]byte {
+	if b, ok := p.pool.Get().(*[]byte); ok {
+		return b
+	}
+	b := make([]byte, 0, newBuffer)
+	return &b
+}
+
+func (p *buffers) put(b *[]byte) {
+	if cap(*b) <= keepBuffer {
+		*b = (*b)[:0]
+		p.pool.Put(b)
+	}
+}
 
 func newWriter(c *conn) *writer {
 	w := &writer{c: c, awake: make(chan struct{}, 1), quit: make(chan struct{})}
@@ -56,11 +78,12 @@ func (w *writer) method(channel uint16, m wire.Method) {
 // append queues whatever f adds to the buffer, behind the messages that were returned before.
 func (w *writer) append(f func([]byte) []byte) {
 	w.mu.Lock()
-	for len(w.buf) > maxReplies && !w.stopped {
+	for len(w.replies) > maxReplies && !w.stopped {
 		w.room.Wait()
 	}
+	w.target = &w.replies
 	w.c.broker.DrainReturns((*frames)(w))
-	w.buf = f(w.buf)
+	w.replies = f(w.replies)
 	w.mu.Unlock()
 	w.wake()
 }
@@ -73,7 +96,7 @@ func (w *writer) returns() {
 // heartbeat queues a heartbeat.
 func (w *writer) heartbeat() {
 	w.mu.Lock()
-	w.buf = wire.AppendHeartbeat(w.buf)
+	w.replies = wire.AppendHeartbeat(w.replies)
 	w.mu.Unlock()
 }
 
@@ -114,41 +137,41 @@ func (w *writer) run() {
 
 // writeAll writes what waits, and what comes meanwhile.
 func (w *writer) writeAll() error {
+	buf := w.c.server.buffers.get()
+	defer w.c.server.buffers.put(buf)
 	for more := true; more; {
-		var buf []byte
 		var err error
-		if buf, more, err = w.take(); err != nil || len(buf) == 0 {
+		*buf = (*buf)[:0]
+		if more, err = w.take(buf); err != nil || len(*buf) == 0 {
 			return err
 		}
-		if _, err := w.c.socket.Write(buf); err != nil {
+		if _, err := w.c.socket.Write(*buf); err != nil {
 			return err
 		}
 		w.c.broker.Written()
-		w.spare = nil
-		if cap(buf) <= keepBuffer {
-			w.spare = buf[:0]
-		}
 	}
 	return nil
 }
 
-// take drains the broker behind what the reader queued and takes the buffer.
-func (w *writer) take() (buf []byte, more bool, err error) {
+// take moves what the reader queued to buf and drains the broker behind it.
+func (w *writer) take(buf *[]byte) (more bool, err error) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	w.urgentMu.Lock()
 	for _, m := range w.urgent {
-		w.buf = wire.AppendMethodFrame(w.buf, 0, m)
+		*buf = wire.AppendMethodFrame(*buf, 0, m)
 	}
 	w.urgent = nil
 	w.urgentMu.Unlock()
-	if more, err = w.c.broker.Drain((*frames)(w), drainBytes); err != nil {
-		return nil, false, err
+	if *buf = append(*buf, w.replies...); cap(w.replies) > keepReplies {
+		w.replies = nil
 	}
-	buf, w.buf = w.buf, w.spare
-	w.spare = nil
+	w.replies = w.replies[:0]
+	w.target = buf
+	more, err = w.c.broker.Drain((*frames)(w), drainBytes)
+	w.target = nil
 	w.room.Broadcast()
-	return buf, more, nil
+	return more, err
 }
 
 // stop lets run write what waits and end; a client that does not read is cut after closeTimeout.
@@ -170,32 +193,32 @@ func (w *writer) fail() {
 	w.c.cut()
 }
 
-// frames is the writer as the broker sees it during Drain: it appends frames to the buffer, whose lock take holds.
+// frames is the writer as the broker sees it during Drain: it appends frames to target, whose lock is held.
 type frames writer
 
 // Deliver appends basic.deliver with its content.
 func (f *frames) Deliver(channel uint16, consumerTag string, d *broker.Outgoing) {
-	f.buf = wire.AppendDeliver(f.buf, channel, consumerTag, d.Tag, d.Redelivered, d.Exchange, d.RoutingKey, d.Properties, d.Body, f.c.frameMax)
+	*f.target = wire.AppendDeliver(*f.target, channel, consumerTag, d.Tag, d.Redelivered, d.Exchange, d.RoutingKey, d.Properties, d.Body, f.c.frameMax)
 }
 
 // Return appends basic.return with its content.
 func (f *frames) Return(channel uint16, code uint16, text string, exchange, routingKey, properties, body []byte) {
-	f.buf = wire.AppendReturn(f.buf, channel, code, text, exchange, routingKey, properties, body, f.c.frameMax)
+	*f.target = wire.AppendReturn(*f.target, channel, code, text, exchange, routingKey, properties, body, f.c.frameMax)
 }
 
 // Confirm appends basic.ack or basic.nack.
 func (f *frames) Confirm(channel uint16, tag uint64, multiple, ack bool) {
 	if ack {
-		f.buf = wire.AppendAck(f.buf, channel, tag, multiple)
+		*f.target = wire.AppendAck(*f.target, channel, tag, multiple)
 		return
 	}
-	f.buf = wire.AppendNack(f.buf, channel, tag, multiple, false)
+	*f.target = wire.AppendNack(*f.target, channel, tag, multiple, false)
 }
 
 // CancelConsumer appends basic.cancel for clients that understand it.
 func (f *frames) CancelConsumer(channel uint16, consumerTag string) {
 	if f.c.client.cancelNotify {
-		f.buf = wire.AppendMethodFrame(f.buf, channel, &wire.BasicCancel{ConsumerTag: consumerTag, NoWait: true})
+		*f.target = wire.AppendMethodFrame(*f.target, channel, &wire.BasicCancel{ConsumerTag: consumerTag, NoWait: true})
 	}
 }
 
@@ -207,6 +230,6 @@ func (f *frames) CloseChannel(channel uint16, err *broker.Error) {
 		f.c.end(p)
 		return
 	}
-	f.buf = wire.AppendMethodFrame(f.buf, channel, &wire.ChannelClose{ReplyCode: p.code, ReplyText: wire.ReplyText(p.code, p.text)})
+	*f.target = wire.AppendMethodFrame(*f.target, channel, &wire.ChannelClose{ReplyCode: p.code, ReplyText: wire.ReplyText(p.code, p.text)})
 	f.c.failed.add(channel)
 }

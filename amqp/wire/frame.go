@@ -78,6 +78,13 @@ func (s *Scanner) Fill() error {
 	return err
 }
 
+// Shrink gives a buffer back that is large and empty: its owner has fallen silent. What Next returned stays valid.
+func (s *Scanner) Shrink() {
+	if s.start == s.end && len(s.buf) > firstBuffer {
+		s.buf, s.start, s.end = nil, 0, 0
+	}
+}
+
 // makeRoom moves what is left to the front and grows the buffer when a frame needs it or the last read filled it.
 func (s *Scanner) makeRoom() {
 	full := s.end == len(s.buf) && len(s.buf) > 0

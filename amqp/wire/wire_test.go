@@ -473,3 +473,25 @@ func FuzzContentHeader(f *testing.F) {
 		}
 	})
 }
+
+func TestShrink(t *testing.T) {
+	stream := AppendPublish(nil, 1, "", "k", false, false, nil, make([]byte, 500_000), 131072)
+	source := bytes.NewReader(append(stream, AppendHeartbeat(nil)...))
+	s := NewScanner(source, 131072)
+	frames, err := scanAll(s)
+	if !errors.Is(err, io.EOF) || len(s.buf) < 131072 {
+		t.Fatalf("%d frames, %v, a buffer of %d", len(frames), err, len(s.buf))
+	}
+	s.Shrink()
+	if len(s.buf) != 0 {
+		t.Errorf("a buffer of %d is left", len(s.buf))
+	}
+	source.Reset(AppendHeartbeat(nil))
+	if err := s.Fill(); err != nil || len(s.buf) != firstBuffer {
+		t.Fatalf("%v, a buffer of %d", err, len(s.buf))
+	}
+	s.Shrink()
+	if f, ok, err := s.Next(); !ok || err != nil || f.Type != FrameHeartbeat {
+		t.Errorf("%+v %v %v", f, ok, err)
+	}
+}
