@@ -25,7 +25,8 @@ type Options struct {
 	// UnlimitedCredit is how many messages a consumer without prefetch limit may hold unsettled. Default 2000.
 	UnlimitedCredit uint32
 	// MaxUnconfirmedBytes and MaxUnconfirmedMessages bound what one connection may have published and not yet seen
-	// applied by the shards: beyond, Flush blocks. Defaults 16 MiB and 8192.
+	// applied by the shards: beyond, Flush blocks. What waits here delays consumers' acknowledgements, which share the shard's
+	// log (docs/adr/0003). Defaults 256 KiB and 8192.
 	MaxUnconfirmedBytes    int
 	MaxUnconfirmedMessages int
 	// OperationTimeout bounds every operation that waits for the cluster. Default 30 s.
@@ -44,7 +45,7 @@ func (o *Options) setDefaults() {
 	o.MaxMessageSize = cmp.Or(o.MaxMessageSize, 16<<20)
 	o.NoAckCredit = cmp.Or(o.NoAckCredit, 1000)
 	o.UnlimitedCredit = cmp.Or(o.UnlimitedCredit, 2000)
-	o.MaxUnconfirmedBytes = cmp.Or(o.MaxUnconfirmedBytes, 16<<20)
+	o.MaxUnconfirmedBytes = cmp.Or(o.MaxUnconfirmedBytes, 256<<10)
 	o.MaxUnconfirmedMessages = cmp.Or(o.MaxUnconfirmedMessages, 8192)
 	o.OperationTimeout = cmp.Or(o.OperationTimeout, 30*time.Second)
 	o.FreshTimeout = cmp.Or(o.FreshTimeout, 5*time.Second)
