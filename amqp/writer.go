@@ -22,8 +22,10 @@ type writer struct {
 	target  *[]byte // where frames appends
 	stopped bool
 
-	urgentMu sync.Mutex    // guards urgent; mu is held while messages are fetched, this is not
+	urgentMu sync.Mutex    // guards urgent, for a short time
 	urgent   []wire.Method // from goroutines that may not wait: blocked and unblocked
+
+	out *[]byte // the writer goroutine's: what it is about to write
 }
 
 const (
@@ -137,15 +139,22 @@ func (w *writer) run() {
 
 // writeAll writes what waits, and what comes meanwhile.
 func (w *writer) writeAll() error {
-	buf := w.c.server.buffers.get()
-	defer w.c.server.buffers.put(buf)
+	w.out = w.c.server.buffers.get()
+	defer func() {
+		w.c.server.buffers.put(w.out)
+		w.out = nil
+	}()
 	for more := true; more; {
 		var err error
-		*buf = (*buf)[:0]
-		if more, err = w.take(buf); err != nil || len(*buf) == 0 {
+		*w.out = (*w.out)[:0]
+		w.takeUrgent()
+		if more, err = w.c.broker.Drain((*frames)(w), drainBytes); err != nil {
 			return err
 		}
-		if _, err := w.c.socket.Write(*buf); err != nil {
+		if w.takeReplies(); len(*w.out) == 0 {
+			return nil
+		}
+		if _, err := w.c.socket.Write(*w.out); err != nil {
 			return err
 		}
 		w.c.broker.Written()
@@ -153,25 +162,32 @@ func (w *writer) writeAll() error {
 	return nil
 }
 
-// take moves what the reader queued to buf and drains the broker behind it.
-func (w *writer) take(buf *[]byte) (more bool, err error) {
-	w.mu.Lock()
-	defer w.mu.Unlock()
+func (w *writer) takeUrgent() {
 	w.urgentMu.Lock()
+	defer w.urgentMu.Unlock()
 	for _, m := range w.urgent {
-		*buf = wire.AppendMethodFrame(*buf, 0, m)
+		*w.out = wire.AppendMethodFrame(*w.out, 0, m)
 	}
 	w.urgent = nil
-	w.urgentMu.Unlock()
-	if *buf = append(*buf, w.replies...); cap(w.replies) > keepReplies {
+}
+
+// takeReplies moves what the reader has queued to what is written.
+func (w *writer) takeReplies() {
+	w.mu.Lock()
+	w.moveReplies()
+	w.mu.Unlock()
+}
+
+// moveReplies is takeReplies under the lock.
+func (w *writer) moveReplies() {
+	if len(w.replies) == 0 {
+		return
+	}
+	if *w.out = append(*w.out, w.replies...); cap(w.replies) > keepReplies {
 		w.replies = nil
 	}
 	w.replies = w.replies[:0]
-	w.target = buf
-	more, err = w.c.broker.Drain((*frames)(w), drainBytes)
-	w.target = nil
 	w.room.Broadcast()
-	return more, err
 }
 
 // stop lets run write what waits and end; a client that does not read is cut after closeTimeout.
@@ -195,6 +211,20 @@ func (w *writer) fail() {
 
 // frames is the writer as the broker sees it during Drain: it appends frames to target, whose lock is held.
 type frames writer
+
+// Lock lets Drain write behind what the reader has queued so far.
+func (f *frames) Lock() {
+	w := (*writer)(f)
+	w.mu.Lock()
+	w.moveReplies()
+	w.target = w.out
+}
+
+// Unlock lets the reader queue more.
+func (f *frames) Unlock() {
+	f.target = nil
+	f.mu.Unlock()
+}
 
 // Deliver appends basic.deliver with its content.
 func (f *frames) Deliver(channel uint16, consumerTag string, d *broker.Outgoing) {

@@ -16,6 +16,8 @@ type counter struct {
 	deliveries, confirm int
 }
 
+func (k *counter) Lock()                {}
+func (k *counter) Unlock()              {}
 func (k *counter) Wake()                { k.woken = true }
 func (k *counter) Blocked(string)       {}
 func (k *counter) Unblocked()           {}

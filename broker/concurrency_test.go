@@ -101,6 +101,9 @@ func (k *client) close() {
 	k.conn.Close(context.Background())
 }
 
+func (k *client) Lock()   {} // each method takes mu
+func (k *client) Unlock() {}
+
 func (k *client) Wake() {
 	select {
 	case k.wake <- struct{}{}:

@@ -30,9 +30,11 @@ type ConnEvents interface {
 }
 
 // Writer is where Drain writes. It keeps what it is given in memory (Drain decides how much); slices are valid during
-// the call. What a front door writes by itself goes before or after a Drain, never in its midst: so no delivery follows
-// the answer to a cancel.
+// the call. Drain holds its lock while it decides what comes next and writes it, not while it fetches messages. What a
+// front door writes by itself, under the same lock, keeps its place among the rest: so no delivery follows the answer to
+// a cancel, and none precedes the answer to a consume.
 type Writer interface {
+	sync.Locker
 	Deliver(channel uint16, consumerTag string, d *Outgoing)
 	Return(channel uint16, code uint16, text string, exchange, routingKey, properties, body []byte)
 	Confirm(channel uint16, tag uint64, multiple, ack bool)

@@ -30,6 +30,9 @@ func (d *door) event(text string) {
 	d.mu.Unlock()
 }
 
+func (d *door) Lock()   {} // nobody else writes
+func (d *door) Unlock() {}
+
 func (d *door) Blocked(reason string)    { d.event("blocked " + reason) }
 func (d *door) Unblocked()               { d.event("unblocked") }
 func (d *door) Closed(err *broker.Error) { d.event("closed " + err.Text) }

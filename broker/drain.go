@@ -72,6 +72,8 @@ func (c *Conn) drainConfirms(w Writer) {
 			s.of = append(s.of, ch)
 		}
 	}
+	w.Lock()
+	defer w.Unlock()
 	c.DrainReturns(w)
 	for i, f := range s.frames {
 		if !s.of[i].isClosed() {
@@ -83,7 +85,7 @@ func (c *Conn) drainConfirms(w Writer) {
 }
 
 // DrainReturns is the part of Drain that writes the returned messages: a front door calls it before it writes an answer,
-// so that the messages published before are returned before. It may be called by the reader while no Drain runs.
+// so that the messages published before are returned before. The caller, the reader or Drain, holds the writer's lock.
 func (c *Conn) DrainReturns(w Writer) {
 	for _, r := range c.out.takeReturns() {
 		if !r.channel.isClosed() {
@@ -95,6 +97,11 @@ func (c *Conn) DrainReturns(w Writer) {
 // drainEnds writes what the broker ended by itself.
 func (c *Conn) drainEnds(w Writer) {
 	cancels, failures := c.out.takeEnds()
+	if len(cancels)+len(failures) == 0 {
+		return
+	}
+	w.Lock()
+	defer w.Unlock()
 	for _, gone := range cancels {
 		c.broker.replicator.Unsubscribe(gone.shard, gone.id)
 		if gone.channel.forget(gone) {
@@ -121,23 +128,37 @@ func (c *Conn) drainDeliveries(w Writer, maxBytes int) (bytes int) {
 		bytes += int(s.taken[i].Body.Size()) + deliverOverhead
 	}
 	ready := c.read(to, s.taken)
-	tag, ok := to.channel.handOver(to, s.taken[:ready])
-	if !ok { // its end came meanwhile
+	if ready == 0 {
+		return bytes
+	}
+	if c.hand(w, to, s.taken[:ready]) {
+		to.stalls = 0
+		if to.noAck {
+			c.handedOver(to, s.taken[:ready])
+		}
+	} else { // its end came meanwhile
 		to.channel.release(to, ready)
 		s.stage.batch(to.shard).giveBack(to, s.taken[:ready])
 		c.settleWritten()
-		return bytes
-	}
-	to.stalls = 0
-	for i := range s.taken[:ready] {
-		s.fill(tag+uint64(i), &s.taken[i], &s.messages[i])
-		w.Deliver(to.channel.number, to.tag, &s.outgoing)
 	}
 	clear(s.messages)
-	if to.noAck {
-		c.handedOver(to, s.taken[:ready])
-	}
 	return bytes
+}
+
+// hand writes deliveries whose messages have been read, unless the consumer is at its end.
+func (c *Conn) hand(w Writer, to *consumer, ds []Delivery) bool {
+	w.Lock()
+	defer w.Unlock()
+	tag, ok := to.channel.handOver(to, ds)
+	if !ok {
+		return false
+	}
+	s := &c.writing
+	for i := range ds {
+		s.fill(tag+uint64(i), &ds[i], &s.messages[i])
+		w.Deliver(to.channel.number, to.tag, &s.outgoing)
+	}
+	return true
 }
 
 // read gets the envelopes of deliveries and returns how many it got. What cannot be read now goes back to the outbox.
