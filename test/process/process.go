@@ -46,6 +46,9 @@ var build = sync.OnceValues(func() (string, error) {
 	return path, nil
 })
 
+// Binary makes the binary, once for a package's run, and says where it is: for tests that start nodes themselves.
+func Binary() (string, error) { return build() }
+
 // Cluster is nodes that were started together.
 type Cluster struct {
 	Nodes []*Node
@@ -276,11 +279,20 @@ func (n *Node) printLog() {
 // connections: a node that was killed must find its ports free when it comes back. All are held until the last is found.
 func freePorts(t testing.TB, count int) []int {
 	t.Helper()
+	ports, err := FreePorts(count)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return ports
+}
+
+// FreePorts is for programs that start nodes themselves.
+func FreePorts(count int) ([]int, error) {
 	const first, last, tries = 10000, 30000, 1000
 	var ports []int
 	for range tries {
 		if len(ports) == count {
-			return ports
+			return ports, nil
 		}
 		port := first + rand.IntN(last-first)
 		listener, err := net.Listen("tcp", "127.0.0.1:"+strconv.Itoa(port))
@@ -295,6 +307,5 @@ func freePorts(t testing.TB, count int) []int {
 		defer packets.Close()
 		ports = append(ports, port)
 	}
-	t.Fatalf("no %d free ports in %d tries", count, tries)
-	return nil
+	return nil, fmt.Errorf("no %d free ports in %d tries", count, tries)
 }

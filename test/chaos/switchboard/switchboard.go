@@ -7,7 +7,6 @@ package switchboard
 import (
 	"errors"
 	"fmt"
-	"io"
 	"math/rand/v2"
 	"net"
 	"os"
@@ -34,7 +33,6 @@ type Switchboard struct {
 type port struct {
 	namespace string
 	device    *os.File
-	mac       atomic.Uint64 // learned from the frames that come
 }
 
 // link is one direction between two nodes.
@@ -75,7 +73,7 @@ func New(prefix string, n int) (_ *Switchboard, err error) {
 		}
 	}()
 	for i := range n {
-		p, err := plug(fmt.Sprintf("%s%d", prefix, i+1), Address(i))
+		p, err := plug(fmt.Sprintf("%s%d", prefix, i+1), i, n)
 		if p != nil {
 			s.ports = append(s.ports, p)
 		}
@@ -98,11 +96,16 @@ func New(prefix string, n int) (_ *Switchboard, err error) {
 // Address is a node's, inside the namespaces.
 func Address(node int) string { return fmt.Sprintf("10.177.0.%d", node+1) }
 
+// hardware is the first byte of our hardware addresses: locally administered, for one receiver.
+const hardware = 0x02
+
+func hardwareAddress(node int) string { return fmt.Sprintf("%02x:00:00:00:00:%02x", hardware, node+1) }
+
 // Namespace is the name of a node's network namespace.
 func (s *Switchboard) Namespace(node int) string { return s.ports[node].namespace }
 
 // plug makes a namespace with one device in it. What was made is returned even with an error.
-func plug(namespace, address string) (*port, error) {
+func plug(namespace string, node, nodes int) (*port, error) {
 	if err := ip("netns", "add", namespace); err != nil {
 		return nil, err
 	}
@@ -120,12 +123,20 @@ func plug(namespace, address string) (*port, error) {
 	if err != nil {
 		return p, fmt.Errorf("make device %s: %w", namespace, err)
 	}
-	for _, command := range [][]string{
+	commands := [][]string{
 		{"link", "set", namespace, "netns", namespace},
 		{"-n", namespace, "link", "set", "lo", "up"},
-		{"-n", namespace, "addr", "add", address + "/24", "dev", namespace},
-		{"-n", namespace, "link", "set", namespace, "mtu", fmt.Sprint(frameSize - 14), "up"},
-	} {
+		{"-n", namespace, "addr", "add", Address(node) + "/24", "dev", namespace},
+		{"-n", namespace, "link", "set", namespace, "address", hardwareAddress(node), "mtu", fmt.Sprint(frameSize - 14), "up"},
+	}
+	for other := range nodes {
+		if other != node {
+			// Nobody asks for addresses: an answer could not come back over a link that is cut one way.
+			commands = append(commands, []string{"-n", namespace, "neigh", "replace", Address(other), "lladdr", hardwareAddress(other),
+				"dev", namespace, "nud", "permanent"})
+		}
+	}
+	for _, command := range commands {
 		if err := ip(command...); err != nil {
 			return p, err
 		}
@@ -151,12 +162,8 @@ func (s *Switchboard) forward(from int) {
 		if n < 14 {
 			continue
 		}
-		s.ports[from].mac.Store(mac(frame[6:12]))
-		target, all := mac(frame[:6]), frame[0]&1 == 1
-		for to, p := range s.ports {
-			if to != from && (all || p.mac.Load() == target) {
-				s.pass(&s.links[from*len(s.ports)+to], p, frame[:n])
-			}
+		if to := int(frame[5]) - 1; frame[0] == hardware && to >= 0 && to < len(s.ports) && to != from {
+			s.pass(&s.links[from*len(s.ports)+to], s.ports[to], frame[:n])
 		}
 	}
 }
@@ -257,14 +264,3 @@ func (s *Switchboard) Close() error {
 	s.work.Wait()
 	return errors.Join(errs...)
 }
-
-// mac is a hardware address as a number.
-func mac(b []byte) uint64 {
-	var n uint64
-	for _, v := range b {
-		n = n<<8 | uint64(v)
-	}
-	return n
-}
-
-var _ io.Closer = (*Switchboard)(nil)

@@ -1,0 +1,319 @@
+package chaos
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/warrenmq/warren/test/chaos/check"
+	"github.com/warrenmq/warren/test/chaos/switchboard"
+)
+
+// fault is one way to do harm. It is injected, lasts a while, and is healed; then the suite waits until all nodes serve.
+type fault struct {
+	name  string
+	about string
+	group string // faults are asked for by name or by group
+
+	// needs says why it cannot be done here, or nothing. Nil: it always can.
+	needs func(o *Options) string
+	// victims are the nodes it touches, out of those it may touch.
+	victims func(p *planner) []int
+	// shortest and longest bound the time it lasts.
+	shortest, longest time.Duration
+
+	inject func(ctx context.Context, r *run, a *Action) error
+	heal   func(ctx context.Context, r *run, a *Action) error
+}
+
+// faults is the table of all faults, in the order of the README.
+var faults = []*fault{
+	{name: "kill-one", group: "kill", about: "SIGKILL of one node, started again", victims: one, shortest: 500 * time.Millisecond, longest: 6 * time.Second,
+		inject: killed, heal: started},
+	{name: "kill-leader", group: "kill", about: "SIGKILL of the node that leads the first queue, if known; of any node otherwise", victims: one,
+		shortest: 500 * time.Millisecond, longest: 6 * time.Second, inject: killed, heal: started},
+	{name: "kill-all", group: "kill", about: "SIGKILL of all nodes at once", needs: notStable, victims: everyone, shortest: 100 * time.Millisecond, longest: time.Second,
+		inject: killed, heal: started},
+	{name: "stop-short", group: "stop", about: "SIGSTOP for less than a second", victims: one, shortest: 200 * time.Millisecond, longest: time.Second,
+		inject: paused, heal: resumed},
+	{name: "stop-long", group: "stop", about: "SIGSTOP for longer than any timeout", victims: one, shortest: 5 * time.Second, longest: 15 * time.Second,
+		inject: paused, heal: resumed},
+	{name: "restart", group: "restart", about: "SIGTERM, and a start once it has ended", victims: one, shortest: 0, longest: 2 * time.Second,
+		inject: terminated, heal: started},
+	{name: "partition-halves", group: "partition", about: "a minority apart from a majority", needs: network, victims: minority, shortest: 3 * time.Second, longest: 15 * time.Second,
+		inject: isolated, heal: reconnected},
+	{name: "partition-one", group: "partition", about: "one node alone", needs: network, victims: one, shortest: 3 * time.Second, longest: 15 * time.Second,
+		inject: isolated, heal: reconnected},
+	{name: "partition-oneway", group: "partition", about: "one node sends and hears nothing, or hears and cannot send", needs: network, victims: one,
+		shortest: 3 * time.Second, longest: 15 * time.Second, inject: oneWay, heal: reconnected},
+	{name: "partition-bridge", group: "partition", about: "two nodes that reach one another only by way of the others", needs: network, victims: pair,
+		shortest: 3 * time.Second, longest: 15 * time.Second, inject: bridged, heal: reconnected},
+	{name: "delay", group: "slow", about: "20 to 200 ms on all links of one node", needs: network, victims: one, shortest: 3 * time.Second, longest: 10 * time.Second,
+		inject: delayedLinks, heal: reconnected},
+	{name: "loss", group: "slow", about: "2 to 20 % of the frames of one node are lost", needs: network, victims: one, shortest: 3 * time.Second, longest: 10 * time.Second,
+		inject: lossyLinks, heal: reconnected},
+	{name: "disk-full", group: "disk", about: "the disk of one node is filled to the last byte", needs: disk, victims: one, shortest: 3 * time.Second, longest: 10 * time.Second,
+		inject: filled, heal: emptied},
+	{name: "wipe", group: "damage", about: "one node loses its whole data directory while it is down", victims: fragile, shortest: 500 * time.Millisecond, longest: 3 * time.Second,
+		inject: wiped, heal: started},
+	damaging("flip-wal", "bits of write-ahead log files flip while the node is down", "store/wal/*[0-9a-f].wal", flipBits),
+	damaging("flip-segment", "bits of segment files flip while the node is down", "store/group-*/*.seg", flipBits),
+	damaging("flip-checkpoint", "bits of checkpoints flip while the node is down", "store/group-*/checkpoint", flipBits),
+	damaging("flip-stable", "bits of the stable store (terms, votes, the catalog's log) flip while the node is down", "*.db", flipBits),
+	damaging("flip-catalog", "bits of the catalog's snapshot flip while the node is down", "catalog/*/*", flipBits),
+	damaging("truncate-wal", "write-ahead log files are cut while the node is down", "store/wal/*[0-9a-f].wal", truncate),
+	damaging("truncate-segment", "segment files are cut while the node is down", "store/group-*/*.seg", truncate),
+	damaging("truncate-checkpoint", "checkpoints are cut while the node is down", "store/group-*/checkpoint", truncate),
+	damaging("truncate-stable", "the stable store is cut while the node is down", "*.db", truncate),
+	{name: "clock", group: "clock", about: "the clock of one node jumps", needs: clock, victims: one, inject: nothing, heal: nothing},
+}
+
+func damaging(name, about, pattern string, damage func(path string, random *rand.Rand) (string, error)) *fault {
+	return &fault{name: name, group: "damage", about: about, victims: fragile, shortest: 500 * time.Millisecond, longest: 3 * time.Second,
+		inject: func(ctx context.Context, r *run, a *Action) error {
+			r.cluster.nodes[a.Victims[0]].kill()
+			did, err := damageFiles(r.cluster.nodes[a.Victims[0]].dataDir, pattern, a.random(), damage)
+			a.Detail = did
+			return err
+		}, heal: started}
+}
+
+// expandFaults turns names and groups into names.
+func expandFaults(asked []string) ([]string, error) {
+	var names []string
+	for _, ask := range asked {
+		found := false
+		for _, f := range faults {
+			if ask == f.name || ask == f.group || ask == "all" {
+				found = true
+				if !slices.Contains(names, f.name) {
+					names = append(names, f.name)
+				}
+			}
+		}
+		if !found {
+			return nil, fmt.Errorf("unknown fault %q; see -list", ask)
+		}
+	}
+	return names, nil
+}
+
+func faultNamed(name string) *fault {
+	for _, f := range faults {
+		if f.name == name {
+			return f
+		}
+	}
+	return nil
+}
+
+// DescribeFaults lists the faults with what they need and whether that is there.
+func DescribeFaults(o *Options) string {
+	var b strings.Builder
+	for _, f := range faults {
+		fmt.Fprintf(&b, "%-20s %-10s %s", f.name, f.group, f.about)
+		if f.needs != nil {
+			if why := f.needs(o); why != "" {
+				fmt.Fprintf(&b, " [not here: %s]", why)
+			}
+		}
+		b.WriteByte('\n')
+	}
+	return b.String()
+}
+
+// What faults need.
+
+func notStable(o *Options) string {
+	if o.Stable {
+		return "it would touch the node that the clients use"
+	}
+	return ""
+}
+
+func network(o *Options) string {
+	if why := switchboard.Missing(); why != "" {
+		return why
+	}
+	if !o.Namespaces {
+		return "the nodes are not in namespaces of their own"
+	}
+	return ""
+}
+
+func disk(*Options) string {
+	if os.Geteuid() != 0 {
+		return "a small disk to fill needs root, to mount a tmpfs"
+	}
+	return ""
+}
+
+func clock(*Options) string {
+	reason := "the nodes are static binaries that read the clock without the C library, which faketime replaces"
+	if _, err := exec.LookPath("faketime"); err != nil {
+		reason = "faketime is not installed, and " + reason
+	}
+	return reason
+}
+
+// Injections and healings.
+
+func nothing(context.Context, *run, *Action) error { return nil }
+
+func killed(_ context.Context, r *run, a *Action) error {
+	if a.Fault == "kill-leader" && !r.o.Stable {
+		if node, known := r.leader(); known {
+			a.Victims = []int{node}
+		}
+	}
+	for _, v := range a.Victims {
+		r.cluster.nodes[v].kill()
+	}
+	return nil
+}
+
+func started(_ context.Context, r *run, a *Action) error {
+	for _, v := range a.Victims {
+		if err := r.cluster.nodes[v].start(r.ended); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func paused(_ context.Context, r *run, a *Action) error {
+	return r.cluster.nodes[a.Victims[0]].signal(syscall.SIGSTOP)
+}
+
+func resumed(_ context.Context, r *run, a *Action) error {
+	return r.cluster.nodes[a.Victims[0]].signal(syscall.SIGCONT)
+}
+
+// stopPatience is how long a node may take to end gracefully.
+const stopPatience = 60 * time.Second
+
+func terminated(_ context.Context, r *run, a *Action) error {
+	if err := r.cluster.nodes[a.Victims[0]].end(syscall.SIGTERM, stopPatience); err != nil {
+		r.ledger.Report(check.Finding{Kind: check.NodeEnded, Detail: err.Error()})
+	}
+	return nil
+}
+
+func isolated(_ context.Context, r *run, a *Action) error {
+	for i := range r.cluster.nodes {
+		for _, v := range a.Victims {
+			if !slices.Contains(a.Victims, i) {
+				r.cluster.board.Cut(i, v)
+				r.cluster.board.Cut(v, i)
+			}
+		}
+	}
+	return nil
+}
+
+func oneWay(_ context.Context, r *run, a *Action) error {
+	deaf := a.random().IntN(2) == 0
+	v := a.Victims[0]
+	for i := range r.cluster.nodes {
+		switch {
+		case i == v:
+		case deaf:
+			r.cluster.board.Cut(i, v)
+			a.Detail = "hears nothing"
+		default:
+			r.cluster.board.Cut(v, i)
+			a.Detail = "is not heard"
+		}
+	}
+	return nil
+}
+
+func bridged(_ context.Context, r *run, a *Action) error {
+	r.cluster.board.Cut(a.Victims[0], a.Victims[1])
+	r.cluster.board.Cut(a.Victims[1], a.Victims[0])
+	return nil
+}
+
+func delayedLinks(_ context.Context, r *run, a *Action) error {
+	delay := time.Duration(20+a.random().IntN(180)) * time.Millisecond
+	a.Detail = "by " + delay.String()
+	slowLinks(r, a.Victims[0], delay, 0)
+	return nil
+}
+
+func lossyLinks(_ context.Context, r *run, a *Action) error {
+	loss := 0.02 + 0.18*a.random().Float64()
+	a.Detail = fmt.Sprintf("%.0f %%", loss*100)
+	slowLinks(r, a.Victims[0], 0, loss)
+	return nil
+}
+
+func slowLinks(r *run, victim int, delay time.Duration, loss float64) {
+	for i := range r.cluster.nodes {
+		if i != victim {
+			r.cluster.board.Slow(i, victim, delay, loss)
+			r.cluster.board.Slow(victim, i, delay, loss)
+		}
+	}
+}
+
+func reconnected(_ context.Context, r *run, _ *Action) error {
+	r.cluster.board.Heal()
+	return nil
+}
+
+// filler is the file that takes all space beside a node's data.
+func filler(r *run, a *Action) string {
+	return filepath.Join(filepath.Dir(r.cluster.nodes[a.Victims[0]].dataDir), "filler")
+}
+
+func filled(_ context.Context, r *run, a *Action) (err error) {
+	r.full[a.Victims[0]].Store(true)
+	f, err := os.Create(filler(r, a))
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, f.Close()) }()
+	for size, step := int64(0), int64(64<<20); step >= 4096; {
+		switch err := unix.Fallocate(int(f.Fd()), 0, size, step); {
+		case err == nil:
+			size += step
+		case errors.Is(err, unix.ENOSPC):
+			step /= 2
+		default:
+			return fmt.Errorf("fill the disk: %w", err)
+		}
+	}
+	return nil
+}
+
+// emptied gives the space back. A node that ended on its full disk is started again: what counts is what it kept.
+func emptied(_ context.Context, r *run, a *Action) error {
+	if err := os.Remove(filler(r, a)); err != nil {
+		return err
+	}
+	node := r.cluster.nodes[a.Victims[0]]
+	if !node.running() {
+		a.Detail = "the node ended on its full disk and was started again"
+		if err := node.start(r.ended); err != nil {
+			return err
+		}
+	}
+	r.full[a.Victims[0]].Store(false)
+	return nil
+}
+
+func wiped(_ context.Context, r *run, a *Action) error {
+	r.cluster.nodes[a.Victims[0]].kill()
+	return os.RemoveAll(r.cluster.nodes[a.Victims[0]].dataDir)
+}

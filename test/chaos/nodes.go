@@ -1,0 +1,365 @@
+package chaos
+
+import (
+	"bufio"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"sync"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/warrenmq/warren/test/chaos/switchboard"
+	"github.com/warrenmq/warren/test/process"
+)
+
+// tmpfsSize is the size of a node's disk when a fault fills it. The broker's files are small in these runs.
+const tmpfsSize = 2 << 30
+
+// cluster is the nodes under test.
+type cluster struct {
+	nodes []*Node
+	board *switchboard.Switchboard // nil: all nodes are on loopback
+	dir   string                   // with a folder for each node
+	disks bool                     // each data directory is a disk of its own
+}
+
+// Node is one process and its data.
+type Node struct {
+	index   int
+	name    string
+	dataDir string
+	logPath string
+	binary  string
+	flags   []string
+	ports   []int // AMQP, HTTP, gRPC, cluster, gossip
+	board   *switchboard.Switchboard
+
+	mu       sync.Mutex // guards what follows
+	command  *exec.Cmd
+	exited   chan struct{}
+	expected bool // its end was asked for
+	ends     int  // how often it ended by itself; used by one watcher at a time
+	stopped  bool // it is under SIGSTOP
+}
+
+// newCluster prepares nodes and starts none.
+func newCluster(o *Options, dir string) (_ *cluster, err error) {
+	c := &cluster{dir: dir, disks: o.wants("disk-full")}
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, c.close())
+		}
+	}()
+	if o.Namespaces {
+		if c.board, err = switchboard.New(fmt.Sprintf("ch%d-", os.Getpid()%100_000), o.Nodes); err != nil {
+			return nil, err
+		}
+	}
+	var join []string
+	for i := range o.Nodes {
+		n := &Node{index: i, name: fmt.Sprintf("node%d", i+1), binary: o.Binary, board: c.board}
+		n.dataDir = filepath.Join(dir, n.name, "data")
+		n.logPath = filepath.Join(dir, n.name+".log")
+		address, host := "127.0.0.1", "127.0.0.1"
+		if c.board == nil {
+			if n.ports, err = process.FreePorts(5); err != nil {
+				return nil, err
+			}
+		} else {
+			n.ports = []int{5672, 15672, 7672, 7673, 7946}
+			address, host = switchboard.Address(i), "0.0.0.0"
+		}
+		join = append(join, net.JoinHostPort(address, strconv.Itoa(n.ports[4])))
+		n.flags = append([]string{"server", "--name", n.name, "--data-dir", n.dataDir, "--host", host, "--advertise", address,
+			"--amqp-port", strconv.Itoa(n.ports[0]), "--http-port", strconv.Itoa(n.ports[1]), "--grpc-port", strconv.Itoa(n.ports[2]),
+			"--cluster-port", strconv.Itoa(n.ports[3]), "--gossip-port", strconv.Itoa(n.ports[4]),
+			// Small files, so that they retire, are copied and are checkpointed within minutes.
+			"--wal-file-size", "16MiB", "--cache-size", "16MiB", "--disk-free-limit", "128MiB"}, o.Flags...)
+		if err := c.prepareDisk(n); err != nil {
+			return nil, err
+		}
+		c.nodes = append(c.nodes, n)
+	}
+	for _, n := range c.nodes {
+		n.flags = append(n.flags, "--join", strings.Join(join, ","), "--expect", strconv.Itoa(o.Nodes))
+	}
+	return c, nil
+}
+
+// prepareDisk makes the folder around the node's data, on a small disk of its own when one is to be filled.
+func (c *cluster) prepareDisk(n *Node) error {
+	disk := filepath.Dir(n.dataDir)
+	if err := os.MkdirAll(disk, 0o700); err != nil || !c.disks {
+		return err
+	}
+	if err := unix.Mount("tmpfs", disk, "tmpfs", 0, fmt.Sprintf("size=%d", tmpfsSize)); err != nil {
+		return fmt.Errorf("mount a small disk: %w", err)
+	}
+	return nil
+}
+
+// close ends all nodes and removes what was made, except the folder with the logs.
+func (c *cluster) close() error {
+	var errs []error
+	for _, n := range c.nodes {
+		n.kill()
+		if c.disks {
+			errs = append(errs, unix.Unmount(filepath.Dir(n.dataDir), unix.MNT_DETACH))
+		}
+	}
+	if c.board != nil {
+		errs = append(errs, c.board.Close())
+	}
+	return errors.Join(errs...)
+}
+
+// start runs the process and does not wait until it serves. Ended is called when it ends and nobody asked for it.
+func (n *Node) start(ended func(*Node)) error {
+	log, err := os.OpenFile(n.logPath, os.O_CREATE|os.O_WRONLY|os.O_APPEND, 0o600)
+	if err != nil {
+		return err
+	}
+	defer log.Close()
+	fmt.Fprintf(log, "--- started by the suite at %s\n", time.Now().Format(time.RFC3339Nano))
+	args := append([]string{n.binary}, n.flags...)
+	if n.board != nil {
+		args = append([]string{"ip", "netns", "exec", n.board.Namespace(n.index)}, args...)
+	}
+	command := exec.Command(args[0], args[1:]...)
+	command.Stdout, command.Stderr = log, log
+	// A suite that dies must not leave brokers behind.
+	command.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
+	if err := command.Start(); err != nil {
+		return fmt.Errorf("start %s: %w", n.name, err)
+	}
+	exited := make(chan struct{})
+	n.mu.Lock()
+	n.command, n.exited, n.expected, n.stopped = command, exited, false, false
+	n.mu.Unlock()
+	go func() {
+		_ = command.Wait() // killed nodes end with an error by design
+		n.mu.Lock()
+		expected := n.expected
+		n.mu.Unlock()
+		close(exited)
+		if !expected && ended != nil {
+			ended(n)
+		}
+	}()
+	return nil
+}
+
+// end sends a signal that ends the process and waits for its end.
+func (n *Node) end(s syscall.Signal, patience time.Duration) error {
+	n.mu.Lock()
+	command, exited := n.command, n.exited
+	n.expected = true
+	stopped := n.stopped
+	n.mu.Unlock()
+	if command == nil {
+		return nil
+	}
+	if stopped && s != syscall.SIGKILL {
+		_ = n.signal(syscall.SIGCONT)
+	}
+	if err := command.Process.Signal(s); err != nil && !errors.Is(err, os.ErrProcessDone) {
+		return fmt.Errorf("signal %s: %w", n.name, err)
+	}
+	select {
+	case <-exited:
+		return nil
+	case <-time.After(patience):
+		_ = command.Process.Signal(syscall.SIGKILL) // it is told as a finding, and must not stay
+		<-exited
+		return fmt.Errorf("%s did not end within %v of signal %v", n.name, patience, s)
+	}
+}
+
+func (n *Node) kill() { _ = n.end(syscall.SIGKILL, time.Minute) } // SIGKILL ends every process
+
+// signal sends SIGSTOP or SIGCONT.
+func (n *Node) signal(s syscall.Signal) error {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if n.command == nil {
+		return fmt.Errorf("%s was never started", n.name)
+	}
+	n.stopped = s == syscall.SIGSTOP
+	if err := n.command.Process.Signal(s); err != nil {
+		return fmt.Errorf("signal %s: %w", n.name, err)
+	}
+	return nil
+}
+
+// running says whether the process exists.
+func (n *Node) running() bool {
+	n.mu.Lock()
+	exited := n.exited
+	n.mu.Unlock()
+	if exited == nil {
+		return false
+	}
+	select {
+	case <-exited:
+		return false
+	default:
+		return true
+	}
+}
+
+// endedByItself says that the process is gone and nobody had ended it.
+func (n *Node) endedByItself() bool {
+	n.mu.Lock()
+	expected := n.expected
+	n.mu.Unlock()
+	return !expected && !n.running()
+}
+
+func (n *Node) pid() int {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return n.command.Process.Pid
+}
+
+// dial connects to one of the node's ports the way a client on its machine does: no partition between nodes is between.
+func (n *Node) dial(port int, timeout time.Duration) (net.Conn, error) {
+	address := net.JoinHostPort("127.0.0.1", strconv.Itoa(port))
+	if n.board != nil {
+		return n.board.Dial(n.index, address, timeout)
+	}
+	return net.DialTimeout("tcp", address, timeout)
+}
+
+// get asks the node's HTTP side.
+func (n *Node) get(ctx context.Context, path string) (status int, body string, err error) {
+	client := http.Client{Transport: &http.Transport{DisableKeepAlives: true,
+		DialContext: func(context.Context, string, string) (net.Conn, error) { return n.dial(n.ports[1], 2*time.Second) }}}
+	ctx, cancel := context.WithTimeout(ctx, 3*time.Second)
+	defer cancel()
+	request, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+n.name+path, nil)
+	if err != nil {
+		return 0, "", err
+	}
+	response, err := client.Do(request)
+	if err != nil {
+		return 0, "", err
+	}
+	defer response.Body.Close()
+	data, err := io.ReadAll(io.LimitReader(response.Body, 8<<20))
+	return response.StatusCode, string(data), err
+}
+
+// waitReady waits until the node says that it serves; it gives up when the process ends or ctx does.
+func (n *Node) waitReady(ctx context.Context) error {
+	last := "no answer"
+	for {
+		status, body, err := n.get(ctx, "/health/ready")
+		switch {
+		case err == nil && status == http.StatusOK:
+			return nil
+		case err == nil:
+			last = fmt.Sprintf("status %d: %s", status, strings.TrimSpace(body))
+		case n.endedByItself():
+			return fmt.Errorf("%s ended before it was ready", n.name)
+		}
+		select {
+		case <-ctx.Done():
+			return fmt.Errorf("%s is not ready: %s", n.name, last)
+		case <-time.After(20 * time.Millisecond):
+		}
+	}
+}
+
+// usage is what a node takes from its machine.
+type usage struct {
+	RSS        int64
+	Goroutines int
+	Files      int
+}
+
+func (u usage) String() string {
+	return fmt.Sprintf("%d MiB, %d goroutines, %d files", u.RSS>>20, u.Goroutines, u.Files)
+}
+
+// usage reads the process's memory, goroutines and open files.
+func (n *Node) usage(ctx context.Context) (usage, error) {
+	_, metrics, err := n.get(ctx, "/metrics")
+	if err != nil {
+		return usage{}, err
+	}
+	u := usage{Goroutines: int(metric(metrics, "go_goroutines"))}
+	files, err := os.ReadDir(fmt.Sprintf("/proc/%d/fd", n.pid()))
+	if err != nil {
+		return usage{}, err
+	}
+	u.Files = len(files)
+	status, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", n.pid()))
+	if err != nil {
+		return usage{}, err
+	}
+	for line := range strings.Lines(string(status)) {
+		if rest, ok := strings.CutPrefix(line, "VmRSS:"); ok {
+			if _, err := fmt.Sscan(rest, &u.RSS); err != nil {
+				return usage{}, err
+			}
+			u.RSS <<= 10
+		}
+	}
+	return u, nil
+}
+
+// metric finds a number among metrics in Prometheus's text form; 0 when it is not there.
+func metric(text, name string) float64 {
+	for line := range strings.Lines(text) {
+		if rest, ok := strings.CutPrefix(line, name+" "); ok {
+			v, _ := strconv.ParseFloat(strings.TrimSpace(rest), 64) // 0 says as much as an error
+			return v
+		}
+	}
+	return 0
+}
+
+// logTail is the end of the node's log.
+func (n *Node) logTail(lines int) string {
+	data, err := os.ReadFile(n.logPath)
+	if err != nil {
+		return err.Error()
+	}
+	all := strings.Split(strings.TrimSpace(string(data)), "\n")
+	return strings.Join(all[max(0, len(all)-lines):], "\n")
+}
+
+// badLines finds what must never be in a log.
+func (n *Node) badLines() []string {
+	f, err := os.Open(n.logPath)
+	if err != nil {
+		return []string{err.Error()}
+	}
+	defer f.Close()
+	var bad []string
+	lines := bufio.NewScanner(f)
+	lines.Buffer(nil, 1<<20)
+	for lines.Scan() {
+		for _, word := range []string{"panic:", "fatal error:", "DATA RACE", "panic=", "diverge"} {
+			if strings.Contains(lines.Text(), word) {
+				bad = append(bad, lines.Text())
+				break
+			}
+		}
+	}
+	if err := lines.Err(); err != nil {
+		bad = append(bad, "read the log: "+err.Error())
+	}
+	return bad
+}

@@ -1,0 +1,90 @@
+// Package chaos runs a cluster of real Warren nodes under load, does harm to it on a schedule that a seed makes, and holds
+// what clients saw against what Warren promises (P1 to P8 of the design). The judging is in package check, the network
+// that can be cut in package switchboard; README.md says how to run it and how to read its reports.
+package chaos
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"slices"
+	"strings"
+	"time"
+)
+
+// Options say what to run. The zero value of a field stands for its default.
+type Options struct {
+	Binary     string        // the program under test
+	Dir        string        // for data and logs; must exist
+	Nodes      int           // default 3
+	Duration   time.Duration // of the load with faults; default 1 minute. Start, drain and checks come on top.
+	Seed       uint64        // of the schedule and of the clients' choices
+	Faults     []string      // names of faults or of groups of faults; empty: none
+	Workloads  []string      // default: all
+	Rate       int           // messages published per second, over all publishers; default 2000
+	Stable     bool          // clients use one node only, which no fault touches, and must notice nothing but pauses
+	Namespaces bool          // every node in a network namespace of its own; needed for faults of the network
+	Flags      []string      // further flags for every node
+	Progress   io.Writer     `json:"-"` // what happens as it happens; default: nowhere
+	MaxGap     time.Duration // with Stable: a longer gap between two confirms is a finding; 0: gaps are only reported
+	PauseMin   time.Duration // between the recovery from a fault and the next; default 2 s
+	PauseMax   time.Duration // default 6 s
+	Combined   float64       // share of faults that get company; default 0.25
+	Crashes    time.Duration // a consumer drops its socket about so often; default 15 s; negative: never
+}
+
+func (o *Options) setDefaults() error {
+	if o.Nodes == 0 {
+		o.Nodes = 3
+	}
+	if o.Nodes < 2 {
+		return errors.New("chaos needs two nodes at least")
+	}
+	if o.Duration == 0 {
+		o.Duration = time.Minute
+	}
+	if o.Rate == 0 {
+		o.Rate = 2000
+	}
+	if o.Progress == nil {
+		o.Progress = io.Discard
+	}
+	if o.PauseMin == 0 {
+		o.PauseMin = 2 * time.Second
+	}
+	if o.PauseMax == 0 {
+		o.PauseMax = max(6*time.Second, o.PauseMin)
+	}
+	if o.Combined == 0 {
+		o.Combined = 0.25
+	}
+	if o.Crashes == 0 {
+		o.Crashes = 15 * time.Second
+	}
+	if o.Stable {
+		o.Crashes, o.Combined = -1, -1
+	}
+	if len(o.Workloads) == 0 {
+		o.Workloads = workloadNames()
+	}
+	for _, name := range o.Workloads {
+		if workloads[name] == nil {
+			return fmt.Errorf("unknown workload %q; there are %s", name, strings.Join(workloadNames(), ", "))
+		}
+	}
+	faults, err := expandFaults(o.Faults)
+	if err != nil {
+		return err
+	}
+	o.Faults = faults
+	if o.Binary == "" || o.Dir == "" {
+		return errors.New("the binary and a directory must be given")
+	}
+	return nil
+}
+
+// wants says whether a fault is among those asked for.
+func (o *Options) wants(fault string) bool { return slices.Contains(o.Faults, fault) }
+
+// stableNode is the node that clients use and faults spare, in the stable mode.
+func (o *Options) stableNode() int { return int(o.Seed % uint64(o.Nodes)) }
