@@ -1,11 +1,14 @@
 package queue
 
-import (
-	"testing"
-)
+// tester is what a testing.T and a rapid.T have in common.
+type tester interface {
+	Helper()
+	Fatal(args ...any)
+	Fatalf(format string, args ...any)
+}
 
 // checkState recounts what a State keeps counted and checks what must hold between entries.
-func checkState(t testing.TB, s *State) {
+func checkState(t tester, s *State) {
 	t.Helper()
 	var sum uint64
 	users := map[place]int{}
@@ -60,6 +63,9 @@ func checkState(t testing.TB, s *State) {
 		sum += q.key * qsum
 		if ready != q.ready || size != q.bytes || expiring != q.expiring || larges != q.larges || qsum != q.sum {
 			t.Fatalf("queue %#x: counts %+v, counted %d %d %d %d", id, q, ready, size, expiring, larges)
+		}
+		if q.deadline != 0 && q.deadline <= s.now {
+			t.Fatalf("queue %#x: deadline %d is over at %d", id, q.deadline, s.now)
 		}
 		if q.deadline != q.nextDeadline() || q.deadline != 0 && s.timers[q.timer] != q {
 			t.Fatalf("queue %#x: deadline %d, should be %d", id, q.deadline, q.nextDeadline())
@@ -119,7 +125,7 @@ func checkState(t testing.TB, s *State) {
 }
 
 // checkConsumers checks that the queue serves just those consumers that may be served, and has no work left.
-func checkConsumers(t testing.TB, q *queue) {
+func checkConsumers(t tester, q *queue) {
 	t.Helper()
 	attached, ring := 0, 0
 	for _, c := range q.consumers {
@@ -153,7 +159,7 @@ func checkConsumers(t testing.TB, q *queue) {
 	}
 }
 
-func checkPages(t testing.TB, ps *pages) {
+func checkPages(t tester, ps *pages) {
 	t.Helper()
 	n, last := 0, uint64(0)
 	for i, pg := range ps.list {

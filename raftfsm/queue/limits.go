@@ -66,13 +66,14 @@ func (q *queue) over(messages, bytes uint64) bool {
 	return l.HasMaxLength && q.ready+messages > l.MaxLength || l.HasMaxLengthBytes && q.bytes+bytes > l.MaxLengthBytes
 }
 
-// trim drops what is over a limit from the head.
+// trim drops what is over a limit from the head. What had expired behind it goes first.
 func (s *State) trim(q *queue) {
 	if q.settings.RejectPublish {
 		return
 	}
 	for q.ready > 0 && q.over(0, 0) {
 		s.dropFirst(q)
+		s.expireHeads(q)
 	}
 }
 

@@ -435,7 +435,7 @@ func (w *world) ask(text *strings.Builder, words []string) {
 }
 
 // throughSnapshot returns the state restored from a snapshot of s, which must not differ from s.
-func throughSnapshot(t testing.TB, s *State) *State {
+func throughSnapshot(t tester, s *State) *State {
 	t.Helper()
 	data := snapshotBytes(t, s)
 	r, err := Restore(bytes.NewReader(data))
@@ -452,10 +452,14 @@ func throughSnapshot(t testing.TB, s *State) *State {
 	return r
 }
 
-func snapshotBytes(t testing.TB, s *State) []byte {
+func snapshotBytes(t tester, s *State) []byte {
+	t.Helper()
+	return writeSnapshot(t, s.Snapshot())
+}
+
+func writeSnapshot(t tester, sn *Snapshot) []byte {
 	t.Helper()
 	var b bytes.Buffer
-	sn := s.Snapshot()
 	if n, err := sn.WriteTo(&b); err != nil || n != int64(b.Len()) || n != sn.Size() {
 		t.Fatalf("snapshot: %d bytes written, %d told, Size %d, %v", b.Len(), n, sn.Size(), err)
 	}
