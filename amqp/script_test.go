@@ -299,6 +299,12 @@ func (s *script) global(words []string) bool {
 	case "failing": // how messages cannot be read: KIND, or no
 		kinds := map[string]error{"internal": errors.New("checksum"), "unavailable": raftfsm.Errorf(broker.Unavailable, "no leader"), "no": nil}
 		s.cluster.SetFailing(kinds[args[0]])
+	case "slow": // how long a message takes to be read
+		d, err := time.ParseDuration(args[0])
+		if err != nil {
+			s.t.Fatal(err)
+		}
+		s.cluster.SetSlow(d)
 	case "close-connections":
 		b.CloseConnections(args[0])
 	case "shutdown":

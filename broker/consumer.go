@@ -27,8 +27,11 @@ type consumer struct {
 	started bool // consume-ok is on its way
 	held    bool // waits for the channel's limit
 	stalled bool // waits for its messages to be readable
-	gone    bool // cancelled: nothing more
-	silent  bool // gone by the broker's will before it was started: to be told when it is
+	// fetched is the envelope of the delivery fetchedID, got while the consumer was stalled. The writer's otherwise.
+	fetched   []byte
+	fetchedID uint64
+	gone      bool // cancelled: nothing more
+	silent    bool // gone by the broker's will before it was started: to be told when it is
 
 	// The writer's.
 	unsettledFrom, unsettledTo uint64 // no-ack: ids drained and not settled yet; 0: none

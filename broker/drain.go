@@ -23,8 +23,10 @@ type writing struct {
 }
 
 const (
-	// readTimeout bounds how long Drain waits for a message that must be read or fetched.
-	readTimeout = 5 * time.Second
+	// readTimeout bounds how long Drain waits for messages that must be read or fetched: what takes longer is fetched
+	// beside it, for so long, so that the client gets its other answers and its heartbeats.
+	readTimeout  = 100 * time.Millisecond
+	fetchTimeout = 5 * time.Second
 	// stallTime is how long a consumer waits after that, times the failures in a row.
 	stallTime = 100 * time.Millisecond
 	// settleTimeout bounds how long Written waits for a full pipe.
@@ -168,8 +170,8 @@ func (c *Conn) read(to *consumer, ds []Delivery) (ready int) {
 	s := &c.writing
 	s.messages = s.messages[:0]
 	for i := range ds {
-		var e envelope
-		if err := e.read(ctx, c.broker.replicator, &ds[i]); err != nil {
+		e, err := c.readOne(ctx, to, &ds[i])
+		if err != nil {
 			to.channel.release(to, len(ds)-i)
 			c.unreadable(to, ds[i:], err)
 			break
@@ -177,6 +179,28 @@ func (c *Conn) read(to *consumer, ds []Delivery) (ready int) {
 		s.messages = append(s.messages, e)
 	}
 	return len(s.messages)
+}
+
+func (c *Conn) readOne(ctx context.Context, to *consumer, d *Delivery) (e envelope, err error) {
+	if to.fetched != nil && to.fetchedID == d.ID {
+		err = e.decode(to.fetched)
+		to.fetched = nil
+		return e, err
+	}
+	return e, e.read(ctx, c.broker.replicator, d)
+}
+
+// fetch gets a message that Drain cannot wait for; the consumer is stalled meanwhile.
+func (c *Conn) fetch(to *consumer, d Delivery) {
+	ctx, cancel := context.WithTimeout(c.ended, fetchTimeout)
+	defer cancel()
+	data, err := c.broker.replicator.Envelope(ctx, &d)
+	c.out.update(to, func() {
+		to.stalled = false
+		if err == nil {
+			to.fetched, to.fetchedID = data, d.ID
+		} // otherwise Drain tries again
+	})
 }
 
 // unreadable lets a consumer wait when the cluster cannot give a message now, and ends the channel when it never will.
@@ -193,7 +217,7 @@ func (c *Conn) unreadable(to *consumer, ds []Delivery, err error) {
 		c.out.fail(to.channel, errorf(Internal, ""))
 		return
 	}
-	if to.stalls == 0 {
+	if to.stalls == 1 { // not for one that merely takes its time
 		log.Warn("message cannot be read now")
 	}
 	to.stalls++
@@ -202,7 +226,11 @@ func (c *Conn) unreadable(to *consumer, ds []Delivery, err error) {
 		c.settleWritten()
 		return
 	}
-	time.AfterFunc(min(time.Duration(to.stalls)*stallTime, readTimeout), func() {
+	if errors.Is(err, context.DeadlineExceeded) {
+		go c.fetch(to, ds[0])
+		return
+	}
+	time.AfterFunc(min(time.Duration(to.stalls)*stallTime, fetchTimeout), func() {
 		c.out.update(to, func() { to.stalled = false })
 	})
 }

@@ -9,6 +9,7 @@ import (
 	"encoding/base64"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/warrenmq/warren/broker"
 	raftv1 "github.com/warrenmq/warren/proto/raft/v1"
@@ -37,6 +38,7 @@ type Cluster struct {
 	pipes   map[queue.ShardID]*pipe
 	next    queue.ShardID // that PickShard returned last
 	failing error         // of Envelope
+	slow    time.Duration // that Envelope takes
 	async   bool
 	work    sync.WaitGroup
 }
@@ -273,10 +275,17 @@ func (c *Cluster) PickShard() queue.ShardID {
 // Envelope reads a message from the log in memory.
 func (c *Cluster) Envelope(ctx context.Context, d *broker.Delivery) ([]byte, error) {
 	c.mu.Lock()
-	err := c.failing
+	err, slow := c.failing, c.slow
 	c.mu.Unlock()
 	if err != nil {
 		return nil, err
+	}
+	if slow > 0 {
+		select {
+		case <-time.After(slow):
+		case <-ctx.Done():
+			return nil, ctx.Err()
+		}
 	}
 	p := c.pipe(d.Queue.Shard())
 	p.mu.Lock()

@@ -1,6 +1,8 @@
 package amqptest
 
 import (
+	"time"
+
 	"github.com/warrenmq/warren/raftfsm/catalog"
 	"github.com/warrenmq/warren/raftfsm/queue"
 )
@@ -48,6 +50,13 @@ func (c *Cluster) Block(id queue.ShardID) (unblock func()) {
 func (c *Cluster) SetFailing(err error) {
 	c.mu.Lock()
 	c.failing = err
+	c.mu.Unlock()
+}
+
+// SetSlow makes Envelope take so long.
+func (c *Cluster) SetSlow(d time.Duration) {
+	c.mu.Lock()
+	c.slow = d
 	c.mu.Unlock()
 }
 
