@@ -5,6 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
+	"os"
 	"path/filepath"
 	"sync"
 	"time"
@@ -12,12 +14,12 @@ import (
 	"github.com/hashicorp/raft"
 
 	"github.com/warrenmq/warren/broker"
+	"github.com/warrenmq/warren/cluster/raftstore"
 	"github.com/warrenmq/warren/raftfsm"
 	"github.com/warrenmq/warren/raftfsm/catalog"
 )
 
-// catalogGroup is the number of the catalog's Raft group; shards have theirs from 0.
-const catalogGroup = 1<<32 - 1
+const catalogGroup = raftstore.CatalogGroup
 
 // catalogSeat is this node's copy of the catalog and its seat in the catalog's group.
 //
@@ -58,54 +60,32 @@ func newCatalogSeat(c *Cluster) *catalogSeat {
 	return s
 }
 
-// open starts the seat. first is the cluster's first members; a node that joined later has none.
-func (s *catalogSeat) open(first []string) error {
-	seat, err := s.stable.Seat()
-	if err == nil {
-		err = s.stable.Check()
-	}
-	if err != nil {
-		return fmt.Errorf("catalog: %w", err)
-	}
-	last, err := s.c.db.CatalogLog().LastIndex()
-	if err != nil {
-		return fmt.Errorf("catalog: %w", err)
-	}
+// check implements groupParts.
+func (s *catalogSeat) check() error {
 	snapshot, err := s.latestSnapshot()
-	if err == nil {
-		err = s.c.db.CatalogLog().Check(snapshot)
-	}
-	empty := last == 0 && snapshot == 0
-	if err == nil && seat.Ready && empty {
-		err = errLost
-	}
 	if err != nil {
-		return fmt.Errorf("catalog: %w", err)
-	}
-	if seat.Incarnation == 0 {
-		seat.Incarnation = 1
-		if err := s.stable.SaveSeat(seat); err != nil {
-			return fmt.Errorf("catalog: %w", err)
-		}
-	}
-	s.group.mu.Lock()
-	s.group.seat = seat
-	s.group.mu.Unlock()
-	var configuration *raft.Configuration
-	if !seat.Ready && empty && first != nil {
-		if err := s.stable.Forget(); err != nil {
-			return fmt.Errorf("catalog: %w", err)
-		}
-		configuration = firstConfiguration(first)
-	}
-	if err := s.start(configuration); err != nil {
 		return err
 	}
-	if !seat.Ready && (first != nil || !empty) {
-		seat.Ready = true
-		return s.stable.SaveSeat(seat)
+	return s.c.db.CatalogLog().Check(snapshot)
+}
+
+// empty implements groupParts.
+func (s *catalogSeat) empty() (bool, error) {
+	last, err := s.c.db.CatalogLog().LastIndex()
+	if err != nil {
+		return false, err
 	}
-	return nil
+	snapshot, err := s.latestSnapshot()
+	return last == 0 && snapshot == 0, err
+}
+
+// discard implements groupParts. Snapshots are put aside, not deleted.
+func (s *catalogSeat) discard() error {
+	aside := fmt.Sprintf("%s-damaged-%d", s.dir, time.Now().UnixNano())
+	if err := os.Rename(s.dir, aside); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	return s.c.db.CatalogLog().Forget()
 }
 
 // latestSnapshot is the index of the newest snapshot that is whole, 0 when there is none. The library takes the same one.

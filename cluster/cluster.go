@@ -148,10 +148,7 @@ func (c *Cluster) open() (err error) {
 	if err := os.MkdirAll(c.o.DataDir, 0o750); err != nil {
 		return err
 	}
-	if c.identity, err = loadIdentity(c.o.DataDir); err != nil {
-		return err
-	}
-	if c.db, err = raftstore.OpenDB(c.o.DataDir); err != nil {
+	if c.identity, c.db, err = openIdentity(c.o.DataDir, c.log); err != nil {
 		return err
 	}
 	var f founding
@@ -245,7 +242,7 @@ func (c *Cluster) takeSeat(context.Context) error {
 		first = append(first, s.UUID)
 		c.watcher.add(s.UUID)
 	}
-	if err := c.catalog.open(first); err != nil {
+	if err := c.catalog.open(first, len(first) > 1, c.db.Renewed()); err != nil {
 		return err
 	}
 	c.hasSeat.Store(true)

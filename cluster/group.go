@@ -54,6 +54,12 @@ type groupParts interface {
 	follow()
 	// changed tells that the group's leader, as far as this seat knows, is another.
 	changed()
+	// check tells damage of what is on disk.
+	check() error
+	// empty tells whether there is nothing on disk.
+	empty() (bool, error)
+	// discard empties what is on disk.
+	discard() error
 }
 
 // The timers of all groups. Timeouts must be above the worst fsync, since heartbeats wait for it; a leader whose process

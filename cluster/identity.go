@@ -7,8 +7,11 @@ import (
 	"fmt"
 	"hash/crc32"
 	"io/fs"
+	"log/slog"
 	"os"
 	"path/filepath"
+
+	"github.com/warrenmq/warren/cluster/raftstore"
 )
 
 // identity is what makes a data directory this node's: written once, never changed.
@@ -101,19 +104,37 @@ func syncDir(dir string) error {
 	return errors.Join(d.Sync(), d.Close())
 }
 
-// loadIdentity reads who this node is, or decides it.
-func loadIdentity(dir string) (identity, error) {
-	var id identity
-	found, err := load(dir, identityFile, &id)
-	if err != nil || found {
-		return id, err
+// openIdentity reads who this node is, or decides it, and opens what it has promised under that name. Votes that are gone or
+// cannot be read are noted as lost: no group may count on them. Without a name, votes are nobody's.
+func openIdentity(dir string, log *slog.Logger) (id identity, db *raftstore.DB, err error) {
+	known, err := load(dir, identityFile, &id)
+	if err != nil {
+		return id, nil, err
 	}
-	// The votes and the log belong to an identity: without it they are nobody's.
-	if _, err := os.Stat(filepath.Join(dir, "raft.db")); err == nil {
-		return id, fmt.Errorf("%s is missing beside raft.db: this directory's identity is lost; start with an empty one", identityFile)
+	db, existed, err := raftstore.OpenDB(dir)
+	if errors.Is(err, raftstore.ErrDamaged) && known {
+		log.Error("the votes cannot be read; the file is put aside", "err", err)
+		if err = raftstore.PutAside(dir); err == nil {
+			db, existed, err = raftstore.OpenDB(dir)
+		}
 	}
-	id.UUID = newUUID()
-	return id, save(dir, identityFile, id)
+	if err != nil {
+		return id, nil, err
+	}
+	switch {
+	case known && !existed:
+		log.Error("the votes are lost: replicas are rebuilt from the other nodes")
+		err = db.MarkRenewed()
+	case !known && existed && !db.Blank():
+		err = fmt.Errorf("%s is missing beside votes: this directory's identity is lost; start with an empty one", identityFile)
+	case !known:
+		id.UUID = newUUID()
+		err = save(dir, identityFile, id)
+	}
+	if err != nil {
+		return id, nil, errors.Join(err, db.Close())
+	}
+	return id, db, nil
 }
 
 // newUUID returns a random UUID (RFC 9562, version 4).

@@ -104,7 +104,7 @@ func (c *Cluster) startReplica(placement *catalog.Shard) error {
 			first = append(first, c.uuidOf(number))
 		}
 	}
-	if err := s.open(first); err != nil {
+	if err := s.open(first, len(placement.Nodes) > 1, c.db.Renewed()); err != nil {
 		s.host.Close()
 		return err
 	}
@@ -123,6 +123,16 @@ func (c *Cluster) startReplica(placement *catalog.Shard) error {
 	}
 	c.leadershipChanged(s)
 	return nil
+}
+
+// placementOf are the numbers of the nodes that should hold a shard.
+func (c *Cluster) placementOf(group uint32) (nodes []uint16) {
+	c.catalog.read(func(s *catalog.State) {
+		if sh := s.Shard(queue.ShardID(group)); sh != nil {
+			nodes = sh.Nodes
+		}
+	})
+	return nodes
 }
 
 func (c *Cluster) damaged(group uint32) string {
@@ -159,6 +169,7 @@ func (c *Cluster) supervise(ctx context.Context) {
 			}
 		}
 		cancel()
+		c.exchangeSeats()
 		c.giveBack(time.Now())
 		select {
 		case <-ticker.C:

@@ -9,7 +9,6 @@ import (
 	"github.com/hashicorp/raft"
 
 	"github.com/warrenmq/warren/cluster/pipe"
-	"github.com/warrenmq/warren/cluster/raftnet"
 	"github.com/warrenmq/warren/cluster/raftstore"
 	"github.com/warrenmq/warren/raftfsm/queue"
 	"github.com/warrenmq/warren/storage"
@@ -60,62 +59,17 @@ func (b bodies) ReadBody(index uint64, offset, size uint32, _ []byte) ([]byte, e
 	return b.g.ReadBody(index, offset, size)
 }
 
-// errLost tells that a replica began once and has nothing now.
-var errLost = errors.New("the replica's data is gone")
+// check implements groupParts.
+func (s *shard) check() error { return s.store.Damaged() }
 
-// open starts the replica. first is the placement's nodes if the shard begins with this placement.
-func (s *shard) open(first []string) error {
-	seat, err := s.stable.Seat()
-	if err == nil {
-		err = s.stable.Check()
-	}
-	if err == nil {
-		err = s.store.Damaged()
-	}
+// empty implements groupParts.
+func (s *shard) empty() (bool, error) {
 	_, checkpointed := s.store.LatestCheckpoint()
-	empty := s.store.LastIndex() == 0 && !checkpointed
-	if err == nil && seat.Ready && empty {
-		err = errLost
-	}
-	if err != nil {
-		return fmt.Errorf("shard %d: %w", s.id, err)
-	}
-	if seat.Incarnation == 0 {
-		seat.Incarnation = 1
-		if err := s.stable.SaveSeat(seat); err != nil {
-			return fmt.Errorf("shard %d: %w", s.id, err)
-		}
-	}
-	s.group.mu.Lock()
-	s.group.seat = seat
-	s.group.mu.Unlock()
-	var configuration *raft.Configuration
-	if !seat.Ready && empty && first != nil {
-		// A start that was cut short may have left a term behind, with which the library would not begin.
-		if err := s.stable.Forget(); err != nil {
-			return fmt.Errorf("shard %d: %w", s.id, err)
-		}
-		configuration = firstConfiguration(first)
-	}
-	if err := s.start(configuration); err != nil {
-		return err
-	}
-	if !seat.Ready && (first != nil || !empty) {
-		seat.Ready = true
-		return s.stable.SaveSeat(seat)
-	}
-	return nil
+	return s.store.LastIndex() == 0 && !checkpointed, nil
 }
 
-// firstConfiguration makes the nodes' first seats the voters of a new group.
-func firstConfiguration(nodes []string) *raft.Configuration {
-	c := new(raft.Configuration)
-	for _, uuid := range nodes {
-		id := raftnet.ServerID(uuid, 1)
-		c.Servers = append(c.Servers, raft.Server{Suffrage: raft.Voter, ID: id, Address: raft.ServerAddress(id)})
-	}
-	return c
-}
+// discard implements groupParts.
+func (s *shard) discard() error { return s.store.Discard() }
 
 // fsm implements groupParts.
 func (s *shard) fsm() raft.FSM { return shardMachine{s} }

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"hash/crc32"
+	"os"
 	"path/filepath"
 	"runtime/debug"
 	"time"
@@ -29,20 +30,52 @@ const (
 
 var castagnoli = crc32.MakeTable(crc32.Castagnoli)
 
-// OpenDB opens the bolt file of a data directory, or makes it.
-func OpenDB(dir string) (db *DB, err error) {
+// OpenDB opens the bolt file of a data directory, or makes it; existed tells which.
+func OpenDB(dir string) (db *DB, existed bool, err error) {
 	path := filepath.Join(dir, fileName)
+	_, err = os.Stat(path)
+	existed = err == nil
 	err = guard(func() error {
 		bolt, err := boltdb.New(boltdb.Options{Path: path, BoltOptions: &bbolt.Options{Timeout: lockTimeout,
 			NoFreelistSync: true, FreelistType: bbolt.FreelistMapType}})
 		db = &DB{bolt}
 		return err
 	})
-	if err != nil {
-		return nil, fmt.Errorf("open %s: %w", path, err)
+	switch {
+	case err == nil:
+		return db, existed, nil
+	case errors.Is(err, bbolt.ErrInvalid), errors.Is(err, bbolt.ErrChecksum), errors.Is(err, bbolt.ErrVersionMismatch):
+		err = fmt.Errorf("%w: %w", ErrDamaged, err)
 	}
-	return db, nil
+	return nil, existed, fmt.Errorf("open %s: %w", path, err)
 }
+
+// PutAside renames a file that cannot be opened.
+func PutAside(dir string) error {
+	path := filepath.Join(dir, fileName)
+	return os.Rename(path, fmt.Sprintf("%s.damaged-%d", path, time.Now().UnixNano()))
+}
+
+// renewedKey holds a record when this file took the place of one that was lost.
+var renewedKey = []byte("renewed")
+
+// MarkRenewed notes that this file took the place of one that was lost: a group without a seat in it had one.
+func (d *DB) MarkRenewed() error { return d.bolt.Set(renewedKey, seal(renewedKey, []byte{1})) }
+
+// Renewed tells whether MarkRenewed was called.
+func (d *DB) Renewed() bool {
+	_, err := d.bolt.Get(renewedKey)
+	return err == nil
+}
+
+// Blank tells whether the catalog has no seat in the file: nothing was promised yet.
+func (d *DB) Blank() bool {
+	seat, err := d.Stable(CatalogGroup).Seat()
+	return err == nil && seat.Incarnation == 0 && !d.Renewed()
+}
+
+// CatalogGroup is the number of the catalog's group; the shards have theirs from 0.
+const CatalogGroup = 1<<32 - 1
 
 // Close closes the file.
 func (d *DB) Close() error { return d.bolt.Close() }
