@@ -6,6 +6,7 @@ import (
 	"io"
 	"log/slog"
 	"net"
+	"runtime/debug"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -84,10 +85,15 @@ const brokerCloseTimeout = 30 * time.Second
 // serve converses until the connection ends.
 func (c *conn) serve() {
 	defer c.cut()
+	defer c.contain("reader")
 	if err := c.socket.SetDeadline(time.Now().Add(c.server.options.HandshakeTimeout)); err != nil {
 		return
 	}
-	if err := c.handshake(); err != nil {
+	err := c.handshake()
+	if c.broker != nil {
+		defer c.giveBack()
+	}
+	if err != nil {
 		c.log.Info("handshake failed", "err", err)
 		return
 	}
@@ -96,13 +102,20 @@ func (c *conn) serve() {
 	}
 	written := make(chan struct{})
 	go func() { defer close(written); c.out.run() }()
-	err := c.converse()
+	err = c.converse()
 	c.finish(err)
 	c.out.stop()
 	<-written
-	c.giveBack()
 	if err != nil && !errors.Is(err, io.EOF) && !errors.Is(err, errDropped) {
 		c.log.Info("connection closed", "user", c.client.userName, "err", err)
+	}
+}
+
+// contain makes a panic, which is a broken invariant of this connection, the end of this connection alone.
+func (c *conn) contain(where string) {
+	if reason := recover(); reason != nil {
+		c.log.Error("connection given up", "in", where, "panic", reason, "stack", string(debug.Stack()))
+		c.cut()
 	}
 }
 

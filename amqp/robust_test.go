@@ -9,6 +9,7 @@ import (
 	"runtime"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -16,6 +17,7 @@ import (
 	"github.com/warrenmq/warren/amqp/wire"
 	"github.com/warrenmq/warren/broker"
 	"github.com/warrenmq/warren/internal/amqptest"
+	"github.com/warrenmq/warren/raftfsm/queue"
 )
 
 // running is a server with its cluster and a listener in memory.
@@ -432,4 +434,66 @@ func TestManyClients(t *testing.T) {
 	if n := r.server.Connections(); n != 0 {
 		t.Errorf("%d connections are left", n)
 	}
+}
+
+// brittle is a cluster that panics when it is asked for one thing.
+type brittle struct {
+	*amqptest.Cluster
+	submit, envelope atomic.Bool
+}
+
+func (b *brittle) Submit(ctx context.Context, shard queue.ShardID, batch *broker.Batch) error {
+	if b.submit.Swap(false) {
+		panic("submit")
+	}
+	return b.Cluster.Submit(ctx, shard, batch)
+}
+
+func (b *brittle) Envelope(ctx context.Context, d *broker.Delivery) ([]byte, error) {
+	if b.envelope.Swap(false) {
+		panic("envelope")
+	}
+	return b.Cluster.Envelope(ctx, d)
+}
+
+// TestPanicEndsOneConnection breaks an invariant under the reader, and under the writer: only that connection ends, and
+// what it held is given back.
+func TestPanicEndsOneConnection(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := start(t, Options{}, broker.Options{})
+		defer r.stop()
+		b := &brittle{Cluster: r.cluster}
+		r.cluster.Broker.Start(b)
+		other := r.open(amqptest.Login{})
+		other.Methods(1, &wire.QueueDeclare{Queue: "q"})
+		other.Method(1)
+		for _, breaking := range []func(k *amqptest.Client){
+			func(k *amqptest.Client) {
+				b.submit.Store(true)
+				k.Publish(1, "", "q", wire.Properties{}, []byte("m"))
+			},
+			func(k *amqptest.Client) {
+				b.envelope.Store(true)
+				other.Publish(1, "", "q", wire.Properties{}, []byte("m"))
+			},
+		} {
+			k := r.open(amqptest.Login{})
+			k.Methods(1, &wire.QueueDeclare{Queue: "mine", Exclusive: true}, &wire.BasicConsume{Queue: "q", ConsumerTag: "c"})
+			k.Method(1)
+			k.Method(1)
+			breaking(k)
+			k.WantClosed()
+			synctest.Wait()
+			if n := r.server.Connections(); n != 1 {
+				t.Fatalf("%d connections", n)
+			}
+			if r.cluster.Find("mine") != nil {
+				t.Error("the exclusive queue is still there")
+			}
+			if n := r.cluster.Holds(r.cluster.Find("q").ID); n.Consumers != 0 || n.Unsettled != 0 {
+				t.Errorf("%+v", n)
+			}
+		}
+		r.exchange(other, "hello")
+	})
 }

@@ -113,6 +113,13 @@ func (w *writer) later(m wire.Method) {
 
 // run writes until stop, or until the socket fails. What was queued before stop is written.
 func (w *writer) run() {
+	defer func() { // when it gives up
+		w.mu.Lock()
+		w.stopped = true
+		w.room.Broadcast()
+		w.mu.Unlock()
+	}()
+	defer w.c.contain("writer")
 	var beat <-chan time.Time
 	if w.c.heartbeat > 0 {
 		ticker := time.NewTicker(max(w.c.heartbeat/2, time.Second/2))
@@ -121,16 +128,18 @@ func (w *writer) run() {
 	}
 	for {
 		if err := w.writeAll(); err != nil {
-			w.fail()
+			w.c.cut()
 			return
 		}
 		select {
 		case <-w.awake:
 		case <-beat:
 			w.heartbeat()
+		case <-w.c.ctx.Done():
+			return
 		case <-w.quit:
 			if err := w.writeAll(); err != nil {
-				w.fail()
+				w.c.cut()
 			}
 			return
 		}
@@ -198,15 +207,6 @@ func (w *writer) stop() {
 	w.room.Broadcast()
 	w.mu.Unlock()
 	close(w.quit)
-}
-
-// fail ends the connection after a failed write.
-func (w *writer) fail() {
-	w.mu.Lock()
-	w.stopped = true
-	w.room.Broadcast()
-	w.mu.Unlock()
-	w.c.cut()
 }
 
 // frames is the writer as the broker sees it during Drain: it appends frames to target, whose lock is held.
