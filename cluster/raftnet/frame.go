@@ -196,7 +196,7 @@ func appendEntryHead(dst []byte, e *raft.Log) []byte {
 }
 
 func cutAppend(r *reader, a *address) (*raft.AppendEntriesRequest, error) {
-	q := &raft.AppendEntriesRequest{RPCHeader: a.rpcHeader(), Leader: []byte(a.from)}
+	q := &raft.AppendEntriesRequest{RPCHeader: a.rpcHeader()}
 	q.Term, q.PrevLogEntry, q.PrevLogTerm, q.LeaderCommitIndex = r.u64(), r.u64(), r.u64(), r.u64()
 	n := r.u32()
 	if n > maxEntries || uint64(n)*entrySize > uint64(len(r.b)) {
@@ -236,7 +236,7 @@ func appendVote(dst []byte, q *raft.RequestVoteRequest) []byte {
 }
 
 func cutVote(r *reader, a *address) (*raft.RequestVoteRequest, error) {
-	q := &raft.RequestVoteRequest{RPCHeader: a.rpcHeader(), Candidate: []byte(a.from)}
+	q := &raft.RequestVoteRequest{RPCHeader: a.rpcHeader()}
 	q.Term, q.LastLogIndex, q.LastLogTerm, q.LeadershipTransfer = r.u64(), r.u64(), r.u64(), r.u8() == 1
 	return q, r.err("request for a vote")
 }
@@ -263,7 +263,7 @@ func appendSnapshot(dst []byte, q *raft.InstallSnapshotRequest) []byte {
 }
 
 func cutSnapshot(r *reader, a *address) (*raft.InstallSnapshotRequest, error) {
-	q := &raft.InstallSnapshotRequest{RPCHeader: a.rpcHeader(), Leader: []byte(a.from), SnapshotVersion: raft.SnapshotVersion(r.u8())}
+	q := &raft.InstallSnapshotRequest{RPCHeader: a.rpcHeader(), SnapshotVersion: raft.SnapshotVersion(r.u8())}
 	q.Term, q.LastLogIndex, q.LastLogTerm, q.ConfigurationIndex, q.Size = r.u64(), r.u64(), r.u64(), r.u64(), int64(r.u64())
 	q.Configuration = r.take(int(min(uint64(r.u32()), uint64(len(r.b))+1)))
 	if q.Size < 0 {

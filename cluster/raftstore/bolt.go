@@ -14,6 +14,7 @@ import (
 
 	boltdb "github.com/hashicorp/raft-boltdb/v2"
 	"go.etcd.io/bbolt"
+	bbolterrors "go.etcd.io/bbolt/errors"
 )
 
 // ErrDamaged tells that what was read is not what was written.
@@ -44,7 +45,7 @@ func OpenDB(dir string) (db *DB, existed bool, err error) {
 	switch {
 	case err == nil:
 		return db, existed, nil
-	case errors.Is(err, bbolt.ErrInvalid), errors.Is(err, bbolt.ErrChecksum), errors.Is(err, bbolt.ErrVersionMismatch):
+	case errors.Is(err, bbolterrors.ErrInvalid), errors.Is(err, bbolterrors.ErrChecksum), errors.Is(err, bbolterrors.ErrVersionMismatch):
 		err = fmt.Errorf("%w: %w", ErrDamaged, err)
 	}
 	return nil, existed, fmt.Errorf("open %s: %w", path, err)

@@ -8,6 +8,7 @@ import (
 	"crypto/sha256"
 	"encoding/base64"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -29,6 +30,8 @@ type Cluster struct {
 	t        testing.TB
 	self     broker.Self
 	observed bool
+
+	panicOnSubmit, panicOnEnvelope atomic.Bool
 
 	mu      sync.Mutex // guards what follows
 	catalog *catalog.State
@@ -179,6 +182,9 @@ func (c *Cluster) Submit(ctx context.Context, id queue.ShardID, b *broker.Batch)
 	if ctx.Err() != nil {
 		return ctx.Err()
 	}
+	if c.panicOnSubmit.Swap(false) {
+		panic("Submit was told to panic")
+	}
 	p := c.pipe(id)
 	if err := p.waitForRoom(ctx); err != nil {
 		return err
@@ -274,6 +280,9 @@ func (c *Cluster) PickShard() queue.ShardID {
 
 // Envelope reads a message from the log in memory.
 func (c *Cluster) Envelope(ctx context.Context, d *broker.Delivery) ([]byte, error) {
+	if c.panicOnEnvelope.Swap(false) {
+		panic("Envelope was told to panic")
+	}
 	c.mu.Lock()
 	err, slow := c.failing, c.slow
 	c.mu.Unlock()

@@ -60,6 +60,12 @@ func (c *Cluster) SetSlow(d time.Duration) {
 	c.mu.Unlock()
 }
 
+// PanicOnSubmit makes the next Submit panic.
+func (c *Cluster) PanicOnSubmit() { c.panicOnSubmit.Store(true) }
+
+// PanicOnEnvelope makes the next Envelope panic.
+func (c *Cluster) PanicOnEnvelope() { c.panicOnEnvelope.Store(true) }
+
 // Find returns a queue of the default vhost, nil when there is none.
 func (c *Cluster) Find(name string) (q *catalog.Queue) {
 	c.ReadCatalog(func(s *catalog.State) { q = s.VHost("/").Queue(name) })
