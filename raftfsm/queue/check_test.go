@@ -32,7 +32,10 @@ func checkState(t tester, s *State) {
 		sum += q.meta
 		var ready, size, expiring, larges, qsum uint64
 		for i := range q.lanes {
-			l := &q.lanes[i]
+			l := q.lanes[i]
+			if l == nil {
+				l = &lane{}
+			}
 			if (q.occupied[i>>6]>>(i&63)&1 == 1) != (l.len() > 0) {
 				t.Fatalf("queue %#x: lane %d has %d messages, occupied %b", id, i, l.len(), q.occupied)
 			}

@@ -8,7 +8,7 @@ func (s *State) expireHeads(q *queue) {
 		return
 	}
 	for i := range q.filled() {
-		l := &q.lanes[i]
+		l := q.lanes[i]
 		for r := l.front(); r != nil && r.expired(s.now); r = l.front() {
 			s.dropHead(q, i)
 		}

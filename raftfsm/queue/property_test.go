@@ -163,7 +163,7 @@ func (tr *trial) compareQueue(s *State, q *modelQueue, unsettled uint64) {
 			q.id, counts.Ready, counts.Unsettled, q.gone, q.total, real.lastOrder)
 	}
 	var got, wanted []string
-	for i := range real.lanes {
+	for i := range real.filled() {
 		for r := range real.lanes[i].all() {
 			got = append(got, tr.recordText(s, r))
 		}

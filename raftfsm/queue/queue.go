@@ -12,7 +12,7 @@ type queue struct {
 	settings *Settings
 	meta     uint64 // its own part of State.sum
 
-	lanes     []lane    // by priority, as many as were needed so far
+	lanes     []*lane   // by priority, those that were needed so far
 	occupied  [4]uint64 // bit p: lane p has messages
 	ready     uint64
 	bytes     uint64 // of the envelopes of ready messages
@@ -42,23 +42,28 @@ func newQueue(id QueueID, settings *Settings) *queue {
 
 func (q *queue) hash() uint64 { return hashBytes(uint64(q.id), q.settings.append(nil)) }
 
-// lane returns the lane of a priority, which exists.
+// lane returns the lane of a priority, made if need be.
 func (q *queue) lane(priority uint8) *lane {
-	for int(priority) >= len(q.lanes) {
-		q.lanes = append(q.lanes, lane{})
+	if n := int(priority) + 1; n > len(q.lanes) {
+		lanes := make([]*lane, n) // no more than needed: queues are many and seldom get another priority
+		copy(lanes, q.lanes)
+		q.lanes = lanes
 	}
-	return &q.lanes[priority]
+	if q.lanes[priority] == nil {
+		q.lanes[priority] = &lane{}
+	}
+	return q.lanes[priority]
 }
 
 // first returns the lane with the next message, and its priority; there must be one.
 func (q *queue) first() (*lane, uint8) {
 	if q.settings.MaxPriority == 0 {
-		return &q.lanes[0], 0
+		return q.lanes[0], 0
 	}
 	for word := len(q.occupied) - 1; ; word-- {
 		if q.occupied[word] != 0 {
 			priority := word<<6 + bits.Len64(q.occupied[word]) - 1
-			return &q.lanes[priority], uint8(priority)
+			return q.lanes[priority], uint8(priority)
 		}
 	}
 }
@@ -145,7 +150,7 @@ func (s *State) dropFirst(q *queue) {
 
 // dropReady is the end of all ready messages.
 func (s *State) dropReady(q *queue) (dropped uint64) {
-	for i := range q.lanes {
+	for i := range q.filled() {
 		if q.larges > 0 {
 			for r := range q.lanes[i].all() {
 				s.release(r)

@@ -6,6 +6,7 @@ import (
 	"encoding/binary"
 	"fmt"
 	"io"
+	"math/bits"
 	"slices"
 )
 
@@ -198,16 +199,14 @@ func (q *queue) describe(sn *Snapshot) {
 	sn.text(string(q.settings.append(nil)))
 	sn.u64(q.lastOrder)
 	sn.u64(uint64(q.lastUsed))
-	count := len(sn.meta)
-	sn.u16(0)
-	lanes := uint16(0)
-	for i := range q.lanes {
-		if l := &q.lanes[i]; l.len() > 0 {
-			lanes++
-			l.describe(sn, uint8(i))
-		}
+	lanes := 0
+	for _, set := range q.occupied {
+		lanes += bits.OnesCount64(set)
 	}
-	binary.LittleEndian.PutUint16(sn.meta[count:], lanes)
+	sn.u16(uint16(lanes))
+	for i := range q.filled() {
+		q.lanes[i].describe(sn, i)
+	}
 }
 
 func (l *lane) describe(sn *Snapshot, priority uint8) {
