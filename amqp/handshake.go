@@ -179,7 +179,7 @@ func (c *conn) silentRefusal(err error) error {
 	}
 	select {
 	case <-time.After(refusalPause):
-	case <-c.ctx.Done():
+	case <-c.calls.Done():
 	}
 	return err
 }

@@ -9,7 +9,6 @@ import (
 	"runtime"
 	"strings"
 	"sync"
-	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -17,7 +16,6 @@ import (
 	"github.com/warrenmq/warren/amqp/wire"
 	"github.com/warrenmq/warren/broker"
 	"github.com/warrenmq/warren/internal/amqptest"
-	"github.com/warrenmq/warren/raftfsm/queue"
 )
 
 // running is a server with its cluster and a listener in memory.
@@ -436,44 +434,22 @@ func TestManyClients(t *testing.T) {
 	}
 }
 
-// brittle is a cluster that panics when it is asked for one thing.
-type brittle struct {
-	*amqptest.Cluster
-	submit, envelope atomic.Bool
-}
-
-func (b *brittle) Submit(ctx context.Context, shard queue.ShardID, batch *broker.Batch) error {
-	if b.submit.Swap(false) {
-		panic("submit")
-	}
-	return b.Cluster.Submit(ctx, shard, batch)
-}
-
-func (b *brittle) Envelope(ctx context.Context, d *broker.Delivery) ([]byte, error) {
-	if b.envelope.Swap(false) {
-		panic("envelope")
-	}
-	return b.Cluster.Envelope(ctx, d)
-}
-
 // TestPanicEndsOneConnection breaks an invariant under the reader, and under the writer: only that connection ends, and
 // what it held is given back.
 func TestPanicEndsOneConnection(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r := start(t, Options{}, broker.Options{})
 		defer r.stop()
-		b := &brittle{Cluster: r.cluster}
-		r.cluster.Broker.Start(b)
 		other := r.open(amqptest.Login{})
 		other.Methods(1, &wire.QueueDeclare{Queue: "q"})
 		other.Method(1)
 		for _, breaking := range []func(k *amqptest.Client){
 			func(k *amqptest.Client) {
-				b.submit.Store(true)
+				r.cluster.PanicOnSubmit()
 				k.Publish(1, "", "q", wire.Properties{}, []byte("m"))
 			},
 			func(k *amqptest.Client) {
-				b.envelope.Store(true)
+				r.cluster.PanicOnEnvelope()
 				other.Publish(1, "", "q", wire.Properties{}, []byte("m"))
 			},
 		} {

@@ -23,10 +23,6 @@ import (
 	"github.com/warrenmq/warren/amqp/wire"
 	"github.com/warrenmq/warren/broker"
 	"github.com/warrenmq/warren/internal/amqptest"
-	raftv1 "github.com/warrenmq/warren/proto/raft/v1"
-	"github.com/warrenmq/warren/raftfsm"
-	"github.com/warrenmq/warren/raftfsm/catalog"
-	"github.com/warrenmq/warren/raftfsm/queue"
 )
 
 var rewrite = flag.Bool("rewrite", false, "write what the scripts in testdata answer")
@@ -273,31 +269,31 @@ func (s *script) global(words []string) bool {
 		}
 		time.Sleep(d)
 	case "user":
-		s.cluster.MustPropose(catalog.PutUser(&raftv1.PutUser{Name: args[0], PasswordHash: amqptest.Hash(args[1]), Tags: args[2:]}))
+		s.cluster.PutUser(args[0], args[1], args[2:]...)
 	case "delete-user":
-		s.cluster.MustPropose(catalog.DeleteUser(&raftv1.DeleteUser{Name: args[0]}))
+		s.cluster.DeleteUser(args[0])
 	case "vhost":
-		s.cluster.MustPropose(catalog.CreateVHost(&raftv1.CreateVHost{Name: args[0]}))
+		s.cluster.CreateVHost(args[0])
 	case "delete-vhost":
-		s.cluster.MustPropose(catalog.DeleteVHost(&raftv1.DeleteVHost{Name: args[0]}))
+		s.cluster.DeleteVHost(args[0])
 	case "permit": // user configure write read
-		s.cluster.MustPropose(catalog.SetPermission(&raftv1.SetPermission{Vhost: "/", User: args[0], Configure: args[1], Write: args[2], Read: args[3]}))
+		s.cluster.Permit(args[0], args[1], args[2], args[3])
 	case "alarm":
 		b.Alarm(strings.Join(args, " "))
 	case "hold", "release":
 		n, _ := strconv.Atoi(args[0])
 		if words[0] == "hold" {
-			s.cluster.Hold(queue.ShardID(n))
+			s.cluster.Hold(amqptest.Shard(n))
 		} else {
-			s.cluster.Release(queue.ShardID(n))
+			s.cluster.Release(amqptest.Shard(n))
 		}
 	case "shard":
 		n, _ := strconv.Atoi(args[0])
-		s.cluster.PickNext(queue.ShardID(n))
+		s.cluster.PickNext(amqptest.Shard(n))
 	case "refuse":
 		s.cluster.Refuse(s.cluster.Find(args[0]).ID)
 	case "failing": // how messages cannot be read: KIND, or no
-		kinds := map[string]error{"internal": errors.New("checksum"), "unavailable": raftfsm.Errorf(broker.Unavailable, "no leader"), "no": nil}
+		kinds := map[string]error{"internal": errors.New("checksum"), "unavailable": amqptest.Unavailable(), "no": nil}
 		s.cluster.SetFailing(kinds[args[0]])
 	case "slow": // how long a message takes to be read
 		d, err := time.ParseDuration(args[0])

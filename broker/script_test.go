@@ -16,8 +16,6 @@ import (
 
 	"github.com/warrenmq/warren/broker"
 	"github.com/warrenmq/warren/internal/amqptest"
-	raftv1 "github.com/warrenmq/warren/proto/raft/v1"
-	"github.com/warrenmq/warren/raftfsm/catalog"
 	"github.com/warrenmq/warren/raftfsm/queue"
 )
 
@@ -136,15 +134,15 @@ func (s *script) global(command string, args []string) []string {
 	case "alarm":
 		b.Alarm(strings.Join(args, " "))
 	case "user":
-		s.cluster.MustPropose(catalog.PutUser(&raftv1.PutUser{Name: args[0], PasswordHash: amqptest.Hash(args[1]), Tags: args[2:]}))
+		s.cluster.PutUser(args[0], args[1], args[2:]...)
 	case "delete-user":
-		s.cluster.MustPropose(catalog.DeleteUser(&raftv1.DeleteUser{Name: args[0]}))
+		s.cluster.DeleteUser(args[0])
 	case "vhost":
-		s.cluster.MustPropose(catalog.CreateVHost(&raftv1.CreateVHost{Name: args[0]}))
+		s.cluster.CreateVHost(args[0])
 	case "delete-vhost":
-		s.cluster.MustPropose(catalog.DeleteVHost(&raftv1.DeleteVHost{Name: args[0]}))
+		s.cluster.DeleteVHost(args[0])
 	case "permit": // user configure write read
-		s.cluster.MustPropose(catalog.SetPermission(&raftv1.SetPermission{Vhost: "/", User: args[0], Configure: pattern(args[1]), Write: pattern(args[2]), Read: pattern(args[3])}))
+		s.cluster.Permit(args[0], pattern(args[1]), pattern(args[2]), pattern(args[3]))
 	case "restore": // the whole catalog anew
 		s.cluster.ReadCatalog(b.CatalogRestored)
 	default:
