@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"maps"
 	"path"
 	"slices"
 	"strings"
@@ -19,8 +20,15 @@ type Mem struct {
 	files    map[string]*memNode
 	dirs     map[string]bool
 	durable  map[string]*memNode // by name: the file that a directory's last sync saw
+	changes  [][]nameChange      // of names, in order, that no SyncDir saw
 	locked   map[string]bool
 	capacity int64 // 0: no limit
+}
+
+// nameChange is that a name leads to a file from then on, or to none.
+type nameChange struct {
+	name string
+	node *memNode
 }
 
 // memNode is a file whatever its name. pending are the writes since its last sync, in order.
@@ -52,20 +60,29 @@ type Keep func(n int) int
 
 // CrashClone returns what a power cut now would leave. keep is asked for every unsynced write in order.
 func (m *Mem) CrashClone(keep Keep) *Mem {
+	return m.CrashCloneNames(keep, func(int) int { return 0 })
+}
+
+// CrashCloneNames is CrashClone where also the first few of the changes of names that no SyncDir saw are left: as many as
+// names says of their number, in order, as a journal keeps them.
+func (m *Mem) CrashCloneNames(keep, names Keep) *Mem {
 	m.mu.Lock()
 	defer m.mu.Unlock()
+	durable := maps.Clone(m.durable)
+	for _, change := range m.changes[:names(len(m.changes))] {
+		for _, c := range change {
+			if c.node == nil {
+				delete(durable, c.name)
+			} else {
+				durable[c.name] = c.node
+			}
+		}
+	}
 	clone := NewMem()
-	for dir := range m.dirs {
-		clone.dirs[dir] = true
-	}
-	names := make([]string, 0, len(m.durable))
-	for name := range m.durable {
-		names = append(names, name)
-	}
-	slices.Sort(names)
+	maps.Copy(clone.dirs, m.dirs)
 	copies := map[*memNode]*memNode{}
-	for _, name := range names {
-		node := m.durable[name]
+	for _, name := range slices.Sorted(maps.Keys(durable)) {
+		node := durable[name]
 		if copies[node] == nil {
 			data := slices.Clone(node.synced)
 			for _, w := range node.pending {
@@ -77,6 +94,36 @@ func (m *Mem) CrashClone(keep Keep) *Mem {
 			copies[node] = &memNode{data: data, synced: slices.Clone(data)}
 		}
 		clone.files[name], clone.durable[name] = copies[node], copies[node]
+	}
+	return clone
+}
+
+// KillClone returns what the death of the process now would leave: everything, of which what is not durable still is not.
+func (m *Mem) KillClone() *Mem {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	clone := NewMem()
+	maps.Copy(clone.dirs, m.dirs)
+	copies := map[*memNode]*memNode{nil: nil}
+	copied := func(node *memNode) *memNode {
+		if c, ok := copies[node]; ok {
+			return c
+		}
+		copies[node] = &memNode{data: slices.Clone(node.data), synced: slices.Clone(node.synced), pending: slices.Clone(node.pending)}
+		return copies[node]
+	}
+	for name, node := range m.files {
+		clone.files[name] = copied(node)
+	}
+	for name, node := range m.durable {
+		clone.durable[name] = copied(node)
+	}
+	for _, change := range m.changes {
+		var c []nameChange
+		for _, n := range change {
+			c = append(c, nameChange{n.name, copied(n.node)})
+		}
+		clone.changes = append(clone.changes, c)
 	}
 	return clone
 }
@@ -146,6 +193,7 @@ func (m *Mem) Create(name string) (File, error) {
 		return nil, notExist("create", name)
 	}
 	m.files[name] = &memNode{}
+	m.changed(nameChange{name, m.files[name]})
 	return &memFile{m, m.files[name]}, nil
 }
 
@@ -178,8 +226,12 @@ func (m *Mem) Remove(name string) error {
 		return notExist("remove", name)
 	}
 	delete(m.files, name)
+	m.changed(nameChange{name, nil})
 	return nil
 }
+
+// changed notes a change of names. mu is held.
+func (m *Mem) changed(c ...nameChange) { m.changes = append(m.changes, c) }
 
 // RemoveAll removes everything below a name.
 func (m *Mem) RemoveAll(name string) error {
@@ -189,6 +241,7 @@ func (m *Mem) RemoveAll(name string) error {
 	for file := range m.files {
 		if file == name || strings.HasPrefix(file, name+"/") {
 			delete(m.files, file)
+			m.changed(nameChange{file, nil})
 		}
 	}
 	for dir := range m.dirs {
@@ -207,6 +260,7 @@ func (m *Mem) Rename(from, to string) error {
 	if node := m.files[from]; node != nil {
 		delete(m.files, from)
 		m.files[to] = node
+		m.changed(nameChange{from, nil}, nameChange{to, node})
 		return nil
 	}
 	if !m.dirs[from] {
@@ -300,6 +354,7 @@ func (m *Mem) SyncDir(name string) error {
 			m.durable[file] = node
 		}
 	}
+	m.changes = slices.DeleteFunc(m.changes, func(c []nameChange) bool { return path.Dir(c[0].name) == name })
 	return nil
 }
 
