@@ -164,7 +164,7 @@ func (r *run) judge(result *Result) {
 	result.Verdict = r.ledger.Judge(result.Events)
 	result.Total = r.now()
 	result.Errors, result.Refused = r.series.errors, r.series.refused
-	result.Replies = fmt.Sprintf("%d asked, %d answered, %d answers to clients that were gone", r.replies.asked, r.replies.arrives, r.replies.returns)
+	result.Replies = fmt.Sprintf("%d asked, %d answered, %d answers returned since their clients were gone", r.replies.asked, r.replies.arrives, r.replies.returns)
 	sum := r.series.total()
 	result.Latency = map[string]time.Duration{"p50": sum.quantile(0.5), "p99": sum.quantile(0.99), "p99.9": sum.quantile(0.999), "max": sum.quantile(1)}
 	result.Series = r.series.points()

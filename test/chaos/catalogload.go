@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"strings"
 	"sync"
 	"time"
 
@@ -166,6 +167,10 @@ func (c *catalogClient) ask(l *link, o check.CatalogOp) (check.Answer, error) {
 	case 0:
 		return check.OK, nil
 	case amqp.NotFound:
+		// The code alone says little: as in RabbitMQ, a queue that exists and cannot be reached has it too.
+		if !strings.Contains(err.Error(), "no queue") {
+			return check.Unknown, nil
+		}
 		return check.Missing, nil
 	case amqp.PreconditionFailed:
 		return check.Inequivalent, nil

@@ -11,6 +11,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"strconv"
 	"strings"
 	"sync"
@@ -48,9 +49,10 @@ type Node struct {
 	mu       sync.Mutex // guards what follows
 	command  *exec.Cmd
 	exited   chan struct{}
-	expected bool // its end was asked for
-	ends     int  // how often it ended by itself; used by one watcher at a time
-	stopped  bool // it is under SIGSTOP
+	unready  string // its last answer before it was ready
+	expected bool   // its end was asked for
+	ends     int    // how often it ended by itself; used by one watcher at a time
+	stopped  bool   // it is under SIGSTOP
 }
 
 // newCluster prepares nodes and starts none.
@@ -140,7 +142,7 @@ func (n *Node) start(ended func(*Node)) error {
 	command.Stdout, command.Stderr = log, log
 	// A suite that dies must not leave brokers behind.
 	command.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
-	if err := command.Start(); err != nil {
+	if err := startFromLastingThread(command); err != nil {
 		return fmt.Errorf("start %s: %w", n.name, err)
 	}
 	exited := make(chan struct{})
@@ -158,6 +160,26 @@ func (n *Node) start(ended func(*Node)) error {
 		}
 	}()
 	return nil
+}
+
+// starts takes what the lasting thread is to do.
+var starts = sync.OnceValue(func() chan<- func() {
+	calls := make(chan func())
+	go func() {
+		runtime.LockOSThread()
+		for call := range calls {
+			call()
+		}
+	}()
+	return calls
+})
+
+// startFromLastingThread starts a process from a thread that lives as long as the suite: the kernel kills the process when
+// the thread that started it ends, and threads that have been in other namespaces do.
+func startFromLastingThread(command *exec.Cmd) error {
+	done := make(chan error)
+	starts() <- func() { done <- command.Start() }
+	return <-done
 }
 
 // end sends a signal that ends the process and waits for its end.
@@ -263,6 +285,11 @@ func (n *Node) get(ctx context.Context, path string) (status int, body string, e
 // waitReady waits until the node says that it serves; it gives up when the process ends or ctx does.
 func (n *Node) waitReady(ctx context.Context) error {
 	last := "no answer"
+	defer func() {
+		n.mu.Lock()
+		n.unready = last
+		n.mu.Unlock()
+	}()
 	for {
 		status, body, err := n.get(ctx, "/health/ready")
 		switch {
@@ -279,6 +306,13 @@ func (n *Node) waitReady(ctx context.Context) error {
 		case <-time.After(20 * time.Millisecond):
 		}
 	}
+}
+
+// lastUnready is what the node answered last before it was ready.
+func (n *Node) lastUnready() string {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return n.unready
 }
 
 // usage is what a node takes from its machine.

@@ -11,7 +11,7 @@ type replies struct {
 	open    map[string]*reply
 	asked   int
 	arrives int
-	returns int // replies whose client was gone
+	returns int // replies that were returned since their client was gone
 }
 
 // reply is what its server heard of it.
@@ -33,8 +33,10 @@ func (r *replies) sent(id string, confirmed, returned bool) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	open := r.open[id]
-	if open == nil {
-		r.returns++
+	if open == nil { // it has arrived, or its client is gone
+		if returned {
+			r.returns++
+		}
 		return
 	}
 	open.confirmed = open.confirmed || confirmed

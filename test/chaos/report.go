@@ -109,7 +109,7 @@ func (r *Result) findings(line func(string, ...any)) {
 
 func (r *Result) faults(line func(string, ...any)) {
 	line("\n## Faults\n")
-	line("| at | fault | nodes | lasted | recovered after | longest gap between two confirms | |\n|---|---|---|---|---|---|---|")
+	line("| at | fault | nodes | lasted | recovered after | longest gap between two confirms | machine: timers late, slowest fsync | |\n|---|---|---|---|---|---|---|---|")
 	var gaps []time.Duration
 	for _, a := range r.Schedule {
 		for ; a != nil; a = a.With {
@@ -118,12 +118,12 @@ func (r *Result) faults(line func(string, ...any)) {
 				nodes += fmt.Sprintf(" %d", v+1)
 			}
 			if a.Injected == 0 {
-				line("| %v | %s |%s | | | | not done: %s |", round(a.At), a.Fault, nodes, a.Skipped)
+				line("| %v | %s |%s | | | | | not done: %s |", round(a.At), a.Fault, nodes, a.Skipped)
 				continue
 			}
 			gaps = append(gaps, a.LongestGap)
-			line("| %v | %s |%s | %v | %v | %v | %s %s |", round(a.Injected), a.Fault, nodes, round(a.Healed-a.Injected), round(a.Recovered-a.Healed),
-				round(a.LongestGap), a.Detail, a.Skipped)
+			line("| %v | %s |%s | %v | %v | %v | %v, %v | %s %s |", round(a.Injected), a.Fault, nodes, round(a.Healed-a.Injected), round(a.Recovered-a.Healed),
+				round(a.LongestGap), round(a.TimerLate), round(a.SlowestFsync), a.Detail, a.Skipped)
 		}
 	}
 	if len(gaps) > 0 {

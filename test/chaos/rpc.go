@@ -185,7 +185,9 @@ func (c *rpcClient) question(l *link, replyTo string, replies <-chan amqp.Delive
 			}
 		case <-timeout:
 			if wrong := c.r.replies.missing(correlation); wrong != "" {
-				c.r.ledger.Report(check.Finding{Kind: check.Reply, Detail: fmt.Sprintf("%s within %v", wrong, patience)})
+				_, err := l.ch.QueueDeclarePassive(replyTo, false, false, true, false, nil)
+				c.r.ledger.Report(check.Finding{Kind: check.Reply, Detail: fmt.Sprintf("at %v: %s within %v; its client, on node%d, now looks at its queue: %v",
+					c.r.now().Round(time.Millisecond), wrong, patience, l.node+1, err)})
 			}
 			return fmt.Errorf("no reply to %s within %v", correlation, patience)
 		}

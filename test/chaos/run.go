@@ -28,6 +28,7 @@ type run struct {
 	series  *series
 	replies *replies
 	history history
+	machine machine
 	start   time.Time
 	calm    atomic.Bool   // no faults any more: consumers neither crash nor give back
 	over    atomic.Bool   // the run is at its end: clients are being closed
@@ -153,6 +154,13 @@ func (r *run) load(ctx context.Context, result *Result) {
 	for _, p := range r.publishers {
 		publishers.Go(func() { p(publishing) })
 	}
+	watching, endWatching := context.WithCancel(ctx)
+	defer endWatching()
+	go func() {
+		if err := r.machine.watch(watching, r.o.Dir, r.now); err != nil {
+			r.say("watch the machine: %v", err)
+		}
+	}()
 	begin := r.now()
 	r.harm(ctx, begin, result)
 	r.calm.Store(true)
@@ -257,8 +265,19 @@ func (r *run) do(ctx context.Context, a *Action) {
 		r.windows.Close(a.Fault, v, r.now())
 	}
 	a.LongestGap = r.series.longestGap(a.Injected, a.Recovered)
-	r.say("  recovered %v after it was healed; longest gap between two confirms %v", (a.Recovered - a.Healed).Round(time.Millisecond), a.LongestGap.Round(time.Millisecond))
+	a.TimerLate, a.SlowestFsync = r.machine.worst(a.Injected, a.Recovered)
+	text := fmt.Sprintf("  recovered %v after it was healed; longest gap between two confirms %v; the machine: timers late by %v, fsync %v",
+		round(a.Recovered-a.Healed), round(a.LongestGap), round(a.TimerLate), round(a.SlowestFsync))
+	if a.Recovered-a.Healed > slowRecovery {
+		for _, n := range r.cluster.nodes {
+			text += "; " + n.name + " before: " + n.lastUnready()
+		}
+	}
+	r.say("%s", text)
 }
+
+// slowRecovery is worth a word on why.
+const slowRecovery = 5 * time.Second
 
 // waitReady waits until every node that is not held by another fault serves.
 func (r *run) waitReady(ctx context.Context) error {

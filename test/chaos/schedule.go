@@ -20,6 +20,7 @@ type Action struct {
 
 	Injected, Healed, Recovered time.Duration // since the start of the run
 	LongestGap                  time.Duration // between two confirms of one publisher while it lasted
+	TimerLate, SlowestFsync     time.Duration // what the machine itself did meanwhile: see machine
 	Skipped                     string        `json:",omitempty"` // why it was not done
 }
 

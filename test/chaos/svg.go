@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"html"
 	"math"
+	"slices"
 	"strings"
 	"time"
 )
@@ -85,11 +86,8 @@ func (r *Result) SVG() string {
 }
 
 func (r *Result) drawThroughput(p *picture) {
-	top := 1.0
-	for _, v := range r.Series {
-		top = max(top, v.Published, v.Confirmed, v.Delivered)
-	}
-	y := func(v float64) float64 { return throughputTop + panelHeight*(1-v/top) }
+	top := r.throughputScale()
+	y := func(v float64) float64 { return throughputTop + panelHeight*(1-min(v/top, 1)) }
 	for i := range 5 {
 		v := top * float64(i) / 4
 		p.line(marginLeft, y(v), pictureWidth-marginRight, y(v), "#ddd")
@@ -104,6 +102,22 @@ func (r *Result) drawThroughput(p *picture) {
 			p.line(p.x(v.At), throughputTop+panelHeight, p.x(v.At), throughputTop+panelHeight-10, "#c00000")
 		}
 	}
+}
+
+// throughputScale is the top of the scale: what all but a few steps stay below. A burst after a pause is cut off, since it
+// would press everything else flat.
+func (r *Result) throughputScale() float64 {
+	var values []float64
+	for _, v := range r.Series {
+		if v.Published > 0 {
+			values = append(values, max(v.Published, v.Confirmed, v.Delivered))
+		}
+	}
+	if len(values) == 0 {
+		return 1
+	}
+	slices.Sort(values)
+	return values[len(values)*9/10] * 1.3
 }
 
 func (r *Result) drawLatency(p *picture) {

@@ -64,6 +64,7 @@ func run() (failed bool, err error) {
 		return false, err
 	}
 	if *list {
+		o.Namespaces = o.Namespaces || switchboard.Missing() == ""
 		fmt.Print(chaos.DescribeFaults(&o))
 		return false, nil
 	}

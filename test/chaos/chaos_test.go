@@ -1,0 +1,288 @@
+package chaos
+
+import (
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/warrenmq/warren/test/process"
+)
+
+// TestBoundedPass is the suite in small: three nodes on loopback, all workloads, and faults that need nothing special.
+// WARREN_CHAOS_SEED repeats a failure.
+func TestBoundedPass(t *testing.T) {
+	if testing.Short() {
+		t.Skip("it takes half a minute")
+	}
+	seed := seedOf(t)
+	result := runHere(t, Options{Duration: 22 * time.Second, Seed: seed, Faults: []string{"kill-one", "stop-short", "restart"},
+		Rate: 500, PauseMin: time.Second, PauseMax: 2 * time.Second})
+	if result.Verdict.Confirmed < 1000 {
+		t.Errorf("only %d messages were confirmed: that was no load", result.Verdict.Confirmed)
+	}
+	done := 0
+	for _, a := range result.Schedule {
+		if a.Injected > 0 {
+			done++
+		}
+	}
+	if done < 2 {
+		t.Errorf("only %d faults were injected", done)
+	}
+}
+
+// runHere runs the suite on a binary made for this test and fails with everything that repeats and explains a finding.
+func runHere(t *testing.T, o Options) *Result {
+	t.Helper()
+	binary, err := process.Binary()
+	if err != nil {
+		t.Fatal(err)
+	}
+	o.Binary, o.Dir, o.Progress = binary, t.TempDir(), testWriter{t}
+	result, err := Run(t.Context(), o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if result.Failed() {
+		t.Errorf("seed %d: %v", o.Seed, result.Verdict.Counts)
+		for _, f := range result.Verdict.Findings {
+			t.Log(f)
+		}
+		for _, a := range result.Schedule {
+			t.Log(a)
+		}
+		for name, log := range result.Logs {
+			t.Logf("the end of the log of %s:\n%s", name, log)
+		}
+	}
+	return result
+}
+
+// seedOf is the seed of this run: another each day, so that the pass finds something new, and can be repeated.
+func seedOf(t *testing.T) uint64 {
+	t.Helper()
+	seed := uint64(time.Now().Unix()) / 86400
+	if text := os.Getenv("WARREN_CHAOS_SEED"); text != "" {
+		var err error
+		if seed, err = parseSeed(text); err != nil {
+			t.Fatal(err)
+		}
+	}
+	t.Logf("seed %d", seed)
+	return seed
+}
+
+type testWriter struct{ t *testing.T }
+
+func (w testWriter) Write(data []byte) (int, error) {
+	w.t.Log(strings.TrimSuffix(string(data), "\n"))
+	return len(data), nil
+}
+
+func TestScheduleIsSeeded(t *testing.T) {
+	text := func(seed uint64) string {
+		o := &Options{Binary: "x", Dir: "x", Duration: 10 * time.Minute, Seed: seed, Faults: []string{"kill", "stop", "restart", "damage", "wipe"}}
+		if err := o.setDefaults(); err != nil {
+			t.Fatal(err)
+		}
+		var lines []string
+		for _, a := range Schedule(o) {
+			lines = append(lines, a.String())
+		}
+		return strings.Join(lines, "\n")
+	}
+	if first, second := text(1), text(1); first != second {
+		t.Error("one seed gives two schedules")
+	}
+	if text(1) == text(2) {
+		t.Error("two seeds give one schedule")
+	}
+	if n := strings.Count(text(1), "\n"); n < 30 {
+		t.Errorf("%d faults in ten minutes", n)
+	}
+}
+
+// TestScheduleDestroysOneNode: data may be destroyed on one node of a run only, and never on the one that clients use in
+// the stable mode, which nothing touches.
+func TestScheduleDestroysOneNode(t *testing.T) {
+	for seed := range uint64(60) {
+		for _, stable := range []bool{false, true} {
+			o := &Options{Binary: "x", Dir: "x", Nodes: 3 + int(seed%3), Duration: 20 * time.Minute, Seed: seed, Stable: stable, Faults: []string{"all"}}
+			if err := o.setDefaults(); err != nil {
+				t.Fatal(err)
+			}
+			destroyed := map[int]bool{}
+			for _, a := range Schedule(o) {
+				for both := a; both != nil; both = both.With {
+					for _, v := range both.Victims {
+						if faultNamed(both.Fault).group == "damage" {
+							destroyed[v] = true
+						}
+						if stable && v == o.stableNode() {
+							t.Fatalf("seed %d: %v touches the stable node", seed, a)
+						}
+					}
+				}
+				if a.With != nil {
+					for _, v := range a.With.Victims {
+						for _, u := range a.Victims {
+							if u == v {
+								t.Fatalf("seed %d: %v does two things to one node", seed, a)
+							}
+						}
+					}
+				}
+			}
+			if len(destroyed) != 1 {
+				t.Fatalf("seed %d: data of %d nodes is destroyed", seed, len(destroyed))
+			}
+		}
+	}
+}
+
+func TestDamage(t *testing.T) {
+	for _, c := range []struct {
+		name   string
+		damage func(string) string
+	}{
+		{"flip", func(dir string) string {
+			did, err := damageFiles(dir, "*.wal", (&Action{Seed: 7}).random(), flipBits)
+			if err != nil {
+				t.Fatal(err)
+			}
+			return did
+		}},
+		{"truncate", func(dir string) string {
+			did, err := damageFiles(dir, "*.wal", (&Action{Seed: 7}).random(), truncate)
+			if err != nil {
+				t.Fatal(err)
+			}
+			return did
+		}},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			dir := t.TempDir()
+			path := filepath.Join(dir, "1.wal")
+			data := append([]byte(strings.Repeat("record ", 100)), make([]byte, 4096)...)
+			if err := os.WriteFile(path, data, 0o600); err != nil {
+				t.Fatal(err)
+			}
+			did := c.damage(dir)
+			after, err := os.ReadFile(path)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if string(after) == string(data) || !strings.Contains(did, "1.wal") {
+				t.Fatalf("nothing was done: %s", did)
+			}
+			if c.name == "truncate" && len(after) >= 700 || c.name == "flip" && (len(after) != len(data) || string(after[700:]) != string(data[700:])) {
+				t.Fatalf("the part that is not in use was damaged: %s", did)
+			}
+		})
+	}
+	if did, err := damageFiles(t.TempDir(), "*.wal", (&Action{}).random(), flipBits); err != nil || did != "there is no such file yet" {
+		t.Fatalf("without files: %q, %v", did, err)
+	}
+}
+
+func TestBodies(t *testing.T) {
+	for _, size := range []int{0, 12, 13, 500} {
+		body := encodeBody(3, 1<<20, size)
+		if publisher, id, err := decodeBody(body); err != nil || publisher != 3 || id != 1<<20 {
+			t.Fatalf("size %d: %d %d %v", size, publisher, id, err)
+		}
+		for i := range body {
+			body[i] ^= 4
+			if _, _, err := decodeBody(body); err == nil {
+				t.Fatalf("size %d: a flipped bit in byte %d goes unnoticed", size, i)
+			}
+			body[i] ^= 4
+		}
+		if _, _, err := decodeBody(body[:len(body)-1]); err == nil {
+			t.Fatal("a cut body goes unnoticed")
+		}
+	}
+}
+
+func TestReplies(t *testing.T) {
+	r := newReplies()
+	r.expect("1-1")
+	if wrong := r.missing("1-1"); wrong != "" {
+		t.Errorf("no server has answered: %s", wrong)
+	}
+	r.sent("1-1", true, false)
+	if r.missing("1-1") == "" {
+		t.Error("a confirmed reply that did not arrive goes unnoticed")
+	}
+	r.arrived("1-1")
+	r.expect("1-2")
+	r.sent("1-2", false, true)
+	if r.missing("1-2") == "" {
+		t.Error("a reply that was returned while its client waits goes unnoticed")
+	}
+	r.gone("1-")
+	r.sent("1-2", false, true)
+	if wrong := r.missing("1-2"); wrong != "" || r.returns != 1 {
+		t.Errorf("the client is gone: %s", wrong)
+	}
+}
+
+func TestLongestGap(t *testing.T) {
+	s := newSeries(func() time.Duration { return 0 })
+	for _, g := range [][2]time.Duration{{0, 40}, {100, 110}, {200, 900}, {950, 1000}} {
+		s.gap(g[0]*time.Millisecond, g[1]*time.Millisecond)
+	}
+	for _, c := range []struct{ from, to, want time.Duration }{{0, 50, 40}, {90, 120, 0}, {300, 400, 700}, {890, 960, 700}, {910, 2000, 50}} {
+		if got := s.longestGap(c.from*time.Millisecond, c.to*time.Millisecond); got != c.want*time.Millisecond {
+			t.Errorf("from %d to %d: %v, want %d ms", c.from, c.to, got, c.want)
+		}
+	}
+}
+
+func TestQuantiles(t *testing.T) {
+	var b bucket
+	for i := range 100 {
+		d := time.Millisecond
+		if i >= 99 {
+			d = time.Second
+		}
+		b.confirmed++
+		b.latencies[latencyClass(d)]++
+	}
+	if p := b.quantile(0.5); p < time.Millisecond || p > 1200*time.Microsecond {
+		t.Errorf("median %v", p)
+	}
+	if p := b.quantile(1); p < time.Second || p > 1200*time.Millisecond {
+		t.Errorf("maximum %v", p)
+	}
+}
+
+// TestReportTells: what was found, with its seed and schedule, is in the report; a clean run says so.
+func TestReportTells(t *testing.T) {
+	for _, failed := range []bool{false, true} {
+		result := recordedResult(t, failed)
+		dir := t.TempDir()
+		if err := result.Write(dir); err != nil {
+			t.Fatal(err)
+		}
+		for name, words := range map[string][2]string{"report.md": {"all checkers are clean", "FAILED"}, "timeline.svg": {"all checkers clean", "FAILED"}} {
+			data, err := os.ReadFile(filepath.Join(dir, name))
+			if err != nil {
+				t.Fatal(err)
+			}
+			if strings.Contains(string(data), words[0]) == failed || strings.Contains(string(data), words[1]) != failed {
+				t.Errorf("failed %v: %s tells something else", failed, name)
+			}
+			for _, word := range []string{"seed 42", "kill-one"} {
+				if !strings.Contains(string(data), word) {
+					t.Errorf("%s does not tell %q", name, word)
+				}
+			}
+			if failed && name == "report.md" && !strings.Contains(string(data), "confirmed and never delivered") {
+				t.Error("report.md does not tell the finding")
+			}
+		}
+	}
+}
