@@ -147,7 +147,7 @@ func (s *State) applyEnqueue(ss *session, c *enqueueCommand) {
 			return
 		}
 		r.flags |= recordLarge
-		s.large[place{r.index, r.offset}] = l
+		s.large[r.place()] = l
 		l.users++ // this command, so that a queue that drops it at once leaves it for the next
 		size = l.size
 	}

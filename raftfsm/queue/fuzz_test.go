@@ -102,19 +102,14 @@ func FuzzRestore(f *testing.F) {
 	f.Fuzz(func(t *testing.T, data []byte) { restoreAnything(t, data, entries) })
 }
 
-// TestRestoreDamaged damages each byte of some snapshots.
+// TestRestoreDamaged damages each byte of a snapshot.
 func TestRestoreDamaged(t *testing.T) {
-	entries, _ := someEntries(1)
-	for n := range 2 {
-		_, s := someEntries(n)
-		data := snapshotBytes(t, s)
-		for i := range data {
-			for _, flip := range []byte{1, 0x80, 0xff} {
-				damaged := bytes.Clone(data)
-				damaged[i] ^= flip
-				restoreAnything(t, damaged, entries)
-			}
-		}
+	entries, s := someEntries(1)
+	data := snapshotBytes(t, s)
+	for i := range data {
+		damaged := bytes.Clone(data)
+		damaged[i] ^= []byte{1, 0x80, 0xff}[i%3]
+		restoreAnything(t, damaged, entries)
 	}
 }
 

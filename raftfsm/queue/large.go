@@ -91,7 +91,7 @@ func (s *State) finishUpload(ss *session, id uint64, rest Ref) *large {
 // body says where the envelope of a message is.
 func (s *State) body(r *record) Body {
 	if r.flags&recordLarge != 0 {
-		return s.large[place{r.index, r.offset}].body
+		return s.large[r.place()].body
 	}
 	return Body{First: r.ref()}
 }
@@ -99,7 +99,7 @@ func (s *State) body(r *record) Body {
 // bodySize is the length of the envelope.
 func (s *State) bodySize(r *record) uint64 {
 	if r.flags&recordLarge != 0 {
-		return s.large[place{r.index, r.offset}].size
+		return s.large[r.place()].size
 	}
 	return uint64(r.size)
 }
@@ -109,7 +109,7 @@ func (s *State) release(r *record) {
 	if r.flags&recordLarge == 0 {
 		return
 	}
-	at := place{r.index, r.offset}
+	at := r.place()
 	l := s.large[at]
 	if l.users--; l.users == 0 {
 		delete(s.large, at)

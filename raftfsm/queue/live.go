@@ -11,7 +11,9 @@ func (sn *Snapshot) LiveRefs(min, max uint64, yield func(index uint64, offset, s
 	m := merger{max: max}
 	m.add(sn.looseRefs(min, max))
 	for i := range sn.parts {
-		m.addSpan(sn.parts[i].span, min)
+		if p := &sn.parts[i]; p.bare {
+			m.addLane(p, min)
+		}
 	}
 	heap.Init(&m.sources)
 	var last place
@@ -27,7 +29,7 @@ func (sn *Snapshot) LiveRefs(min, max uint64, yield func(index uint64, offset, s
 	}
 }
 
-// looseRefs collects and sorts what is not in order anyway: all but messages never delivered.
+// looseRefs collects and sorts what is not in order anyway: all but ready messages.
 func (sn *Snapshot) looseRefs(min, max uint64) []Ref {
 	from, _ := slices.BinarySearchFunc(sn.refs, Ref{Index: min}, compareRefs)
 	var refs []Ref
@@ -38,6 +40,9 @@ func (sn *Snapshot) looseRefs(min, max uint64) []Ref {
 		refs = append(refs, r)
 	}
 	for i := range sn.parts {
+		if sn.parts[i].bare {
+			continue
+		}
 		for _, pg := range sn.parts[i].pages {
 			for k := range pg.live() {
 				if r := &pg.live()[k].record; r.index >= min && r.index <= max && r.plain() {
@@ -63,7 +68,9 @@ type merger struct {
 type source struct {
 	ref     Ref
 	refs    []Ref    // then these
-	records []record // or these
+	entries []entry  // or these
+	pages   []*page  // and those after them,
+	records []record // then these
 	span    span     // and those after them
 }
 
@@ -73,25 +80,48 @@ func (m *merger) add(refs []Ref) {
 	}
 }
 
-// addSpan adds the records of a span from min on. Their entries only grow along a span.
-func (m *merger) addSpan(sp span, min uint64) {
-	src := &source{span: sp}
-	for src.span.n > 0 {
-		src.records = src.span.next()
-		if src.records[len(src.records)-1].index >= min {
-			break
-		}
+// addLane adds the records of a lane from min on. Their entries only grow along it.
+func (m *merger) addLane(p *part, min uint64) {
+	src := &source{pages: p.pages, span: p.span}
+	if src.skipPages(min); len(src.entries) == 0 {
+		src.skipRecords(min)
 	}
-	from, _ := slices.BinarySearchFunc(src.records, min, func(r record, min uint64) int {
-		if r.index < min {
-			return -1
-		}
-		return 1
-	})
-	src.records = src.records[from:]
 	if src.next(m.max) {
 		m.sources = append(m.sources, src)
 	}
+}
+
+// skipPages leaves those entries of the pages that reach min.
+func (src *source) skipPages(min uint64) {
+	for len(src.pages) > 0 {
+		live := src.pages[0].live()
+		src.pages = src.pages[1:]
+		if live[len(live)-1].record.index >= min {
+			from, _ := slices.BinarySearchFunc(live, min, func(e entry, min uint64) int { return reach(&e.record, min) })
+			src.entries = live[from:]
+			return
+		}
+	}
+}
+
+// skipRecords does the same with the records after them.
+func (src *source) skipRecords(min uint64) {
+	for src.span.n > 0 {
+		records := src.span.next()
+		if records[len(records)-1].index >= min {
+			from, _ := slices.BinarySearchFunc(records, min, func(r record, min uint64) int { return reach(&r, min) })
+			src.records = records[from:]
+			return
+		}
+	}
+}
+
+// reach compares for a search of the first record with an index of min or more.
+func reach(r *record, min uint64) int {
+	if r.index < min {
+		return -1
+	}
+	return 1
 }
 
 // advance moves the first source on.
@@ -110,21 +140,33 @@ func (src *source) next(max uint64) bool {
 		return true
 	}
 	for {
-		for i := range src.records {
-			r := &src.records[i]
-			if r.index > max {
-				return false
-			}
-			if r.plain() {
-				src.ref, src.records = r.ref(), src.records[i+1:]
-				return true
-			}
-		}
-		if src.span.n == 0 {
+		r := src.record()
+		if r == nil || r.index > max {
 			return false
 		}
+		if r.plain() {
+			src.ref = r.ref()
+			return true
+		}
+	}
+}
+
+// record takes the next record of a lane, or nil at its end.
+func (src *source) record() (r *record) {
+	if len(src.entries) == 0 && len(src.pages) > 0 {
+		src.entries, src.pages = src.pages[0].live(), src.pages[1:]
+	}
+	if len(src.entries) > 0 {
+		r, src.entries = &src.entries[0].record, src.entries[1:]
+		return r
+	}
+	if len(src.records) == 0 && src.span.n > 0 {
 		src.records = src.span.next()
 	}
+	if len(src.records) > 0 {
+		r, src.records = &src.records[0], src.records[1:]
+	}
+	return r
 }
 
 type sources []*source

@@ -40,7 +40,7 @@ func newQueue(id QueueID, settings *Settings) *queue {
 	return &queue{id: id, key: fold(uint64(id), salt2) | 1, settings: settings}
 }
 
-func (q *queue) hash() uint64 { return hashBytes(uint64(q.id), q.settings.append(nil)) }
+func (q *queue) hash() uint64 { return hashBytes(uint64(q.id), q.settings.appendNormal(nil)) }
 
 // lane returns the lane of a priority, made if need be.
 func (q *queue) lane(priority uint8) *lane {
@@ -107,7 +107,7 @@ func (s *State) enqueue(q *queue, r *record) {
 	q.lastOrder++
 	r.order = q.lastOrder
 	if r.flags&recordLarge != 0 {
-		s.large[place{r.index, r.offset}].users++
+		s.large[r.place()].users++
 	}
 	*q.lane(r.priority).push(&s.pool) = *r
 	s.joined(q, r)

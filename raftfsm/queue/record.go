@@ -30,6 +30,8 @@ func (r *record) hash() uint64 {
 	return fold(a+b, uint64(r.acquired)<<32|uint64(r.failed)<<16|uint64(r.flags)<<8|uint64(r.priority))
 }
 
+func (r *record) place() place { return place{r.index, r.offset} }
+
 func (r *record) ref() Ref { return Ref{r.index, r.offset, r.size} }
 
 func (r *record) expired(now int64) bool { return r.expiry != 0 && r.expiry <= now }

@@ -223,7 +223,8 @@ func (d *decoder) lane(q *queue, priority uint8) {
 	var last record
 	read := func() (r record) {
 		d.record(&r)
-		d.demand(r.order > last.order && r.order <= q.lastOrder && r.priority == priority, "record out of its place")
+		d.demand(r.order > last.order && r.order <= q.lastOrder && r.priority == priority &&
+			comparePlaces(last.place(), r.place()) <= 0, "record out of its place")
 		last = r
 		return r
 	}
@@ -234,11 +235,8 @@ func (d *decoder) lane(q *queue, priority uint8) {
 			s.putBack(q, &r)
 		}
 	}
-	var before record
 	for ; fresh > 0 && d.err == nil; fresh-- {
 		r := read()
-		d.demand(comparePlaces(place{before.index, before.offset}, place{r.index, r.offset}) <= 0, "entries out of order in a lane")
-		before = r
 		if d.err == nil {
 			d.count(&r)
 			*l.push(&s.pool) = r
@@ -251,14 +249,14 @@ func (d *decoder) record(r *record) {
 	r.get(d.bytes(recordSize))
 	d.demand(r.flags < recordFlagsEnd && r.expiry >= 0 && r.index <= d.s.applied, "record with unknown flags, time or entry")
 	if r.flags&recordLarge != 0 {
-		d.demand(d.s.large[place{r.index, r.offset}] != nil, "record without its large message")
+		d.demand(d.s.large[r.place()] != nil, "record without its large message")
 	}
 }
 
 // count counts a record among the users of its large message.
 func (d *decoder) count(r *record) {
 	if r.flags&recordLarge != 0 {
-		d.s.large[place{r.index, r.offset}].users++
+		d.s.large[r.place()].users++
 	}
 }
 

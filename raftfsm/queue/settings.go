@@ -87,6 +87,11 @@ func clearUnless[T any](has bool, v *T) {
 // append adds the settings in their binary form.
 func (s *Settings) append(dst []byte) []byte {
 	n := s.normal()
+	return n.appendNormal(dst)
+}
+
+// appendNormal is append for settings that are normal, as parsed ones are.
+func (n *Settings) appendNormal(dst []byte) []byte {
 	var flags uint32
 	for i, set := range n.flags() {
 		if *set {

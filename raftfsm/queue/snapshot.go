@@ -36,6 +36,7 @@ import (
 const (
 	snapshotMagic  = "WrnQ"
 	snapshotFormat = 1
+	describedQueue = 160 // bytes that most queues need, beside their messages
 )
 
 // Snapshot is the state at an index. It stays as it is while the State goes on, and may be used by another goroutine.
@@ -60,7 +61,7 @@ type part struct {
 // messages.
 func (s *State) Snapshot() *Snapshot {
 	s.pool.epoch++ // from here on nothing that is in use changes in place
-	sn := &Snapshot{index: s.applied}
+	sn := &Snapshot{index: s.applied, meta: make([]byte, 0, 4<<10+len(s.queues)*describedQueue)}
 	s.describe(sn)
 	sn.size += int64(len(sn.meta))
 	slices.SortFunc(sn.refs, compareRefs)
@@ -196,7 +197,10 @@ func (s *State) describe(sn *Snapshot) {
 
 func (q *queue) describe(sn *Snapshot) {
 	sn.u64(uint64(q.id))
-	sn.text(string(q.settings.append(nil)))
+	sn.u32(0)
+	start := len(sn.meta)
+	sn.meta = q.settings.appendNormal(sn.meta)
+	binary.LittleEndian.PutUint32(sn.meta[start-4:], uint32(len(sn.meta)-start))
 	sn.u64(q.lastOrder)
 	sn.u64(uint64(q.lastUsed))
 	lanes := 0
