@@ -160,6 +160,7 @@ func (r *run) judge(result *Result) {
 		r.ledger.Report(f)
 	}
 	r.judgeGaps(result.Schedule)
+	result.Notes = append(result.Notes, r.machine.judgeEnds(r.ledger.Report)...)
 	result.Events = r.windows.All()
 	result.Verdict = r.ledger.Judge(result.Events)
 	result.Total = r.now()

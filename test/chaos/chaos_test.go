@@ -7,6 +7,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/warrenmq/warren/test/chaos/check"
 	"github.com/warrenmq/warren/test/process"
 )
 
@@ -40,7 +41,7 @@ func runHere(t *testing.T, o Options) *Result {
 	if err != nil {
 		t.Fatal(err)
 	}
-	o.Binary, o.Dir, o.Progress = binary, t.TempDir(), testWriter{t}
+	o.Binary, o.Dir, o.Progress = binary, memoryDir(t), testWriter{t}
 	result, err := Run(t.Context(), o)
 	if err != nil {
 		t.Fatal(err)
@@ -58,6 +59,46 @@ func runHere(t *testing.T, o Options) *Result {
 		}
 	}
 	return result
+}
+
+// memoryDir is a directory in memory, where there is one: kill -9 and the like lose nothing of it, and while other tests
+// run at the same time, an fsync on a disk may take the 10 s after which a node rightly ends itself.
+func memoryDir(t *testing.T) string {
+	t.Helper()
+	dir, err := os.MkdirTemp("/dev/shm", "warren-chaos-")
+	if err != nil {
+		return t.TempDir()
+	}
+	t.Cleanup(func() {
+		if err := os.RemoveAll(dir); err != nil {
+			t.Error(err)
+		}
+	})
+	return dir
+}
+
+// TestEndsOfNodes: a node that ended is a finding, unless it says that its fsync hangs and the suite's own did too.
+func TestEndsOfNodes(t *testing.T) {
+	for _, c := range []struct {
+		name, tail string
+		fsync      time.Duration
+		finding    bool
+	}{
+		{"panic", "goroutine 1 [running]", 0, true},
+		{"panic on a slow disk", "goroutine 1 [running]", 12 * time.Second, true},
+		{"hanging fsync on a good disk", "ready\nwarren: stopped: write-ahead log: an fsync takes longer than 10s", 100 * time.Millisecond, true},
+		{"hanging fsync on a hanging disk", "ready\nwarren: stopped: write-ahead log: an fsync takes longer than 10s", 12 * time.Second, false},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			m := machine{ends: []nodeEnd{{at: time.Minute, name: "node1", tail: c.tail}}}
+			m.note(stall{time.Minute - c.fsync, time.Minute, true})
+			found := false
+			notes := m.judgeEnds(func(check.Finding) { found = true })
+			if found != c.finding || (len(notes) > 0) == c.finding {
+				t.Fatalf("finding %v, notes %q", found, notes)
+			}
+		})
+	}
 }
 
 // seedOf is the seed of this run: another each day, so that the pass finds something new, and can be repeated.

@@ -5,8 +5,11 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"strings"
 	"sync"
 	"time"
+
+	"github.com/warrenmq/warren/test/chaos/check"
 )
 
 // machine watches what the machine itself does to the run: how late a timer of this process fires, and how long an fsync
@@ -14,6 +17,37 @@ import (
 type machine struct {
 	mu     sync.Mutex // guards what follows
 	stalls []stall
+	ends   []nodeEnd
+}
+
+// nodeEnd is the end of a process that nobody had ended.
+type nodeEnd struct {
+	at         time.Duration
+	name, tail string
+}
+
+// A node ends itself when an fsync hangs, and says so in its last line. That is right when the disk really did.
+const (
+	hangingDisk = "fsync takes longer than"
+	hangingFrom = 3 * time.Second
+)
+
+// judgeEnds makes findings of the ends of processes, and notes of those that the machine's disk explains.
+func (m *machine) judgeEnds(report func(check.Finding)) (notes []string) {
+	m.mu.Lock()
+	ends := m.ends
+	m.mu.Unlock()
+	for _, e := range ends {
+		_, fsync := m.worst(e.at-30*time.Second, e.at+30*time.Second)
+		lines := strings.Split(e.tail, "\n")
+		last := lines[len(lines)-1]
+		if strings.Contains(last, hangingDisk) && fsync > hangingFrom {
+			notes = append(notes, fmt.Sprintf("%s ended itself at %v: %q; the suite's own fsync took %v at that time", e.name, round(e.at), last, round(fsync)))
+			continue
+		}
+		report(check.Finding{Kind: check.NodeEnded, Detail: fmt.Sprintf("%s at %v; its log ends with\n%s", e.name, round(e.at), e.tail)})
+	}
+	return notes
 }
 
 type stall struct {

@@ -302,7 +302,9 @@ func (r *run) ended(n *Node) {
 	if r.full[n.index].Load() {
 		return // its disk is full; it is started again when there is space
 	}
-	r.ledger.Report(check.Finding{Kind: check.NodeEnded, Detail: fmt.Sprintf("%s at %v; its log ends with\n%s", n.name, r.now().Round(time.Millisecond), n.logTail(40))})
+	r.machine.mu.Lock()
+	r.machine.ends = append(r.machine.ends, nodeEnd{at: r.now(), name: n.name, tail: n.logTail(40)})
+	r.machine.mu.Unlock()
 	r.say("%s ended by itself", n.name)
 	// The run goes on with it, so that it tells more than that.
 	if n.ends++; n.ends <= maxEnds && !r.over.Load() {
