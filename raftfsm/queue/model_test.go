@@ -386,6 +386,23 @@ func (m *model) sessionDown(c *step) {
 	for _, u := range ss.uploads {
 		u.pieces, u.refused = nil, true
 	}
+	for seq, k := range ss.kept {
+		ss.kept[seq] = modelKept{results: withoutGot(k.results)}
+	}
+}
+
+// withoutGot says of each get that got something that it got nothing.
+func withoutGot(results []string) []string {
+	results = slices.Clone(results)
+	for i, r := range results {
+		var command int
+		var code ResultCode
+		fmt.Sscan(r, &command, &code)
+		if code == Message {
+			results[i] = fmt.Sprintf("%d %d 0 0", command, Empty)
+		}
+	}
+	return results
 }
 
 func (m *model) suspect(c *step) {

@@ -118,6 +118,25 @@ func (s *State) sessionDown(id SessionID) {
 	for id, u := range ss.uploads {
 		s.refuseUpload(ss, id, u)
 	}
+	ss.forgetGot()
+}
+
+// forgetGot turns a kept answer to a get into one that nothing was there: if the session has not seen it yet, the message
+// is back in its queue, and a node that never comes back would keep bodies alive for ever.
+func (ss *session) forgetGot() {
+	got := func(r Result) bool { return r.Code == Message }
+	for i := range ss.kept {
+		k := &ss.kept[i]
+		if !slices.ContainsFunc(k.results, got) {
+			continue
+		}
+		k.results = slices.Clone(k.results) // somebody may be reading the old ones
+		for n, r := range k.results {
+			if got(r) {
+				k.results[n] = Result{Command: r.Command, Code: Empty}
+			}
+		}
+	}
 }
 
 // endSession is the end of all that is known of a session, as a later one of its node has begun.

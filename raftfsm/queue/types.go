@@ -152,10 +152,16 @@ type Effects struct {
 	NextTick int64
 }
 
-// Reset empties the effects and keeps their memory.
+// maxKeptDeliveries is for how many deliveries Reset keeps memory: one entry can give as many as there is credit.
+const maxKeptDeliveries = 8192
+
+// Reset empties the effects and keeps their memory, unless it was much.
 func (e *Effects) Reset() {
 	clear(e.Replies)
 	clear(e.Deliveries)
+	if cap(e.Deliveries) > maxKeptDeliveries {
+		e.Deliveries = nil
+	}
 	e.Replies, e.Deliveries = e.Replies[:0], e.Deliveries[:0]
 	e.Cancels, e.Deleted, e.NextTick = e.Cancels[:0], e.Deleted[:0], 0
 }
