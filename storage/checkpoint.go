@@ -15,15 +15,16 @@ import (
 //
 //	checkpoint  header | block… | last block
 //	header      magic "WRNCKPT1" | version u32 | length of the header u32 | store id u64 | group u32 | segments u32 | index u64 |
-//	            term u64 | floor u64 | install u64 | extra length u32 | extra | segments × number u64 | crc u32
+//	            term u64 | floor u64 | install u64 | reset u64 | extra length u32 | extra | segments × number u64 | crc u32
 //	block       length u32, not 0 | crc u32 | octets
 //	last block  0 u32 | crc of the length of all octets u32 | length of all octets u64
 //
-// floor is the index up to which entries are not needed in the log. install is not 0 in the checkpoint that an installed
-// snapshot became, until the next one: the log before the record of the same number is void.
+// floor is the index up to which entries are not needed in the log. reset is the number of the last reset of the log when
+// the checkpoint was written. install is not 0 in the checkpoint that an installed snapshot became, until the next one: the
+// log before the reset of that number is void. A log whose last reset is neither was discarded after the checkpoint.
 const (
 	checkpointMagic = "WRNCKPT1"
-	checkpointFixed = 8 + 4 + 4 + 8 + 4 + 4 + 8 + 8 + 8 + 8 + 4
+	checkpointFixed = 8 + 4 + 4 + 8 + 4 + 4 + 8 + 8 + 8 + 8 + 8 + 4
 	blockSize       = 64 << 10
 	maxHeader       = 64 << 20
 )
@@ -41,9 +42,9 @@ type LiveRefs func(min, max uint64, yield func(index uint64, offset, size uint32
 // checkpointFile is a checkpoint on disk.
 type checkpointFile struct {
 	Checkpoint
-	floor, install uint64
-	segments       []uint64
-	bodyAt         int64 // where the blocks begin
+	floor, install, reset uint64
+	segments              []uint64
+	bodyAt                int64 // where the blocks begin
 }
 
 func (g *Group) checkpointName() string { return path.Join(g.dir, "checkpoint") }
@@ -57,7 +58,7 @@ func (c *checkpointFile) appendHeader(dst []byte, storeID uint64, group uint32) 
 	dst = le.AppendUint64(dst, storeID)
 	dst = le.AppendUint32(dst, group)
 	dst = le.AppendUint32(dst, uint32(len(c.segments)))
-	for _, n := range []uint64{c.Index, c.Term, c.floor, c.install} {
+	for _, n := range []uint64{c.Index, c.Term, c.floor, c.install, c.reset} {
 		dst = le.AppendUint64(dst, n)
 	}
 	dst = le.AppendUint32(dst, uint32(len(c.Extra)))
@@ -89,7 +90,7 @@ func readCheckpoint(f vfs.File, storeID uint64, group uint32) (*checkpointFile, 
 	if err := readFull(f, b, 0); err != nil {
 		return nil, err
 	}
-	n, extra := uint64(le.Uint32(b[28:])), uint64(le.Uint32(b[64:]))
+	n, extra := uint64(le.Uint32(b[28:])), uint64(le.Uint32(b[72:]))
 	if le.Uint32(b[length-4:]) != checksum(0, b[:length-4]) || checkpointFixed+extra+8*n+4 != uint64(length) {
 		return nil, fmt.Errorf("%w: wrong checksum of the header", ErrCorrupt)
 	}
@@ -97,7 +98,7 @@ func readCheckpoint(f vfs.File, storeID uint64, group uint32) (*checkpointFile, 
 		return nil, fmt.Errorf("%w: a checkpoint of another store or group", ErrCorrupt)
 	}
 	c := &checkpointFile{Checkpoint: Checkpoint{Index: le.Uint64(b[32:]), Term: le.Uint64(b[40:]), Extra: b[checkpointFixed : checkpointFixed+extra]},
-		floor: le.Uint64(b[48:]), install: le.Uint64(b[56:]), bodyAt: int64(length)}
+		floor: le.Uint64(b[48:]), install: le.Uint64(b[56:]), reset: le.Uint64(b[64:]), bodyAt: int64(length)}
 	for i := range n {
 		c.segments = append(c.segments, le.Uint64(b[checkpointFixed+extra+8*i:]))
 	}
@@ -114,6 +115,10 @@ func (g *Group) open() {
 }
 
 func (g *Group) load() error {
+	// What is seen now is built upon: it must not be undone by a power cut.
+	if err := g.s.fs.SyncDir(g.dir); err != nil {
+		return err
+	}
 	names, err := g.s.fs.ReadDir(g.dir)
 	if err != nil {
 		return err
@@ -193,7 +198,9 @@ func (g *Group) SaveCheckpoint(c Checkpoint, writeState func(io.Writer) error, l
 }
 
 func (g *Group) save(c Checkpoint, writeState func(io.Writer) error, live LiveRefs) error {
-	floor := g.floor
+	g.mu.RLock()
+	floor, reset := g.floor, g.reset
+	g.mu.RUnlock()
 	if horizon := g.s.wal.horizon(); horizon > 0 {
 		floor = min(max(floor, g.upTo(horizon)), c.Index)
 	}
@@ -202,22 +209,30 @@ func (g *Group) save(c Checkpoint, writeState func(io.Writer) error, live LiveRe
 	if err := g.copyLive(w, plan, floor, live); err != nil {
 		return errors.Join(err, w.abandon())
 	}
-	file := &checkpointFile{Checkpoint: c, floor: floor}
+	file := &checkpointFile{Checkpoint: c, floor: floor, reset: reset}
 	segments := append(plan.keep, w.done...)
 	for _, seg := range segments {
 		file.segments = append(file.segments, seg.number)
 	}
-	if err := g.writeCheckpoint(file, writeState); err != nil {
+	if unknown, err := g.writeCheckpoint(file, writeState); unknown {
+		return err
+	} else if err != nil {
 		return errors.Join(err, w.abandon())
 	}
 	g.mu.Lock()
 	g.segments, g.checkpoint, g.floor = segments, file, floor
 	g.mu.Unlock()
-	var errs []error
-	for _, seg := range plan.drop {
-		errs = append(errs, seg.release(), g.s.fs.Remove(seg.name))
+	g.drop(plan.drop)
+	return nil
+}
+
+// drop removes segments that no checkpoint names any more. One that cannot be removed is removed when the store is opened.
+func (g *Group) drop(segments []*segment) {
+	for _, seg := range segments {
+		if err := errors.Join(seg.release(), g.s.fs.Remove(seg.name)); err != nil {
+			g.s.log.Warn("a segment cannot be removed", "group", g.id, "err", err)
+		}
 	}
-	return errors.Join(errs...)
 }
 
 // copyPlan says what becomes of the segments: those with little alive in them are written again, with what is copied from
@@ -302,26 +317,41 @@ func (g *Group) copyEntry(w *segmentWriter, plan copyPlan, index uint64, parts [
 	return w.add(index, parts, octets)
 }
 
-// gather reads the parts of an entry one after the other.
+// gather reads the parts of an entry one after the other. What is read from the disk does not displace what is recent.
 func (g *Group) gather(dst []byte, index uint64, parts []bodyPart) ([]byte, error) {
+	piece := g.fromCache(index)
 	for _, p := range parts {
-		body, err := g.ReadBody(index, p.offset, p.size)
-		if err != nil {
-			return nil, err
+		var body []byte
+		ok := false
+		if piece != nil {
+			body, ok = piece.body(p.offset, p.size)
+		}
+		if !ok {
+			var err error
+			if piece, err = g.read(index, false); err != nil {
+				return nil, err
+			}
+			if body, ok = piece.body(p.offset, p.size); !ok {
+				return nil, fmt.Errorf("%d octets at %d of entry %d: %w", p.size, p.offset, index, ErrNotFound)
+			}
 		}
 		dst = append(dst, body...)
 	}
 	return dst, nil
 }
 
-// writeCheckpoint writes the file aside and gives it its name.
-func (g *Group) writeCheckpoint(c *checkpointFile, writeState func(io.Writer) error) error {
+// writeCheckpoint writes the file aside and gives it its name. unknown says that it has its name, but that nobody knows
+// whether for good: that is fatal.
+func (g *Group) writeCheckpoint(c *checkpointFile, writeState func(io.Writer) error) (unknown bool, err error) {
+	header := c.appendHeader(nil, g.s.id, g.id)
+	if len(header) > maxHeader {
+		return false, fmt.Errorf("a header of %d octets is more than %d", len(header), maxHeader)
+	}
 	aside := g.checkpointName() + ".new"
 	f, err := g.s.fs.Create(aside)
 	if err != nil {
-		return diskFull(err)
+		return false, diskFull(err)
 	}
-	header := c.appendHeader(nil, g.s.id, g.id)
 	c.bodyAt = int64(len(header))
 	w := &blockWriter{f: f, buf: header}
 	err = writeState(w)
@@ -332,12 +362,16 @@ func (g *Group) writeCheckpoint(c *checkpointFile, writeState func(io.Writer) er
 		err = f.Sync()
 	}
 	if err := errors.Join(err, f.Close()); err != nil {
-		return errors.Join(diskFull(err), g.s.fs.Remove(aside))
+		return false, errors.Join(diskFull(err), g.s.fs.Remove(aside))
 	}
 	if err := g.s.fs.Rename(aside, g.checkpointName()); err != nil {
-		return err
+		return false, errors.Join(err, g.s.fs.Remove(aside))
 	}
-	return g.s.fs.SyncDir(g.dir)
+	if err := g.s.fs.SyncDir(g.dir); err != nil {
+		g.s.wal.die(fmt.Errorf("sync the directory of group %d: %w", g.id, err))
+		return true, err
+	}
+	return false, nil
 }
 
 // blockWriter cuts a stream into blocks with checksums.

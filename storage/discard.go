@@ -8,32 +8,50 @@ import (
 )
 
 // Discard makes the group empty, as if it were new, and healthy. It is for a group whose data is damaged, or was promised
-// under another name: what it held is had from its peers again. After a crash in the middle the group holds an old
-// checkpoint without the log that followed, or is damaged as before.
+// under another name: what it held is had from its peers again. A crash in the middle leaves the group as it was or empty; or
+// damaged as before, if the damage is to its checkpoint or segments.
 func (g *Group) Discard() error {
 	g.working.Lock()
 	defer g.working.Unlock()
-	g.mu.Lock()
-	old := g.segments
-	g.segments, g.checkpoint, g.floor = nil, nil, 0
-	g.locs, g.base, g.first, g.last = nil, 0, 0, 0
-	g.damaged, g.unreadable = nil, false
-	g.uncache(0)
-	g.mu.Unlock()
-	errs := []error{g.s.wal.submit(&request{group: g, records: []record{{kind: kindReset, group: g.id}}})}
-	for _, seg := range old {
-		errs = append(errs, seg.release())
-	}
-	names, err := g.s.fs.ReadDir(g.dir)
-	errs = append(errs, err)
-	for _, name := range names {
-		if name == "checkpoint" || strings.HasSuffix(name, ".seg") {
-			errs = append(errs, g.s.fs.Remove(path.Join(g.dir, name)))
-		}
-	}
-	errs = append(errs, g.s.fs.SyncDir(g.dir))
-	if err := errors.Join(errs...); err != nil {
+	if err := g.discard(); err != nil {
 		return fmt.Errorf("discard group %d: %w", g.id, err)
 	}
 	return nil
+}
+
+func (g *Group) discard() error {
+	// The directory of a damaged group may be missing.
+	if err := errors.Join(g.s.fs.MkdirAll(g.dir), g.s.fs.SyncDir(g.s.o.Dir)); err != nil {
+		return err
+	}
+	if err := g.s.wal.submit(&request{group: g, records: []record{{kind: kindReset, group: g.id, term: newReset()}}}); err != nil {
+		return err
+	}
+	return g.emptied()
+}
+
+// emptied removes what the group's directory holds; the log says already that it is void.
+func (g *Group) emptied() error {
+	g.mu.Lock()
+	old := g.segments
+	g.segments, g.checkpoint, g.floor = nil, nil, 0
+	g.uncache(0)
+	g.mu.Unlock()
+	// The checkpoint goes first: it must never name a segment that has gone.
+	errs := []error{g.removeFiles(func(name string) bool { return name == "checkpoint" })}
+	for _, seg := range old {
+		errs = append(errs, seg.release())
+	}
+	return errors.Join(append(errs, g.removeFiles(func(name string) bool { return strings.HasSuffix(name, ".seg") }))...)
+}
+
+func (g *Group) removeFiles(which func(name string) bool) error {
+	names, err := g.s.fs.ReadDir(g.dir)
+	errs := []error{err}
+	for _, name := range names {
+		if which(name) {
+			errs = append(errs, g.s.fs.Remove(path.Join(g.dir, name)))
+		}
+	}
+	return errors.Join(append(errs, g.s.fs.SyncDir(g.dir))...)
 }

@@ -158,12 +158,15 @@ func (d *dumper) walFile(s *Store, number uint64, oldest bool) error {
 	if err != nil {
 		return err
 	}
-	wf := &walFile{number: number, f: f, seed: seedOf(s.id, number)}
+	wf := &walFile{number: number, f: f, seed: seedOf(s.id, number), size: size}
 	// Groups that retired entries are not known here, so the watermark of the oldest file is taken as it is.
-	r := &recovery{s: s, suspects: map[uint32]string{}, installs: map[uint32]bool{}}
-	if wf.begin, err = r.header(f, number, true); err != nil {
+	r := &recovery{s: s, suspects: map[uint32]string{}, needs: map[uint32]uint64{}, missing: map[uint32]string{}}
+	if err = r.header(wf, true); err != nil {
 		d.line(short, "header", nil, true, "%s", err)
 		wf.begin = int64(padded(walHeaderSize))
+	}
+	if wf.size > size {
+		d.line(short, "file", nil, true, "%d octets of %d", size, wf.size)
 	}
 	for at := wf.begin; ; {
 		h, ok, err := r.peek(wf, at, size)

@@ -17,13 +17,15 @@ import (
 // A WAL file is reserved to its full size and begins with a header, followed by batches; each begins at a multiple of 8.
 // What follows the last batch does not matter: zeros, or the remains of the file's former life under another number.
 //
-//	header  magic "WRNWAL01" | version u32 | groups u32 | store id u64 | number u64 | crc of what came before u32 |
-//	        groups × (group u32 | chain u32 | last index u64) | crc of the groups u32
+//	header  magic "WRNWAL01" | version u32 | groups u32 | store id u64 | number u64 | size u64 | crc of what came before u32 |
+//	        groups × (group u32 | chain u32 | last index u64 | reset u64) | crc of the groups u32
 //	batch   magic u32 | length of the records u32 | durable u64 | groups u16 | zero u16 | crc u32 | group u32 … | records
 //	record  kind u8 | type u8 | zero u16 | group u32 | index u64 | term u64 | time i64 | data length u32 |
 //	        extensions length u32 | previous u32 | crc u32 | data | extensions | zeros to a multiple of 8
 //
-// The groups of the header are the watermark: what each group's log must come to at the end of the file before. durable is
+// size is what was reserved: a file that is shorter was cut. The groups of the header are the watermark: what each group's
+// log must come to at the end of the file before, and the number of its last reset; the last index of a group that was
+// damaged then is 2^64-1, and the group stays damaged until a reset. durable is
 // the offset in this file up to which everything was fsynced when the batch was written; a batch without records is the
 // mark left by an idle writer, and the next batch takes its place. The crc of a batch covers its fields and the list of the
 // groups in it, seeded with store id and file number. The crc of a record covers its fields, data and extensions; previous
@@ -35,8 +37,10 @@ const (
 	formatVer    = 1
 
 	batchMagic      = 0x42_4e_52_57 // "WRNB"
-	walHeaderSize   = 8 + 4 + 4 + 8 + 8 + 4
-	watermarkSize   = 16
+	walHeaderSize   = 8 + 4 + 4 + 8 + 8 + 8 + 4
+	watermarkSize   = 24
+	maxBatchGroups  = 1<<16 - 1
+	maxBatchHeader  = batchHeaderSize + 4*maxBatchGroups + align
 	batchHeaderSize = 4 + 4 + 8 + 2 + 2 + 4
 	recordSize      = 1 + 1 + 2 + 4 + 8 + 8 + 8 + 4 + 4 + 4 + 4
 	align           = 8
@@ -46,7 +50,7 @@ const (
 const (
 	kindEntry    = 1 // an entry of a group's log
 	kindTruncate = 2 // entries from index on are gone
-	kindReset    = 3 // all entries are gone: a snapshot took their place; term holds its number
+	kindReset    = 3 // all entries are gone: a snapshot up to index took their place, or, 0, nothing; term is the reset's number
 )
 
 var castagnoli = crc32.MakeTable(crc32.Castagnoli)
@@ -178,9 +182,13 @@ func parseBatch(b []byte, seed uint32) (batchHeader, bool) {
 type watermark struct {
 	chain uint32 // crc of its last record
 	last  uint64 // last index; 0: none
+	reset uint64 // number of the last reset; 0: none
 }
 
-func appendWALHeader(dst []byte, storeID, number uint64, groups []uint32, marks map[uint32]watermark) []byte {
+// poisoned is the last index in the watermark of a damaged group.
+const poisoned = 1<<64 - 1
+
+func appendWALHeader(dst []byte, storeID, number, size uint64, groups []uint32, marks map[uint32]watermark) []byte {
 	le := binary.LittleEndian
 	start := len(dst)
 	dst = append(dst, walMagic...)
@@ -188,12 +196,14 @@ func appendWALHeader(dst []byte, storeID, number uint64, groups []uint32, marks 
 	dst = le.AppendUint32(dst, uint32(len(groups)))
 	dst = le.AppendUint64(dst, storeID)
 	dst = le.AppendUint64(dst, number)
+	dst = le.AppendUint64(dst, size)
 	dst = le.AppendUint32(dst, checksum(0, dst[start:]))
 	list := len(dst)
 	for _, g := range groups {
 		dst = le.AppendUint32(dst, g)
 		dst = le.AppendUint32(dst, marks[g].chain)
 		dst = le.AppendUint64(dst, marks[g].last)
+		dst = le.AppendUint64(dst, marks[g].reset)
 	}
 	dst = le.AppendUint32(dst, checksum(0, dst[list:]))
 	for len(dst)%align != 0 {

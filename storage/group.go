@@ -35,6 +35,7 @@ type Group struct {
 
 	chain uint32 // crc of the last record; the writer's, and recovery's before it
 	tail  uint64 // index that the log came to with that record; likewise
+	reset uint64 // number of the last reset; likewise
 
 	mu         sync.RWMutex // guards what follows
 	base       uint64       // index of locs[0]
@@ -46,6 +47,7 @@ type Group struct {
 	checkpoint *checkpointFile
 	damaged    error
 	unreadable bool // the group's own files are damaged, not only its log
+	cutShort   bool // a crash came between an installed checkpoint and its record in the log; Open's
 
 	cacheMu sync.RWMutex // guards cached
 	cached  map[uint64]*piece
@@ -112,7 +114,17 @@ func (g *Group) Append(entries []Entry) error {
 	}
 	r := &request{group: g, entries: entries, records: make([]record, len(entries))}
 	next := entries[0].Index
-	if last := g.LastIndex(); last != 0 && next != last+1 {
+	if next == 0 {
+		return fmt.Errorf("append to group %d: index 0", g.id)
+	}
+	given, last := g.end()
+	switch {
+	case last == 0 || next == last+1:
+	case given && next <= last:
+		if err := g.TruncateSuffix(next); err != nil {
+			return err
+		}
+	default:
 		return fmt.Errorf("append to group %d: index %d does not follow %d", g.id, next, last)
 	}
 	for i, e := range entries {
@@ -124,6 +136,13 @@ func (g *Group) Append(entries []Entry) error {
 	return g.submit(r)
 }
 
+// end is the last index, also of a log that was given up to its end.
+func (g *Group) end() (given bool, last uint64) {
+	g.mu.RLock()
+	defer g.mu.RUnlock()
+	return g.first > g.last, g.last
+}
+
 func (g *Group) submit(r *request) error {
 	if err := g.Damaged(); err != nil {
 		return err
@@ -133,6 +152,9 @@ func (g *Group) submit(r *request) error {
 
 // TruncateSuffix removes the entries from index on, for good when it returns.
 func (g *Group) TruncateSuffix(from uint64) error {
+	if from == 0 {
+		return fmt.Errorf("truncate group %d from index 0", g.id)
+	}
 	return g.submit(&request{group: g, records: []record{{kind: kindTruncate, group: g.id, index: from}}})
 }
 
@@ -179,10 +201,11 @@ func (g *Group) note(f *walFile, rec *record, at int64) {
 			g.locs = g.locs[:rec.index-g.base]
 			g.last = rec.index - 1
 		}
-		g.tail = rec.index - 1
+		g.tail, g.first = min(g.tail, rec.index-1), min(g.first, rec.index)
 		g.uncache(rec.index)
 	case kindReset:
-		g.locs, g.base, g.first, g.last, g.floor, g.tail = nil, 0, 0, 0, rec.index, rec.index
+		g.locs, g.base, g.first, g.last, g.tail, g.reset = nil, 0, 0, 0, rec.index, rec.term
+		g.damaged, g.unreadable = nil, false
 		g.uncache(0)
 	}
 }
@@ -245,15 +268,15 @@ func (g *Group) Entry(index uint64) (Entry, error) {
 	if p := g.fromCache(index); p != nil && p.whole {
 		return p.entry, nil
 	}
-	p, err := g.readEntry(index)
+	p, err := g.readEntry(index, true)
 	if err != nil {
 		return Entry{}, err
 	}
 	return p.entry, nil
 }
 
-// readEntry reads an entry from the log's file into the cache.
-func (g *Group) readEntry(index uint64) (*piece, error) {
+// readEntry reads an entry from the log's file, and into the cache when it is to be kept.
+func (g *Group) readEntry(index uint64, keep bool) (*piece, error) {
 	g.mu.RLock()
 	if g.damaged != nil {
 		defer g.mu.RUnlock()
@@ -280,8 +303,21 @@ func (g *Group) readEntry(index uint64) (*piece, error) {
 		return nil, fmt.Errorf("read entry %d of group %d: %w: another record is there", index, g.id, ErrCorrupt)
 	}
 	p := &piece{whole: true, entry: Entry{Index: rec.index, Term: rec.term, Type: rec.typ, AppendedAt: rec.time, Data: rec.data, Extensions: rec.exts}}
-	g.s.cache.add(cached{g, index, p, int64(len(rec.data)+len(rec.exts)) + overhead})
+	if keep {
+		g.keep(cached{g, index, p, int64(len(rec.data)+len(rec.exts)) + overhead}, func() bool {
+			return index >= g.base && index <= g.last && g.locs[index-g.base] == l
+		})
+	}
 	return p, nil
+}
+
+// keep caches what was read, unless something else has taken its place meanwhile.
+func (g *Group) keep(it cached, still func() bool) {
+	g.mu.RLock()
+	defer g.mu.RUnlock()
+	if still() {
+		g.s.cache.add(it)
+	}
 }
 
 // firstRead is what is read of a record at once: most fit.
@@ -323,10 +359,7 @@ func (g *Group) ReadBody(index uint64, offset, size uint32) ([]byte, error) {
 			return body, nil
 		}
 	}
-	p, err := g.readEntry(index)
-	if errors.Is(err, ErrNotFound) {
-		p, err = g.readSegments(index)
-	}
+	p, err := g.read(index, true)
 	if err != nil {
 		return nil, err
 	}
@@ -335,4 +368,13 @@ func (g *Group) ReadBody(index uint64, offset, size uint32) ([]byte, error) {
 		return nil, fmt.Errorf("read %d octets at %d of entry %d of group %d: %w", size, offset, index, g.id, ErrNotFound)
 	}
 	return body, nil
+}
+
+// read reads what there is of an entry from the log or a segment.
+func (g *Group) read(index uint64, keep bool) (*piece, error) {
+	p, err := g.readEntry(index, keep)
+	if errors.Is(err, ErrNotFound) {
+		return g.readSegments(index, keep)
+	}
+	return p, err
 }

@@ -28,6 +28,9 @@ func (s *Store) writeCurrent(number uint64) error {
 // or the header of the next file proves that they lost nothing.
 func (s *Store) recoverWAL() error {
 	s.wal = &wal{s: s, dir: path.Join(s.o.Dir, "wal"), wake: make(chan struct{}, 1), done: make(chan struct{})}
+	if err := s.fs.SyncDir(s.wal.dir); err != nil {
+		return err
+	}
 	numbers, err := s.walNumbers()
 	if err != nil {
 		return err
@@ -43,11 +46,11 @@ func (s *Store) recoverWAL() error {
 	if err != nil {
 		return fmt.Errorf("%s: %w", s.currentName(), err)
 	}
-	r := &recovery{s: s, suspects: map[uint32]string{}}
+	r := &recovery{s: s, suspects: map[uint32]string{}, needs: map[uint32]uint64{}, missing: map[uint32]string{}}
 	if err := r.files(numbers, newest); err != nil {
 		return err
 	}
-	return r.finish(newest)
+	return r.finish(numbers, newest)
 }
 
 // walNumbers lists the files of the log; the spare is not needed any more.
@@ -84,7 +87,10 @@ func (s *Store) firstFile() error {
 type recovery struct {
 	s        *Store
 	suspects map[uint32]string // groups that may have lost something, and where
-	installs map[uint32]bool   // groups whose checkpoint was installed and whose log is still the old one
+	needs    map[uint32]uint64 // groups whose log stands on an installed checkpoint, and its index
+	missing  map[uint32]string // groups with entries before the oldest file that are needed, unless they turn out to be truncated
+	last     bool              // the newest file is being read
+	doubt    bool              // something is wrong with the newest file
 }
 
 func (r *recovery) files(numbers map[uint64]bool, newest uint64) error {
@@ -101,10 +107,6 @@ func (r *recovery) files(numbers map[uint64]bool, newest uint64) error {
 	if !numbers[newest] {
 		r.suspectAll(fmt.Sprintf("log file %x is missing", newest))
 	}
-	r.installs = map[uint32]bool{}
-	for _, g := range r.s.sortedGroups() {
-		r.installs[g.id] = g.checkpoint != nil && g.checkpoint.install != 0
-	}
 	for n := oldest; n <= newest && numbers[n]; n++ {
 		if err := r.file(n, n == oldest, n == newest); err != nil {
 			return err
@@ -114,6 +116,7 @@ func (r *recovery) files(numbers map[uint64]bool, newest uint64) error {
 }
 
 func (r *recovery) suspectAll(why string) {
+	r.doubt = r.doubt || r.last
 	for _, g := range r.s.sortedGroups() {
 		r.suspect(g.id, why)
 	}
@@ -121,6 +124,7 @@ func (r *recovery) suspectAll(why string) {
 }
 
 func (r *recovery) suspect(group uint32, why string) {
+	r.doubt = r.doubt || r.last
 	if r.suspects[group] == "" {
 		r.suspects[group] = why
 	}
@@ -148,16 +152,20 @@ func (r *recovery) file(number uint64, oldest, newest bool) error {
 	if err != nil {
 		return errors.Join(err, f.Close())
 	}
-	wf := &walFile{number: number, f: f, seed: seedOf(r.s.id, number)}
+	r.last = newest
+	wf := &walFile{number: number, f: f, seed: seedOf(r.s.id, number), size: size}
 	r.s.wal.files = append(r.s.wal.files, wf)
-	if wf.begin, err = r.header(f, number, oldest); err != nil {
+	if err = r.header(wf, oldest); err != nil {
 		r.suspectAll(fmt.Sprintf("%s: %s", name, err))
 		// Where the batches begin is not known; the first one is looked for.
 		wf.begin = int64(padded(walHeaderSize))
 	}
-	end, err := r.batches(wf, size)
+	end, marked, err := r.batches(wf, size)
 	if err != nil {
 		return fmt.Errorf("%s: %w", name, err)
+	}
+	if wf.size > size && !marked {
+		r.suspectAll(fmt.Sprintf("%s has %d octets of %d", name, size, wf.size))
 	}
 	if newest {
 		r.s.wal.tail = end
@@ -165,17 +173,17 @@ func (r *recovery) file(number uint64, oldest, newest bool) error {
 	return nil
 }
 
-// batches reads the batches of a file and returns where they end.
-func (r *recovery) batches(f *walFile, size int64) (end int64, err error) {
+// batches reads the batches of a file and returns where they end, and whether a mark is there.
+func (r *recovery) batches(f *walFile, size int64) (end int64, marked bool, err error) {
 	for at := f.begin; ; {
 		h, ok, err := r.peek(f, at, size)
 		if err != nil || ok && h.length == 0 {
-			return at, err // a mark: nothing comes behind it
+			return at, ok, err // a mark: nothing comes behind it
 		}
 		if ok {
 			next, whole, err := r.batch(f, h, at, size)
 			if err != nil {
-				return at, err
+				return at, false, err
 			}
 			if whole {
 				at = next
@@ -184,7 +192,7 @@ func (r *recovery) batches(f *walFile, size int64) (end int64, err error) {
 		}
 		next, found, err := r.find(f, at+align, size)
 		if err != nil || !found {
-			return at, err // the end: what is here was never whole
+			return at, false, err // the end: what is here was never whole
 		}
 		if ok {
 			for _, id := range h.groups {
@@ -198,46 +206,53 @@ func (r *recovery) batches(f *walFile, size int64) (end int64, err error) {
 }
 
 // header reads a file's header and compares its watermark with what was read before.
-func (r *recovery) header(f vfs.File, number uint64, oldest bool) (begin int64, err error) {
+func (r *recovery) header(wf *walFile, oldest bool) error {
 	le := binary.LittleEndian
 	b := make([]byte, walHeaderSize)
-	if err := readFull(f, b, 0); err != nil {
-		return 0, err
+	if err := readFull(wf.f, b, 0); err != nil {
+		return err
 	}
 	if string(b[:8]) != walMagic || le.Uint32(b[walHeaderSize-4:]) != checksum(0, b[:walHeaderSize-4]) {
-		return 0, fmt.Errorf("%w: the header", ErrCorrupt)
+		return fmt.Errorf("%w: the header", ErrCorrupt)
 	}
 	if v := le.Uint32(b[8:]); v != formatVer {
-		return 0, fmt.Errorf("format version %d; this program knows %d", v, formatVer)
+		return fmt.Errorf("format version %d; this program knows %d", v, formatVer)
 	}
-	if le.Uint64(b[16:]) != r.s.id || le.Uint64(b[24:]) != number {
-		return 0, fmt.Errorf("%w: the file of another store or number", ErrCorrupt)
+	if le.Uint64(b[16:]) != r.s.id || le.Uint64(b[24:]) != wf.number {
+		return fmt.Errorf("%w: the file of another store or number", ErrCorrupt)
 	}
 	n := int64(le.Uint32(b[12:]))
-	size, err := f.Size()
-	if err != nil || n*watermarkSize > size {
-		return 0, errors.Join(fmt.Errorf("%w: the watermark", ErrCorrupt), err)
+	if n*watermarkSize > wf.size {
+		return fmt.Errorf("%w: the watermark", ErrCorrupt)
 	}
 	marks := make([]byte, n*watermarkSize+4)
-	if err := readFull(f, marks, walHeaderSize); err != nil {
-		return 0, err
+	if err := readFull(wf.f, marks, walHeaderSize); err != nil {
+		return err
 	}
 	list := marks[:n*watermarkSize]
 	if le.Uint32(marks[len(list):]) != checksum(0, list) {
-		return 0, fmt.Errorf("%w: the watermark", ErrCorrupt)
+		return fmt.Errorf("%w: the watermark", ErrCorrupt)
 	}
 	for ; len(list) > 0; list = list[watermarkSize:] {
-		r.watermark(le.Uint32(list), watermark{le.Uint32(list[4:]), le.Uint64(list[8:])}, oldest, number)
+		r.watermark(le.Uint32(list), watermark{le.Uint32(list[4:]), le.Uint64(list[8:]), le.Uint64(list[16:])}, oldest, wf.number)
 	}
-	return int64(padded(walHeaderSize + len(marks))), nil
+	wf.begin, wf.size = int64(padded(walHeaderSize+len(marks))), int64(le.Uint64(b[32:]))
+	return nil
 }
 
 // watermark compares what a group's log has come to with what it must.
 func (r *recovery) watermark(id uint32, mark watermark, oldest bool, number uint64) {
 	g := r.group(id)
+	g.reset = mark.reset
+	if mark.last == poisoned {
+		g.damage("it was damaged before log file %x", number)
+		g.chain, g.tail = mark.chain, 0
+		delete(r.suspects, id)
+		return
+	}
 	if oldest {
 		if mark.last > g.floor {
-			g.damage("the log begins at file %x, after entry %d; entries above %d are needed", number, mark.last, g.floor)
+			r.missing[id] = fmt.Sprintf("the log begins at file %x, after entry %d; entries above %d are needed", number, mark.last, g.floor)
 		}
 		g.chain, g.tail = mark.chain, mark.last
 		delete(r.suspects, id)
@@ -311,8 +326,13 @@ func splitRecords(b []byte) ([]record, bool) {
 func (r *recovery) record(f *walFile, rec *record, at int64) {
 	g := r.group(rec.group)
 	if rec.kind == kindReset && !g.unreadable {
-		// From here on the group's log stands on a snapshot; what was before does not matter.
+		// From here on the group's log stands on a snapshot or on nothing; what was before does not matter.
 		g.damaged = nil
+		delete(r.needs, g.id)
+		delete(r.missing, g.id)
+		if rec.index != 0 {
+			r.needs[g.id] = rec.index
+		}
 	} else if rec.prev != g.chain {
 		g.damage("records before %d of log file %x are missing: %s", at, f.number, r.suspects[g.id])
 	}
@@ -325,16 +345,16 @@ func (r *recovery) record(f *walFile, rec *record, at int64) {
 		g.damage("entry %d at %d of log file %x does not follow %d", rec.index, at, f.number, g.last)
 		return
 	}
-	g.note(f, rec, at)
-	if rec.kind == kindReset && g.checkpoint != nil && rec.term == g.checkpoint.install {
-		r.installs[g.id] = false
+	if rec.kind == kindTruncate && rec.index <= g.floor+1 {
+		delete(r.missing, g.id)
 	}
+	g.note(f, rec, at)
 }
 
 // find looks for the next batch or mark from an offset on: proof that what is before it had been durable.
 func (r *recovery) find(f *walFile, from, size int64) (at int64, found bool, err error) {
 	const window = 1 << 20
-	buf := make([]byte, window+(1<<12))
+	buf := make([]byte, min(window+maxBatchHeader, max(size-from, 0)))
 	for base := from; base < size; base += window {
 		n := min(int64(len(buf)), size-base)
 		if err := readFull(f.f, buf[:n], base); err != nil {
@@ -352,19 +372,53 @@ func (r *recovery) find(f *walFile, from, size int64) (at int64, found bool, err
 	return 0, false, nil
 }
 
+// complete brings an install or a discard to its end that a crash cut short between the group's directory and its log.
+func (r *recovery) complete(g *Group) error {
+	switch c := g.checkpoint; {
+	case g.reset == c.reset && c.install != 0:
+		g.mu.Lock()
+		g.locs, g.base, g.first, g.last = nil, 0, 0, 0
+		g.mu.Unlock()
+		g.cutShort = true // and Open writes the reset
+		return nil
+	case g.reset == c.reset || g.reset == c.install:
+		return nil
+	default:
+		return g.emptied()
+	}
+}
+
 // finish ends the recovery: whoever is still suspected is damaged, and installs that were cut short are completed.
-func (r *recovery) finish(newest uint64) error {
+func (r *recovery) finish(numbers map[uint64]bool, newest uint64) error {
+	damaged := false
 	for _, g := range r.s.sortedGroups() {
 		if why := r.suspects[g.id]; why != "" {
 			g.damage("what it had there is not known: %s", why)
 		}
-		if r.installs[g.id] {
-			g.mu.Lock()
-			g.locs, g.base, g.first, g.last = nil, 0, 0, 0
-			g.mu.Unlock()
+		if why := r.missing[g.id]; why != "" {
+			g.damage("%s", why)
 		}
+		if need := r.needs[g.id]; need > 0 && (g.checkpoint == nil || g.checkpoint.Index < need) {
+			g.damage("its log stands on an installed checkpoint at %d, which is not there", need)
+		}
+		if g.Damaged() == nil && g.checkpoint != nil {
+			if err := r.complete(g); err != nil {
+				return err
+			}
+		}
+		damaged = damaged || g.Damaged() != nil
 	}
 	files := r.s.wal.files
+	if !damaged {
+		// Files before a hole have retired, and a power cut brought their names back.
+		for n := range numbers {
+			if len(files) > 0 && n < files[0].number {
+				if err := r.s.fs.Remove(r.s.wal.walName(n)); err != nil {
+					return err
+				}
+			}
+		}
+	}
 	if len(files) == 0 || files[len(files)-1].number != newest {
 		// The newest file has gone: a new one goes on after it.
 		f, err := r.s.wal.takeSpare(r.s.wal.walName(newest + 1))
@@ -380,5 +434,17 @@ func (r *recovery) finish(newest uint64) error {
 		}
 		return r.s.wal.begin(newest+1, f)
 	}
-	return nil
+	// What was read may have been written by a process that was killed before it had synced it.
+	if err := files[len(files)-1].f.Sync(); err != nil {
+		return err
+	}
+	if !r.doubt {
+		return nil
+	}
+	// A new file says for good who is damaged; what is wrong here could be mended by what is written behind it.
+	f, err := r.s.wal.takeSpare(r.s.wal.walName(newest + 1))
+	if err != nil {
+		return err
+	}
+	return r.s.wal.begin(newest+1, f)
 }

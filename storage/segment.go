@@ -150,8 +150,8 @@ func inSegments(segments []*segment, index uint64) (*segment, segmentItem, bool)
 	return nil, segmentItem{}, false
 }
 
-// readSegments reads what is alive of an entry into the cache.
-func (g *Group) readSegments(index uint64) (*piece, error) {
+// readSegments reads what is alive of an entry from a segment, and into the cache when it is to be kept.
+func (g *Group) readSegments(index uint64, keep bool) (*piece, error) {
 	g.mu.RLock()
 	seg, it, ok := inSegments(g.segments, index)
 	if ok {
@@ -165,7 +165,12 @@ func (g *Group) readSegments(index uint64) (*piece, error) {
 	if err = errors.Join(err, seg.release()); err != nil {
 		return nil, err
 	}
-	g.s.cache.add(cached{g, index, p, int64(it.size) + overhead})
+	if keep {
+		g.keep(cached{g, index, p, int64(it.size) + overhead}, func() bool {
+			now, _, ok := inSegments(g.segments, index)
+			return ok && now == seg
+		})
+	}
 	return p, nil
 }
 

@@ -7,6 +7,7 @@ import (
 	"io"
 	"math/rand/v2"
 	"path"
+	"time"
 
 	"github.com/warrenmq/warren/storage/vfs"
 )
@@ -101,22 +102,39 @@ func (r *snapshotReader) collect(index uint64, live LiveRefs) error {
 }
 
 func (r *snapshotReader) hold(s *source) error {
-	g := r.g
-	g.mu.RLock()
-	defer g.mu.RUnlock()
-	if seg, it, ok := inSegments(g.segments, s.index); ok {
-		seg.acquire()
-		s.seg, s.it = seg, it
+	// A file that retires between the two looks leaves what is alive in a segment.
+	if r.holdSegment(s) || r.holdFile(s) || r.holdSegment(s) {
 		return nil
 	}
-	if g.last != 0 && s.index >= g.base && s.index <= g.last {
-		l := g.locs[s.index-g.base]
-		if f := g.s.wal.acquire(uint64(l.number)); f != nil {
-			s.file, s.at = f, int64(l.at)*align
-			return nil
-		}
+	return fmt.Errorf("entry %d of group %d: %w", s.index, r.g.id, ErrNotFound)
+}
+
+func (r *snapshotReader) holdSegment(s *source) bool {
+	r.g.mu.RLock()
+	defer r.g.mu.RUnlock()
+	seg, it, ok := inSegments(r.g.segments, s.index)
+	if ok {
+		seg.acquire()
+		s.seg, s.it = seg, it
 	}
-	return fmt.Errorf("entry %d of group %d: %w", s.index, g.id, ErrNotFound)
+	return ok
+}
+
+// holdFile takes the file without the group's lock: whoever retires files takes them the other way round.
+func (r *snapshotReader) holdFile(s *source) bool {
+	g := r.g
+	g.mu.RLock()
+	var l loc
+	there := g.last != 0 && s.index >= g.base && s.index <= g.last
+	if there {
+		l = g.locs[s.index-g.base]
+	}
+	g.mu.RUnlock()
+	if !there {
+		return false
+	}
+	s.file, s.at = g.s.wal.acquire(uint64(l.number)), int64(l.at)*align
+	return s.file != nil
 }
 
 func (r *snapshotReader) Read(p []byte) (int, error) {
@@ -248,22 +266,45 @@ func (i *Installer) install() (Checkpoint, error) {
 	if err == nil && len(w.done) > 0 {
 		err = g.s.fs.SyncDir(g.dir)
 	}
-	file := &checkpointFile{Checkpoint: c, floor: c.Index, install: rand.Uint64() | 1}
+	g.mu.RLock()
+	file := &checkpointFile{Checkpoint: c, floor: c.Index, install: newReset(), reset: g.reset}
+	g.mu.RUnlock()
 	for _, seg := range w.done {
 		file.segments = append(file.segments, seg.number)
 	}
 	if err == nil {
-		err = g.writeCheckpoint(file, func(out io.Writer) error { _, err := out.Write(state); return err })
+		var unknown bool
+		if unknown, err = g.writeCheckpoint(file, func(out io.Writer) error { _, err := out.Write(state); return err }); unknown {
+			return Checkpoint{}, err
+		}
 	}
 	if err != nil {
 		return Checkpoint{}, errors.Join(err, w.abandon())
 	}
 	old := g.replace(w.done, file)
-	err = g.submit(&request{group: g, records: []record{{kind: kindReset, group: g.id, index: c.Index, term: file.install}}})
-	for _, seg := range old {
-		err = errors.Join(err, seg.release(), g.s.fs.Remove(seg.name))
-	}
+	err = g.resetLog()
+	g.drop(old)
 	return c, err
+}
+
+// resetLog notes in the log that an installed checkpoint took its place. There is no way back, so a full disk is waited for.
+func (g *Group) resetLog() error {
+	for {
+		err := g.s.wal.submit(&request{group: g, records: []record{{kind: kindReset, group: g.id, index: g.checkpoint.Index, term: g.checkpoint.install}}})
+		if !errors.Is(err, ErrDiskFull) || errors.Is(err, ErrClosed) {
+			return err
+		}
+		time.Sleep(fullPause)
+	}
+}
+
+// newReset makes the number of a reset.
+func newReset() uint64 { return rand.Uint64() | 1 }
+
+// resetAfterCrash completes an install that a crash cut short.
+func (g *Group) resetAfterCrash() error {
+	g.cutShort = false
+	return g.s.wal.submit(&request{group: g, records: []record{{kind: kindReset, group: g.id, index: g.checkpoint.Index, term: g.checkpoint.install}}})
 }
 
 // replace makes the installed data the group's.
@@ -273,7 +314,6 @@ func (g *Group) replace(segments []*segment, file *checkpointFile) (old []*segme
 	old = g.segments
 	g.segments, g.checkpoint, g.floor = segments, file, file.floor
 	g.locs, g.base, g.first, g.last = nil, 0, 0, 0
-	g.damaged, g.unreadable = nil, false
 	g.uncache(0)
 	return old
 }

@@ -124,6 +124,13 @@ func Open(o Options) (_ *Store, err error) {
 		return nil, fmt.Errorf("open store: %w", err)
 	}
 	go s.wal.run()
+	for _, g := range s.sortedGroups() {
+		if g.cutShort {
+			if err := g.resetAfterCrash(); err != nil {
+				return nil, errors.Join(fmt.Errorf("open store: complete the install into group %d: %w", g.id, err), s.wal.close())
+			}
+		}
+	}
 	return s, nil
 }
 
@@ -132,6 +139,9 @@ func (s *Store) readID() error {
 	name := path.Join(s.o.Dir, "store")
 	data, err := readFile(s.fs, name, 64)
 	if errors.Is(err, vfs.ErrNotExist) {
+		if _, statErr := s.fs.Stat(s.currentName()); !errors.Is(statErr, vfs.ErrNotExist) {
+			return fmt.Errorf("there is data, but the file that names the store is missing: %w", errors.Join(err, statErr))
+		}
 		s.id = rand.Uint64()
 		data = append([]byte(storeMagic), 0, 0, 0, 0)
 		binary.LittleEndian.PutUint32(data[8:], formatVer)
@@ -161,6 +171,9 @@ func parseNumberFile(data []byte, magic string) (uint64, error) {
 
 // openGroups reads the groups' directories. What is no group's is put aside, never deleted.
 func (s *Store) openGroups() error {
+	if err := s.fs.SyncDir(s.o.Dir); err != nil {
+		return err
+	}
 	names, err := s.fs.ReadDir(s.o.Dir)
 	if err != nil {
 		return err
@@ -279,13 +292,13 @@ func writeFile(fs vfs.FS, name string, data []byte) error {
 	aside := name + ".new"
 	f, err := fs.Create(aside)
 	if err != nil {
-		return err
+		return diskFull(err)
 	}
 	if _, err := f.WriteAt(data, 0); err != nil {
-		return errors.Join(err, f.Close())
+		return diskFull(errors.Join(err, f.Close()))
 	}
 	if err := errors.Join(f.Sync(), f.Close()); err != nil {
-		return err
+		return diskFull(err)
 	}
 	if err := fs.Rename(aside, name); err != nil {
 		return err

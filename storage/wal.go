@@ -21,9 +21,10 @@ type wal struct {
 	wake chan struct{} // has room for one
 	done chan struct{} // closed when the writer has ended
 
-	mu      sync.Mutex // guards waiting and closed
+	mu      sync.Mutex // guards waiting, closed and failed
 	waiting []*request
 	closed  bool
+	failed  bool // OnFatal has been called
 
 	filesMu sync.RWMutex // guards files, and their retired and readers
 	files   []*walFile   // by number; the last one is written to
@@ -43,6 +44,7 @@ type walFile struct {
 	f       vfs.File
 	seed    uint32
 	begin   int64 // where the first batch is
+	size    int64 // what is reserved
 	readers int   // streams that read from it
 	retired bool  // out of the list; closed with the last reader
 }
@@ -55,6 +57,9 @@ type request struct {
 	next    int     // records before it are written
 	done    chan error
 }
+
+// errFailed ends the writer after somebody else has called die.
+var errFailed = errors.New("the write-ahead log has failed")
 
 const (
 	// maxBatch bounds a batch, unless one record is larger.
@@ -98,11 +103,15 @@ func (w *wal) run() {
 			w.mu.Unlock()
 			if len(batch) == 0 {
 				if closed {
+					w.end()
 					return
 				}
 				break
 			}
-			if err := w.writeAll(batch); err != nil {
+			if unanswered, err := w.writeAll(batch); err != nil {
+				w.mu.Lock()
+				w.waiting = append(unanswered, w.waiting...)
+				w.mu.Unlock()
 				w.die(err)
 				return
 			}
@@ -114,12 +123,33 @@ func (w *wal) run() {
 	}
 }
 
-// die reports a write that nobody knows the outcome of. Those who wait for it wait for ever: the process is to end.
+// end makes the note durable that everything is: after an orderly end nothing of the log can be taken for a torn write.
+func (w *wal) end() {
+	w.mu.Lock()
+	failed := w.failed
+	w.mu.Unlock()
+	if failed {
+		return
+	}
+	err := w.mark()
+	if err == nil {
+		err = w.sync(w.current().f)
+	}
+	if err != nil {
+		w.die(err)
+	}
+}
+
+// die reports, once, a write that nobody knows the outcome of. Those who wait for it wait until the store is closed: the
+// process is to end.
 func (w *wal) die(err error) {
 	w.mu.Lock()
-	w.closed = true
+	already := w.failed
+	w.closed, w.failed = true, true
 	w.mu.Unlock()
-	w.s.o.OnFatal(fmt.Errorf("write-ahead log: %w", err))
+	if !already {
+		w.s.o.OnFatal(fmt.Errorf("write-ahead log: %w", err))
+	}
 }
 
 func (w *wal) close() error {
@@ -134,6 +164,13 @@ func (w *wal) close() error {
 		}
 	}
 	<-w.done
+	w.mu.Lock()
+	left := w.waiting
+	w.waiting = nil
+	w.mu.Unlock()
+	for _, r := range left {
+		r.done <- fmt.Errorf("%w after it failed: whether the records are durable is not known", ErrClosed)
+	}
 	w.filesMu.Lock()
 	defer w.filesMu.Unlock()
 	var errs []error
@@ -159,14 +196,14 @@ type placed struct {
 }
 
 // writeAll makes the requests durable, in as many batches as the files need. A full disk and a record that fits into no
-// file are answered; any other failure is returned and fatal.
-func (w *wal) writeAll(requests []*request) error {
+// file are answered; any other failure is returned with the requests that are not answered, and fatal.
+func (w *wal) writeAll(requests []*request) ([]*request, error) {
 	for len(requests) > 0 {
 		batch := w.build(requests)
 		if len(batch) == 0 {
 			answered, err := w.makeRoom(requests[0])
 			if err != nil {
-				return err
+				return requests, err
 			}
 			if answered {
 				requests = requests[1:]
@@ -174,7 +211,7 @@ func (w *wal) writeAll(requests []*request) error {
 			continue
 		}
 		if err := w.write(batch); err != nil {
-			return err
+			return requests, err
 		}
 		for len(requests) > 0 && requests[0].next == len(requests[0].records) {
 			requests[0].done <- nil
@@ -184,12 +221,12 @@ func (w *wal) writeAll(requests []*request) error {
 	if cap(w.buf) > keepBuffer {
 		w.buf = nil
 	}
-	return nil
+	return nil, nil
 }
 
 // makeRoom changes to the next file for a request that does not fit, or answers the request with the reason why not.
 func (w *wal) makeRoom(r *request) (answered bool, err error) {
-	if w.tail == w.current().begin {
+	if w.tail == w.current().begin && w.current().size >= w.s.o.WALFileSize {
 		r.done <- fmt.Errorf("a record of %d octets fits into no log file of %d", r.records[r.next].size(), w.s.o.WALFileSize)
 		return true, nil
 	}
@@ -198,7 +235,12 @@ func (w *wal) makeRoom(r *request) (answered bool, err error) {
 		return false, err
 	}
 	w.s.log.Error("no space for the next log file", "err", err)
-	if r.next > 0 {
+	w.mu.Lock()
+	closed := w.closed
+	w.mu.Unlock()
+	if closed {
+		err = fmt.Errorf("%w: %w", ErrClosed, err)
+	} else if r.next > 0 {
 		// A part is durable, so neither yes nor no would be true. It waits until there is space.
 		time.Sleep(fullPause)
 		return false, nil
@@ -210,8 +252,14 @@ func (w *wal) makeRoom(r *request) (answered bool, err error) {
 // build puts records into the buffer behind room for the batch's header, as many as fit, and chains them.
 func (w *wal) build(requests []*request) []placed {
 	var header batchHeader
-	for _, r := range requests {
-		if !slices.Contains(header.groups, r.group.id) {
+	named := map[uint32]bool{}
+	for i, r := range requests {
+		if len(header.groups) == maxBatchGroups {
+			requests = requests[:i]
+			break
+		}
+		if !named[r.group.id] {
+			named[r.group.id] = true
 			header.groups = append(header.groups, r.group.id)
 		}
 	}
@@ -223,7 +271,7 @@ func (w *wal) build(requests []*request) []placed {
 			rec := &r.records[i]
 			rec.dataLen, rec.extLen = uint32(len(rec.data)), uint32(len(rec.exts))
 			size := int64(len(w.buf) + rec.size())
-			if w.tail+size > w.s.o.WALFileSize || size > maxBatch && len(batch) > 0 {
+			if w.tail+size > w.current().size || size > maxBatch && len(batch) > 0 {
 				return w.finish(batch, &header, front)
 			}
 			batch = append(batch, placed{r, i, w.tail + int64(len(w.buf))})
@@ -267,12 +315,17 @@ func (w *wal) write(batch []placed) error {
 }
 
 // sync is an fsync with a watchdog: a disk that hangs is a dead disk.
-func (w *wal) sync(f vfs.File) error {
+func (w *wal) sync(f vfs.File) error { return w.watched(f.Sync) }
+
+func (w *wal) watched(work func() error) error {
 	watchdog := time.AfterFunc(w.s.o.SyncTimeout, func() {
 		w.die(fmt.Errorf("an fsync takes longer than %v", w.s.o.SyncTimeout))
 	})
-	defer watchdog.Stop()
-	return f.Sync()
+	err := work()
+	if !watchdog.Stop() {
+		return errors.Join(errFailed, err)
+	}
+	return err
 }
 
 // mark notes at the end of the log, when nothing waits, that everything before is durable. The note is not synced: it
@@ -283,7 +336,7 @@ func (w *wal) mark() error {
 	}
 	w.dirty = false
 	header := batchHeader{durable: uint64(w.tail)}
-	if w.tail+int64(header.size()) > w.s.o.WALFileSize {
+	if w.tail+int64(header.size()) > w.current().size {
 		return nil
 	}
 	b := make([]byte, header.size())
@@ -299,35 +352,60 @@ func (w *wal) rotate() error {
 	if err != nil {
 		return err
 	}
-	if err := w.begin(number, f); err != nil {
-		return err
+	if err := w.watched(func() error { return w.begin(number, f) }); err != nil {
+		return w.giveBack(number, f, err)
 	}
 	go w.prepareSpare()
 	w.askForCheckpoints()
 	return nil
 }
 
-// begin writes a file's header and makes it the newest.
+// giveBack makes a file that could not be begun the spare again when the reason was a full disk.
+func (w *wal) giveBack(number uint64, f vfs.File, err error) error {
+	if !errors.Is(err, ErrDiskFull) || errors.Is(err, errFailed) {
+		return err
+	}
+	w.spareMu.Lock()
+	defer w.spareMu.Unlock()
+	if w.spare != nil {
+		return errors.Join(err, f.Close(), w.s.fs.Remove(w.walName(number)))
+	}
+	if renameErr := w.s.fs.Rename(w.walName(number), w.spareName()); renameErr != nil {
+		return renameErr
+	}
+	w.spare = f
+	return err
+}
+
+// begin writes a file's header and makes it the newest. That the file has its name is durable before: what it was, when it
+// is used again, is not to be found under its old name with a new content.
 func (w *wal) begin(number uint64, f vfs.File) error {
 	marks := map[uint32]watermark{}
 	for _, g := range w.s.sortedGroups() {
-		marks[g.id] = watermark{g.chain, g.tail}
+		marks[g.id] = watermark{g.chain, g.tail, g.reset}
+		if g.Damaged() != nil {
+			marks[g.id] = watermark{g.chain, poisoned, g.reset}
+		}
 	}
-	header := appendWALHeader(nil, w.s.id, number, slices.Sorted(maps.Keys(marks)), marks)
-	if _, err := f.WriteAt(header, 0); err != nil {
-		return fmt.Errorf("begin log file: %w", err)
-	}
-	if err := w.sync(f); err != nil {
+	size, err := f.Size()
+	if err != nil {
 		return fmt.Errorf("begin log file: %w", err)
 	}
 	if err := w.s.fs.SyncDir(w.dir); err != nil {
+		return fmt.Errorf("begin log file: %w", err)
+	}
+	header := appendWALHeader(nil, w.s.id, number, uint64(size), slices.Sorted(maps.Keys(marks)), marks)
+	if _, err := f.WriteAt(header, 0); err != nil {
+		return fmt.Errorf("begin log file: %w", err)
+	}
+	if err := f.Sync(); err != nil {
 		return fmt.Errorf("begin log file: %w", err)
 	}
 	if err := w.s.writeCurrent(number); err != nil {
 		return fmt.Errorf("begin log file: %w", err)
 	}
 	w.filesMu.Lock()
-	w.files = append(w.files, &walFile{number: number, f: f, seed: seedOf(w.s.id, number), begin: int64(len(header))})
+	w.files = append(w.files, &walFile{number: number, f: f, seed: seedOf(w.s.id, number), begin: int64(len(header)), size: size})
 	w.filesMu.Unlock()
 	w.tail = int64(len(header))
 	w.dirty = false
@@ -464,7 +542,7 @@ func (w *wal) recycle(f *walFile, busy bool) error {
 	if busy {
 		return w.s.fs.Remove(name) // the last reader closes it
 	}
-	if w.spare != nil {
+	if w.spare != nil || f.size != w.s.o.WALFileSize {
 		return errors.Join(f.f.Close(), w.s.fs.Remove(name))
 	}
 	if err := w.s.fs.Rename(name, w.spareName()); err != nil {
