@@ -35,10 +35,6 @@ type Checkpoint struct {
 	Extra       []byte
 }
 
-// LiveRefs gives the references that are alive to entries with indexes in [min, max], in ascending order of index and
-// offset; one that comes twice counts once. It must give the same until the call that it was handed to has returned.
-type LiveRefs func(min, max uint64, yield func(index uint64, offset, size uint32) bool)
-
 // checkpointFile is a checkpoint on disk.
 type checkpointFile struct {
 	Checkpoint
@@ -238,61 +234,54 @@ func (g *Group) drop(segments []*segment) {
 // copyPlan says what becomes of the segments: those with little alive in them are written again, with what is copied from
 // the log.
 type copyPlan struct {
-	next       uint64 // number of the next segment
-	keep, drop []*segment
-	rewrite    map[*segment]bool // also in drop
+	next       uint64     // number of the next segment
+	keep, drop []*segment // what is alive in those that drop is written again
 }
 
-// planCopy counts what is alive in each segment.
+// maxSmall is how many segments of less than a quarter of the full size a group has before they become one. Each checkpoint
+// makes one: without a bound, a queue in which one message in a million stays would end with a file for each of them.
+const maxSmall = 8
+
+// planCopy counts what is alive in each segment, in octets of its file.
 func (g *Group) planCopy(floor uint64, live LiveRefs) copyPlan {
 	alive := map[*segment]int64{}
-	live(0, floor, func(index uint64, _, size uint32) bool {
-		if seg, _, ok := inSegments(g.segments, index); ok {
-			alive[seg] += int64(size)
+	in := newLookup(g.segments)
+	live.entries(floor, func(index uint64, parts []bodyPart, octets uint64) bool {
+		if seg := in.find(index); seg != nil {
+			alive[seg] += int64(segmentRecordSize(len(parts), octets)) + segmentIndexItem
 		}
 		return true
 	})
-	plan := copyPlan{next: 1, rewrite: map[*segment]bool{}}
+	plan := copyPlan{next: 1}
+	small := 0
 	for _, seg := range g.segments {
 		plan.next = max(plan.next, seg.number+1)
-		switch n := alive[seg]; {
-		case n == 0:
+		if g.small(seg) {
+			small++
+		}
+	}
+	for _, seg := range g.segments {
+		if alive[seg] < seg.size/2 || small > maxSmall && g.small(seg) {
 			plan.drop = append(plan.drop, seg)
-		case n < seg.size/2:
-			plan.drop = append(plan.drop, seg)
-			plan.rewrite[seg] = true
-		default:
+		} else {
 			plan.keep = append(plan.keep, seg)
 		}
 	}
 	return plan
 }
 
+func (g *Group) small(seg *segment) bool { return seg.size < g.s.o.SegmentSize/4 }
+
 // copyLive copies the live parts of entries up to floor that are in no segment that is kept.
 func (g *Group) copyLive(w *segmentWriter, plan copyPlan, floor uint64, live LiveRefs) error {
 	var failed error
-	var index uint64
-	var parts []bodyPart
-	flush := func() bool {
-		if len(parts) > 0 {
-			failed = g.copyEntry(w, plan, index, parts)
+	kept := newLookup(plan.keep)
+	live.entries(floor, func(index uint64, parts []bodyPart, _ uint64) bool {
+		if kept.find(index) == nil {
+			failed = g.copyEntry(w, index, parts)
 		}
-		parts = parts[:0]
 		return failed == nil
-	}
-	live(0, floor, func(i uint64, offset, size uint32) bool {
-		if i != index && !flush() {
-			return false
-		}
-		index = i
-		if n := len(parts); n == 0 || parts[n-1].offset != offset {
-			parts = append(parts, bodyPart{offset: offset, size: size})
-		}
-		return true
 	})
-	if failed == nil {
-		flush()
-	}
 	if failed != nil {
 		return failed
 	}
@@ -305,10 +294,7 @@ func (g *Group) copyLive(w *segmentWriter, plan copyPlan, floor uint64, live Liv
 	return nil
 }
 
-func (g *Group) copyEntry(w *segmentWriter, plan copyPlan, index uint64, parts []bodyPart) error {
-	if seg, _, ok := inSegments(g.segments, index); ok && !plan.rewrite[seg] {
-		return nil
-	}
+func (g *Group) copyEntry(w *segmentWriter, index uint64, parts []bodyPart) error {
 	octets, err := g.gather(w.octets[:0], index, parts)
 	if err != nil {
 		return err
@@ -353,7 +339,7 @@ func (g *Group) writeCheckpoint(c *checkpointFile, writeState func(io.Writer) er
 		return false, diskFull(err)
 	}
 	c.bodyAt = int64(len(header))
-	w := &blockWriter{f: f, buf: header}
+	w := &blockWriter{out: paced{f: f}, buf: header}
 	err = writeState(w)
 	if err == nil {
 		err = w.finish()
@@ -376,8 +362,7 @@ func (g *Group) writeCheckpoint(c *checkpointFile, writeState func(io.Writer) er
 
 // blockWriter cuts a stream into blocks with checksums.
 type blockWriter struct {
-	f     vfs.File
-	at    int64
+	out   paced
 	buf   []byte // to be written
 	block []byte
 	total uint64
@@ -414,12 +399,9 @@ func (w *blockWriter) flush() error {
 }
 
 func (w *blockWriter) write() error {
-	if _, err := w.f.WriteAt(w.buf, w.at); err != nil {
-		return err
-	}
-	w.at += int64(len(w.buf))
+	err := w.out.write(w.buf)
 	w.buf = w.buf[:0]
-	return nil
+	return err
 }
 
 func (w *blockWriter) finish() error {

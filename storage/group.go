@@ -112,6 +112,9 @@ func (g *Group) Append(entries []Entry) error {
 	if len(entries) == 0 {
 		return nil
 	}
+	if err := g.Damaged(); err != nil {
+		return err
+	}
 	r := &request{group: g, entries: entries, records: make([]record, len(entries))}
 	next := entries[0].Index
 	if next == 0 {

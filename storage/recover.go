@@ -104,13 +104,13 @@ func (r *recovery) files(numbers map[uint64]bool, newest uint64) error {
 			r.suspectAll(fmt.Sprintf("log files between %x and %x are missing", n, oldest))
 		}
 	}
-	if !numbers[newest] {
-		r.suspectAll(fmt.Sprintf("log file %x is missing", newest))
-	}
 	for n := oldest; n <= newest && numbers[n]; n++ {
 		if err := r.file(n, n == oldest, n == newest); err != nil {
 			return err
 		}
+	}
+	if !numbers[newest] {
+		r.suspectAll(fmt.Sprintf("log file %x is missing", newest))
 	}
 	return nil
 }

@@ -59,12 +59,14 @@ func (seg *segment) release() error {
 }
 
 func (seg *segment) find(index uint64) (segmentItem, bool) {
-	i, found := slices.BinarySearchFunc(seg.items, index, func(it segmentItem, index uint64) int { return cmp.Compare(it.index, index) })
+	i, found := slices.BinarySearchFunc(seg.items, index, compareItem)
 	if !found {
 		return segmentItem{}, false
 	}
 	return seg.items[i], true
 }
+
+func compareItem(it segmentItem, index uint64) int { return cmp.Compare(it.index, index) }
 
 func (g *Group) segmentName(number uint64) string {
 	return path.Join(g.dir, fmt.Sprintf("%016x.seg", number))
@@ -178,20 +180,16 @@ func (g *Group) readSegments(index uint64, keep bool) (*piece, error) {
 type segmentWriter struct {
 	g      *Group
 	next   uint64 // number of the next segment
-	f      vfs.File
+	out    paced
 	seg    *segment
-	buf    []byte
-	at     int64 // where buf goes
+	buf    []byte // goes to out
 	octets []byte
 	done   []*segment
 }
 
-// writeSize is how much is gathered for a write.
-const writeSize = 1 << 20
-
 // add writes the live parts of an entry.
 func (w *segmentWriter) add(index uint64, parts []bodyPart, octets []byte) error {
-	if w.seg != nil && w.at+int64(len(w.buf)) >= w.g.s.o.SegmentSize {
+	if w.seg != nil && w.out.at+int64(len(w.buf)) >= w.g.s.o.SegmentSize {
 		if err := w.finish(); err != nil {
 			return err
 		}
@@ -201,7 +199,7 @@ func (w *segmentWriter) add(index uint64, parts []bodyPart, octets []byte) error
 			return err
 		}
 	}
-	at := w.at + int64(len(w.buf))
+	at := w.out.at + int64(len(w.buf))
 	before := len(w.buf)
 	w.buf = appendSegmentRecord(w.buf, index, parts, octets)
 	w.seg.items = append(w.seg.items, segmentItem{index, uint32(at / align), uint32(len(w.buf) - before)})
@@ -220,7 +218,7 @@ func (w *segmentWriter) begin() error {
 	}
 	seg.f = f
 	seg.readers.Store(1)
-	w.f, w.seg, w.at, w.buf = f, seg, 0, appendSegmentHeader(w.buf[:0], w.g.id, w.g.s.id, seg.number)
+	w.out, w.seg, w.buf = paced{f: f}, seg, appendSegmentHeader(w.buf[:0], w.g.id, w.g.s.id, seg.number)
 	return nil
 }
 
@@ -235,12 +233,9 @@ func appendSegmentHeader(dst []byte, group uint32, storeID, number uint64) []byt
 }
 
 func (w *segmentWriter) flush() error {
-	if _, err := w.f.WriteAt(w.buf, w.at); err != nil {
-		return diskFull(err)
-	}
-	w.at += int64(len(w.buf))
+	err := w.out.write(w.buf)
 	w.buf = w.buf[:0]
-	return nil
+	return err
 }
 
 // finish completes the segment under way.
@@ -250,7 +245,7 @@ func (w *segmentWriter) finish() error {
 	}
 	le := binary.LittleEndian
 	slices.SortFunc(w.seg.items, func(a, b segmentItem) int { return cmp.Compare(a.index, b.index) })
-	start, indexAt := len(w.buf), w.at+int64(len(w.buf))
+	start, indexAt := len(w.buf), w.out.at+int64(len(w.buf))
 	for _, it := range w.seg.items {
 		w.buf = le.AppendUint64(w.buf, it.index)
 		w.buf = le.AppendUint32(w.buf, it.at)
@@ -264,12 +259,12 @@ func (w *segmentWriter) finish() error {
 	if err := w.flush(); err != nil {
 		return err
 	}
-	w.seg.size = w.at
-	if err := w.f.Sync(); err != nil {
+	w.seg.size = w.out.at
+	if err := w.out.f.Sync(); err != nil {
 		return fmt.Errorf("sync %s: %w", w.seg.name, err)
 	}
 	w.done = append(w.done, w.seg)
-	w.seg, w.f = nil, nil
+	w.seg, w.out = nil, paced{}
 	return nil
 }
 

@@ -1,0 +1,139 @@
+package storage
+
+import (
+	"io"
+	"math/rand/v2"
+	"path"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/warrenmq/warren/storage/vfs"
+)
+
+// aged is a group whose caller keeps a few of its entries alive.
+type aged struct {
+	t    testing.TB
+	s    *Store
+	g    *Group
+	live []uint64 // ascending
+	size uint32   // of each body
+}
+
+func newAged(t testing.TB, mem *vfs.Mem, size uint32) *aged {
+	s := mustOpen(t, mem, func(o *Options) { o.WALFileSize, o.SegmentSize = 64<<10, 64<<10 })
+	t.Cleanup(func() { must(t, s.Close()) })
+	return &aged{t: t, s: s, g: mustGroup(t, s, 1), size: size}
+}
+
+func (a *aged) refs(from, to uint64, yield func(uint64, uint32, uint32) bool) {
+	for _, i := range a.live {
+		if i >= from && i <= to && !yield(i, 0, a.size) {
+			return
+		}
+	}
+}
+
+// fill appends until a checkpoint is wanted, and makes it.
+func (a *aged) fill(keep func(index uint64) bool) {
+	a.t.Helper()
+	for {
+		from := a.g.LastIndex() + 1
+		must(a.t, a.g.Append(entries(1, from, from+9, 1, 1000)))
+		for i := from; i <= from+9; i++ {
+			if keep(i) {
+				a.live = append(a.live, i)
+			}
+		}
+		select {
+		case <-a.s.NeedsCheckpoint():
+			must(a.t, a.g.SaveCheckpoint(Checkpoint{Index: a.g.LastIndex()}, func(io.Writer) error { return nil }, a.refs))
+			return
+		default:
+		}
+	}
+}
+
+func (a *aged) verify() {
+	a.t.Helper()
+	for _, i := range a.live {
+		if body, err := a.g.ReadBody(i, 0, a.size); err != nil || string(body) != string(bodyOf(1, i, 1000)[:a.size]) {
+			a.t.Fatalf("body of %d: %v", i, err)
+		}
+	}
+}
+
+func segmentFiles(mem *vfs.Mem) []string {
+	var names []string
+	for _, name := range mem.Files() {
+		if strings.HasSuffix(name, ".seg") {
+			names = append(names, path.Base(name))
+		}
+	}
+	return names
+}
+
+// TestTrickle leaves one small message of each log file alive: they end in few segments.
+func TestTrickle(t *testing.T) {
+	mem := vfs.NewMem()
+	a := newAged(t, mem, 100)
+	for range 60 {
+		kept := false
+		a.fill(func(uint64) bool { first := !kept; kept = true; return first })
+		if n := len(segmentFiles(mem)); n > maxSmall+2 {
+			t.Fatalf("%d segments for %d messages of 100 octets", n, len(a.live))
+		}
+	}
+	a.verify()
+}
+
+// TestSmallBodiesStay looks at bodies that are smaller than what a segment says about them: a segment in which all is alive
+// is not written again.
+func TestSmallBodiesStay(t *testing.T) {
+	mem := vfs.NewMem()
+	a := newAged(t, mem, 4)
+	a.s.o.SegmentSize = 1 << 10 // nothing is small
+	for range 3 {
+		a.fill(func(uint64) bool { return true })
+	}
+	before := segmentFiles(mem)
+	a.fill(func(uint64) bool { return false })
+	after := segmentFiles(mem)
+	for _, name := range before {
+		if !slices.Contains(after, name) {
+			t.Fatalf("segment %s was written again: %v", name, after)
+		}
+	}
+	a.verify()
+}
+
+// TestSpace lets messages die in any order: the disk holds at most about twice what is alive, and a constant.
+func TestSpace(t *testing.T) {
+	mem := vfs.NewMem()
+	a := newAged(t, mem, 900)
+	random := rand.New(rand.NewPCG(1, 2))
+	for round := range 80 {
+		a.fill(func(uint64) bool { return random.IntN(3) == 0 })
+		if round > 40 {
+			a.live = slices.DeleteFunc(a.live, func(uint64) bool { return random.IntN(8) == 0 })
+			if round == 79 {
+				a.live = nil
+				a.fill(func(uint64) bool { return false })
+			}
+		}
+		space, alive := int64(0), int64(len(a.live))*int64(a.size)
+		for _, name := range mem.Files() {
+			if info, err := mem.Stat(name); err == nil {
+				space += info.Size
+			}
+		}
+		const constant = (1 /* kept */ + 1 /* written */ + 1 /* spare */ + 2 /* waiting for the checkpoint */ + 2 /* segments */) * 64 << 10
+		if space > 5*alive/2+constant {
+			t.Fatalf("round %d: %d octets for %d alive: %v", round, space, alive, mem.Files())
+		}
+	}
+	a.verify()
+	if names := segmentFiles(mem); len(names) > 0 {
+		t.Fatalf("segments without anything alive: %v", names)
+	}
+}
