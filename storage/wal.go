@@ -154,14 +154,11 @@ func (w *wal) die(err error) {
 
 func (w *wal) close() error {
 	w.mu.Lock()
-	already := w.closed
 	w.closed = true
 	w.mu.Unlock()
-	if !already {
-		select {
-		case w.wake <- struct{}{}:
-		default:
-		}
+	select {
+	case w.wake <- struct{}{}:
+	default:
 	}
 	<-w.done
 	w.mu.Lock()
