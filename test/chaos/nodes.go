@@ -87,7 +87,7 @@ func newCluster(o *Options, dir string) (_ *cluster, err error) {
 			"--amqp-port", strconv.Itoa(n.ports[0]), "--http-port", strconv.Itoa(n.ports[1]), "--grpc-port", strconv.Itoa(n.ports[2]),
 			"--cluster-port", strconv.Itoa(n.ports[3]), "--gossip-port", strconv.Itoa(n.ports[4]),
 			// Small files, so that they retire, are copied and are checkpointed within minutes.
-			"--wal-file-size", "16MiB", "--cache-size", "16MiB", "--disk-free-limit", "128MiB"}, o.Flags...)
+			"--wal-file-size", "4MiB", "--cache-size", "16MiB", "--disk-free-limit", "128MiB"}, o.Flags...)
 		if err := c.prepareDisk(n); err != nil {
 			return nil, err
 		}
