@@ -350,10 +350,16 @@ func (i *Installer) unpack(r io.Reader, w *segmentWriter) (Checkpoint, []byte, e
 	if le.Uint32(state[length:]) != checksum(0, state[:length]) {
 		return Checkpoint{}, nil, fmt.Errorf("%w: wrong checksum of the state", ErrCorrupt)
 	}
+	last := uint64(0)
 	for range records {
-		if err := i.unpackRecord(r, w); err != nil {
+		index, err := i.unpackRecord(r, w)
+		if err == nil && (index <= last || index > c.Index) {
+			err = fmt.Errorf("%w: entry %d after %d, up to %d", ErrCorrupt, index, last, c.Index)
+		}
+		if err != nil {
 			return Checkpoint{}, nil, err
 		}
+		last = index
 	}
 	var one [1]byte
 	if n, _ := r.Read(one[:]); n != 0 {
@@ -362,24 +368,24 @@ func (i *Installer) unpack(r io.Reader, w *segmentWriter) (Checkpoint, []byte, e
 	return c, state[:length:length], w.finish()
 }
 
-func (i *Installer) unpackRecord(r io.Reader, w *segmentWriter) error {
+func (i *Installer) unpackRecord(r io.Reader, w *segmentWriter) (index uint64, err error) {
 	var length [4]byte
 	if _, err := io.ReadFull(r, length[:]); err != nil {
-		return cutShort(err)
+		return 0, cutShort(err)
 	}
 	n := binary.LittleEndian.Uint32(length[:])
 	if int64(n) > i.at {
-		return fmt.Errorf("%w: a record longer than the stream", ErrCorrupt)
+		return 0, fmt.Errorf("%w: a record longer than the stream", ErrCorrupt)
 	}
 	b := make([]byte, n)
 	if _, err := io.ReadFull(r, b); err != nil {
-		return cutShort(err)
+		return 0, cutShort(err)
 	}
 	index, p, err := parseSegmentRecord(b)
 	if err != nil {
-		return err
+		return 0, err
 	}
-	return w.add(index, p.parts, p.octets)
+	return index, w.add(index, p.parts, p.octets)
 }
 
 func cutShort(err error) error { return fmt.Errorf("%w: cut short: %w", ErrCorrupt, err) }
