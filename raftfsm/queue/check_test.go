@@ -129,7 +129,6 @@ func checkState(t tester, s *State) {
 
 // checkConsumers checks that the queue serves just those consumers that may be served, and has no work left.
 func checkConsumers(t tester, q *queue) {
-	t.Helper()
 	attached, ring := 0, 0
 	for _, c := range q.consumers {
 		if c.queue != q || c.session.consumers[c.id] != c {
@@ -163,7 +162,6 @@ func checkConsumers(t tester, q *queue) {
 }
 
 func checkPages(t tester, ps *pages) {
-	t.Helper()
 	n, last := 0, uint64(0)
 	for i, pg := range ps.list {
 		if len(pg.live()) == 0 && len(ps.list) > 1 {

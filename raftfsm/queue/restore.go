@@ -9,7 +9,7 @@ import (
 )
 
 // Restore reads the state that a snapshot was taken of. It reads r to the end of the snapshot (and may read ahead),
-// allocates in proportion to what it has read, and refuses anything that no State could have written.
+// allocates in proportion to what it has read, and refuses what a State could not go on from or would write otherwise.
 func Restore(r io.Reader) (*State, error) {
 	d := &decoder{r: bufio.NewReaderSize(r, 64<<10), s: New()}
 	d.state()
