@@ -27,6 +27,8 @@ type fault struct {
 
 	// needs says why it cannot be done here, or nothing. Nil: it always can.
 	needs func(o *Options) string
+	// leader says that it looks for the leader when its time has come; its victims are for when that is not known.
+	leader bool
 	// victims are the nodes it touches, out of those it may touch.
 	victims func(p *planner) []int
 	// shortest and longest bound the time it lasts.
@@ -40,7 +42,7 @@ type fault struct {
 var faults = []*fault{
 	{name: "kill-one", group: "kill", about: "SIGKILL of one node, started again", victims: one, shortest: 500 * time.Millisecond, longest: 6 * time.Second,
 		inject: killed, heal: started},
-	{name: "kill-leader", group: "kill", about: "SIGKILL of the node that leads the first queue, if known; of any node otherwise", victims: one,
+	{name: "kill-leader", group: "kill", about: "SIGKILL of the node that leads the catalog, if known; of any node otherwise", leader: true, victims: one,
 		shortest: 500 * time.Millisecond, longest: 6 * time.Second, inject: killed, heal: started},
 	{name: "kill-all", group: "kill", about: "SIGKILL of all nodes at once", needs: notStable, victims: everyone, shortest: 100 * time.Millisecond, longest: time.Second,
 		inject: killed, heal: started},
@@ -48,12 +50,16 @@ var faults = []*fault{
 		inject: paused, heal: resumed},
 	{name: "stop-long", group: "stop", about: "SIGSTOP for longer than any timeout", victims: one, shortest: 5 * time.Second, longest: 15 * time.Second,
 		inject: paused, heal: resumed},
+	{name: "stop-leader", group: "stop", about: "SIGSTOP of the node that leads the catalog for longer than any timeout", leader: true, victims: one,
+		shortest: 5 * time.Second, longest: 15 * time.Second, inject: paused, heal: resumed},
 	{name: "restart", group: "restart", about: "SIGTERM, and a start once it has ended", victims: one, shortest: 0, longest: 2 * time.Second,
 		inject: terminated, heal: started},
 	{name: "partition-halves", group: "partition", about: "a minority apart from a majority", needs: network, victims: minority, shortest: 3 * time.Second, longest: 15 * time.Second,
 		inject: isolated, heal: reconnected},
 	{name: "partition-one", group: "partition", about: "one node alone", needs: network, victims: one, shortest: 3 * time.Second, longest: 15 * time.Second,
 		inject: isolated, heal: reconnected},
+	{name: "partition-leader", group: "partition", about: "the node that leads the catalog alone", needs: network, leader: true, victims: one,
+		shortest: 3 * time.Second, longest: 15 * time.Second, inject: isolated, heal: reconnected},
 	{name: "partition-oneway", group: "partition", about: "one node sends and hears nothing, or hears and cannot send", needs: network, victims: one,
 		shortest: 3 * time.Second, longest: 15 * time.Second, inject: oneWay, heal: reconnected},
 	{name: "partition-bridge", group: "partition", about: "two nodes that reach one another only by way of the others", needs: network, victims: pair,
@@ -171,11 +177,6 @@ func clock(*Options) string {
 func nothing(context.Context, *run, *Action) error { return nil }
 
 func killed(_ context.Context, r *run, a *Action) error {
-	if a.Fault == "kill-leader" && !r.o.Stable {
-		if node, known := r.leader(); known {
-			a.Victims = []int{node}
-		}
-	}
 	for _, v := range a.Victims {
 		r.cluster.nodes[v].kill()
 	}

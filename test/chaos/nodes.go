@@ -374,26 +374,45 @@ func (n *Node) logTail(lines int) string {
 	return strings.Join(all[max(0, len(all)-lines):], "\n")
 }
 
+// lastLed is the time of the last line in the log that says that the node leads the catalog; empty: there is none.
+func (n *Node) lastLed() string {
+	last := ""
+	n.eachLine(func(line string) {
+		if strings.Contains(line, "msg=leads") && strings.Contains(line, "group=catalog") {
+			last, _, _ = strings.Cut(line, " ")
+		}
+	})
+	return last
+}
+
 // badLines finds what must never be in a log.
 func (n *Node) badLines() []string {
-	f, err := os.Open(n.logPath)
-	if err != nil {
-		return []string{err.Error()}
-	}
-	defer f.Close()
 	var bad []string
-	lines := bufio.NewScanner(f)
-	lines.Buffer(nil, 1<<20)
-	for lines.Scan() {
+	n.eachLine(func(line string) {
 		for _, word := range []string{"panic:", "fatal error:", "DATA RACE", "panic=", "diverge"} {
-			if strings.Contains(lines.Text(), word) {
-				bad = append(bad, lines.Text())
+			if strings.Contains(line, word) {
+				bad = append(bad, line)
 				break
 			}
 		}
+	})
+	return bad
+}
+
+// eachLine visits the lines of the log; one that cannot be read is told in its place.
+func (n *Node) eachLine(visit func(string)) {
+	f, err := os.Open(n.logPath)
+	if err != nil {
+		visit("panic: the suite cannot read the log: " + err.Error())
+		return
+	}
+	defer f.Close()
+	lines := bufio.NewScanner(f)
+	lines.Buffer(nil, 1<<20)
+	for lines.Scan() {
+		visit(lines.Text())
 	}
 	if err := lines.Err(); err != nil {
-		bad = append(bad, "read the log: "+err.Error())
+		visit("panic: the suite cannot read the log: " + err.Error())
 	}
-	return bad
 }

@@ -12,6 +12,9 @@ import (
 
 const rpcQueue = "rpc"
 
+// replyPatience is how long an RPC client waits: longer than any fault and the recovery from it.
+const replyPatience = 40 * time.Second
+
 // rpc: clients that declare an exclusive reply queue and wait for their answers, servers on other nodes that answer where
 // reply_to says. A reply that was confirmed must arrive while the client's connection lives (P6 for the reply queue).
 func rpc(r *run, l *link, _ float64) error {
@@ -168,7 +171,7 @@ func (c *rpcClient) question(l *link, replyTo string, replies <-chan amqp.Delive
 		amqp.Publishing{ReplyTo: replyTo, CorrelationId: correlation, Body: body}); err != nil {
 		return err
 	}
-	timeout := time.After(patience)
+	timeout := time.After(replyPatience)
 	for {
 		select {
 		case d, open := <-replies:
@@ -187,9 +190,9 @@ func (c *rpcClient) question(l *link, replyTo string, replies <-chan amqp.Delive
 			if wrong := c.r.replies.missing(correlation); wrong != "" {
 				_, err := l.ch.QueueDeclarePassive(replyTo, false, false, true, false, nil)
 				c.r.ledger.Report(check.Finding{Kind: check.Reply, Detail: fmt.Sprintf("at %v: %s within %v; its client, on node%d, now looks at its queue: %v",
-					c.r.now().Round(time.Millisecond), wrong, patience, l.node+1, err)})
+					c.r.now().Round(time.Millisecond), wrong, replyPatience, l.node+1, err)})
 			}
-			return fmt.Errorf("no reply to %s within %v", correlation, patience)
+			return fmt.Errorf("no reply to %s within %v", correlation, replyPatience)
 		}
 	}
 }

@@ -228,6 +228,7 @@ func (r *run) harm(ctx context.Context, begin time.Duration, result *Result) {
 		var both sync.WaitGroup
 		both.Go(func() { r.do(ctx, a) })
 		if a.With != nil {
+			a.With.company = true
 			both.Go(func() {
 				r.waitUntil(ctx, r.now()+a.With.At)
 				r.do(ctx, a.With)
@@ -242,6 +243,9 @@ func (r *run) harm(ctx context.Context, begin time.Duration, result *Result) {
 // do injects one fault, holds it, heals it and waits until all nodes serve.
 func (r *run) do(ctx context.Context, a *Action) {
 	f := faultNamed(a.Fault)
+	if f.leader {
+		r.aim(a)
+	}
 	for _, v := range a.Victims {
 		r.windows.Open(a.Fault, v, r.now())
 	}
@@ -317,8 +321,24 @@ func (r *run) ended(n *Node) {
 // maxEnds is how often a node that ends by itself is started again.
 const maxEnds = 3
 
-// leader says which node leads the first queue. It is a hook: the broker does not tell yet.
-func (r *run) leader() (node int, known bool) { return 0, false }
+// aim turns an action on the leader, unless that is unknown, or the action has company that may be busy with it.
+func (r *run) aim(a *Action) {
+	node, known := r.leader()
+	if known && a.With == nil && !a.company && (!r.o.Stable || node != r.o.stableNode()) {
+		a.Victims = []int{node}
+	}
+}
+
+// leader says which node leads the catalog: the one whose log said so last. Once nodes tell it when asked, ask them.
+func (r *run) leader() (node int, known bool) {
+	latest := ""
+	for _, n := range r.cluster.nodes {
+		if at := n.lastLed(); at > latest {
+			latest, node, known = at, n.index, true
+		}
+	}
+	return node, known
+}
 
 // checkHashes compares the replicas' state hashes. It is a hook: the broker does not tell them yet.
 func (r *run) checkHashes() string { return "not compared: the broker does not tell them yet" }

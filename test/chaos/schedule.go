@@ -17,6 +17,7 @@ type Action struct {
 	Detail  string  `json:",omitempty"` // what exactly was done; known afterwards
 	With    *Action `json:",omitempty"`
 	Seed    uint64  // of its own choices
+	company bool    // it is another action's
 
 	Injected, Healed, Recovered time.Duration // since the start of the run
 	LongestGap                  time.Duration // between two confirms of one publisher while it lasted
