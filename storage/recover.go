@@ -434,6 +434,7 @@ func (r *recovery) finish(numbers map[uint64]bool, newest uint64) error {
 		}
 		return r.s.wal.begin(newest+1, f)
 	}
+	r.s.wal.newest = files[len(files)-1]
 	// What was read may have been written by a process that was killed before it had synced it.
 	if err := files[len(files)-1].f.Sync(); err != nil {
 		return err

@@ -33,9 +33,10 @@ type wal struct {
 	spare   vfs.File   // wal/spare.wal, reserved; nil: none yet
 
 	// The writer's own.
-	tail  int64 // where the next batch goes
-	buf   []byte
-	dirty bool // something was written since the last mark
+	newest *walFile
+	tail   int64 // where the next batch goes
+	buf    []byte
+	dirty  bool // something was written since the last mark
 }
 
 // walFile is one file of the log.
@@ -183,7 +184,8 @@ func (w *wal) close() error {
 	return errors.Join(errs...)
 }
 
-func (w *wal) current() *walFile { return w.files[len(w.files)-1] }
+// current is the file that is written to. Only the writer asks: the list changes under it when files retire.
+func (w *wal) current() *walFile { return w.newest }
 
 // placed is a record in the batch under way, and where in the file it goes.
 type placed struct {
@@ -401,8 +403,9 @@ func (w *wal) begin(number uint64, f vfs.File) error {
 	if err := w.s.writeCurrent(number); err != nil {
 		return fmt.Errorf("begin log file: %w", err)
 	}
+	w.newest = &walFile{number: number, f: f, seed: seedOf(w.s.id, number), begin: int64(len(header)), size: size}
 	w.filesMu.Lock()
-	w.files = append(w.files, &walFile{number: number, f: f, seed: seedOf(w.s.id, number), begin: int64(len(header)), size: size})
+	w.files = append(w.files, w.newest)
 	w.filesMu.Unlock()
 	w.tail = int64(len(header))
 	w.dirty = false
@@ -553,7 +556,7 @@ func (w *wal) recycle(f *walFile, busy bool) error {
 func (w *wal) acquire(number uint64) *walFile {
 	w.filesMu.Lock()
 	defer w.filesMu.Unlock()
-	if len(w.files) == 0 || number < w.files[0].number || number > w.current().number {
+	if len(w.files) == 0 || number < w.files[0].number || number > w.files[len(w.files)-1].number {
 		return nil
 	}
 	f := w.files[number-w.files[0].number]
