@@ -182,7 +182,9 @@ func (g *Group) OpenCheckpoint() (Checkpoint, io.ReadCloser, error) {
 // that are to retire are copied to segments first; then the files retire. writeState writes the state; live tells which
 // parts of entries up to the index it refers to.
 func (g *Group) SaveCheckpoint(c Checkpoint, writeState func(io.Writer) error, live LiveRefs) error {
-	g.working.Lock()
+	if err := g.begin(); err != nil {
+		return err
+	}
 	defer g.working.Unlock()
 	if err := g.Damaged(); err != nil {
 		return err

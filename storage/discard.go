@@ -11,7 +11,9 @@ import (
 // under another name: what it held is had from its peers again. A crash in the middle leaves the group as it was or empty; or
 // damaged as before, if the damage is to its checkpoint or segments.
 func (g *Group) Discard() error {
-	g.working.Lock()
+	if err := g.begin(); err != nil {
+		return err
+	}
 	defer g.working.Unlock()
 	if err := g.discard(); err != nil {
 		return fmt.Errorf("discard group %d: %w", g.id, err)

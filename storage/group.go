@@ -3,7 +3,6 @@ package storage
 import (
 	"errors"
 	"fmt"
-	"io"
 	"path"
 	"slices"
 	"sort"
@@ -57,6 +56,16 @@ type Group struct {
 
 func newGroup(s *Store, id uint32) *Group {
 	return &Group{s: s, id: id, dir: path.Join(s.o.Dir, fmt.Sprintf("group-%d", id)), cached: map[uint64]*piece{}}
+}
+
+// begin takes the right to make a checkpoint, an install or a discard: one at a time, and none once the store is closed.
+func (g *Group) begin() error {
+	g.working.Lock()
+	if g.s.wal.isClosed() {
+		g.working.Unlock()
+		return ErrClosed
+	}
+	return nil
 }
 
 func (g *Group) close() error {
@@ -323,33 +332,39 @@ func (g *Group) keep(it cached, still func() bool) {
 	}
 }
 
-// firstRead is what is read of a record at once: most fit.
+// firstRead is what is read of a record at once: most fit. It is read into memory that is used again; what is kept of a
+// record, which the cache counts, is not a page for a few octets.
 const firstRead = 4 << 10
+
+var firstReads = sync.Pool{New: func() any { return new([firstRead]byte) }}
 
 // readRecord reads and checks the record at an offset.
 func readRecord(f vfs.File, at int64) (*record, error) {
-	buf := make([]byte, firstRead)
-	n, err := f.ReadAt(buf, at)
+	first := firstReads.Get().(*[firstRead]byte)
+	defer firstReads.Put(first)
+	n, err := f.ReadAt(first[:], at)
 	if n < recordSize {
 		return nil, fmt.Errorf("%w: cut short: %w", ErrCorrupt, err)
 	}
-	rec := parseRecord(buf)
+	rec := parseRecord(first[:])
 	size := recordSize + int64(rec.dataLen) + int64(rec.extLen)
-	if total, err := f.Size(); err != nil || size > total-at {
-		return nil, errors.Join(ErrCorrupt, err)
-	}
+	b := first[:min(size, int64(n))]
 	if size > int64(n) {
-		grown := make([]byte, size)
-		copy(grown, buf[:n])
-		if m, err := f.ReadAt(grown[n:], at+int64(n)); int64(n+m) < size {
-			return nil, fmt.Errorf("%w: cut short: %w", ErrCorrupt, err)
-		} else if err != nil && !errors.Is(err, io.EOF) {
+		if total, err := f.Size(); err != nil || size > total-at {
+			return nil, errors.Join(ErrCorrupt, err)
+		}
+		b = make([]byte, size)
+		copy(b, first[:n])
+		if err := readFull(f, b[n:], at+int64(n)); err != nil {
 			return nil, err
 		}
-		buf = grown
 	}
-	if !rec.valid(buf[:size]) {
+	if !rec.valid(b) {
 		return nil, fmt.Errorf("%w: wrong checksum", ErrCorrupt)
+	}
+	if size <= int64(n) {
+		kept := append(make([]byte, 0, size-recordSize), b[recordSize:]...)
+		rec.data, rec.exts = kept[:rec.dataLen:rec.dataLen], kept[rec.dataLen:]
 	}
 	return &rec, nil
 }

@@ -109,13 +109,16 @@ func parseSegmentRecord(b []byte) (uint64, *piece, error) {
 		return 0, nil, fmt.Errorf("%w: wrong length", ErrCorrupt)
 	}
 	p := &piece{parts: make([]bodyPart, n)}
-	at := uint32(0)
+	at := uint64(0)
 	for i := range p.parts {
 		field := b[segmentRecord+8*i:]
-		p.parts[i] = bodyPart{le.Uint32(field), le.Uint32(field[4:]), at}
-		at += p.parts[i].size
+		p.parts[i] = bodyPart{le.Uint32(field), le.Uint32(field[4:]), uint32(at)}
+		at += uint64(p.parts[i].size)
+		if i > 0 && p.parts[i].offset <= p.parts[i-1].offset {
+			return 0, nil, fmt.Errorf("%w: parts out of order", ErrCorrupt)
+		}
 	}
-	if uint64(at) != octets {
+	if at != octets {
 		return 0, nil, fmt.Errorf("%w: the parts are not the octets", ErrCorrupt)
 	}
 	start := segmentRecord + 8*n

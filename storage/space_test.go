@@ -1,6 +1,7 @@
 package storage
 
 import (
+	"errors"
 	"io"
 	"math/rand/v2"
 	"path"
@@ -135,5 +136,56 @@ func TestSpace(t *testing.T) {
 	a.verify()
 	if names := segmentFiles(mem); len(names) > 0 {
 		t.Fatalf("segments without anything alive: %v", names)
+	}
+}
+
+// TestRetireWithoutCheckpoint discards a group again and again, which then keeps no file and is asked for no checkpoint: its
+// files go nevertheless.
+func TestRetireWithoutCheckpoint(t *testing.T) {
+	a := newAged(t, vfs.NewMem(), 900)
+	for range 20 {
+		for range 10 {
+			from := a.g.LastIndex() + 1
+			must(t, a.g.Append(entries(1, from, from+9, 1, 1000)))
+		}
+		must(t, a.g.Discard())
+	}
+	must(t, a.g.Append(entries(1, 1, 60, 1, 1000))) // one more file, with which the others retire
+	a.s.wal.background.Wait()
+	if n := len(a.s.wal.files); n > 4 {
+		t.Fatalf("%d log files are left", n)
+	}
+}
+
+// TestClosedForWork finds a store that is closed closed for what changes its files, and what was under way ended.
+func TestClosedForWork(t *testing.T) {
+	s := mustOpen(t, vfs.NewMem(), nil)
+	g := mustGroup(t, s, 1)
+	must(t, g.Append(entries(1, 1, 5, 1, 100)))
+	writing, release := make(chan struct{}), make(chan struct{})
+	saved, closed := make(chan error), make(chan error)
+	go func() {
+		saved <- g.SaveCheckpoint(Checkpoint{Index: 5}, func(io.Writer) error {
+			close(writing)
+			<-release
+			return nil
+		}, nothing)
+	}()
+	<-writing
+	go func() { closed <- s.Close() }()
+	select {
+	case <-closed:
+		t.Fatal("closed under a checkpoint")
+	case release <- struct{}{}:
+	}
+	must(t, <-saved)
+	must(t, <-closed)
+	in, err := g.Install()
+	must(t, err)
+	_, commitErr := in.Commit()
+	for _, err := range []error{g.SaveCheckpoint(Checkpoint{Index: 5}, func(io.Writer) error { return nil }, nothing), g.Discard(), commitErr} {
+		if !errors.Is(err, ErrClosed) {
+			t.Fatalf("after Close: %v", err)
+		}
 	}
 }

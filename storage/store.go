@@ -127,7 +127,8 @@ func Open(o Options) (_ *Store, err error) {
 	for _, g := range s.sortedGroups() {
 		if g.cutShort {
 			if err := g.resetAfterCrash(); err != nil {
-				return nil, errors.Join(fmt.Errorf("open store: complete the install into group %d: %w", g.id, err), s.wal.close())
+				s.wal.stop()
+				return nil, errors.Join(fmt.Errorf("open store: complete the install into group %d: %w", g.id, err), s.wal.closeFiles())
 			}
 		}
 	}
@@ -260,8 +261,14 @@ func (s *Store) NeedsCheckpoint() <-chan []uint32 { return s.needs }
 
 // Close ends the store after what waits has been written.
 func (s *Store) Close() error {
-	errs := []error{s.wal.close()}
-	for _, g := range s.sortedGroups() {
+	s.wal.stop()
+	groups := s.sortedGroups()
+	for _, g := range groups {
+		g.working.Lock() // what is under way ends, and nothing begins any more
+		defer g.working.Unlock()
+	}
+	errs := []error{s.wal.closeFiles()}
+	for _, g := range groups {
 		errs = append(errs, g.close())
 	}
 	return errors.Join(append(errs, s.lock.Close())...)

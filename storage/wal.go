@@ -21,6 +21,8 @@ type wal struct {
 	wake chan struct{} // has room for one
 	done chan struct{} // closed when the writer has ended
 
+	background sync.WaitGroup // what the writer has begun beside itself
+
 	mu      sync.Mutex // guards waiting, closed and failed
 	waiting []*request
 	closed  bool
@@ -95,7 +97,7 @@ func (w *wal) submit(r *request) error {
 // run writes until close.
 func (w *wal) run() {
 	defer close(w.done)
-	go w.prepareSpare()
+	w.background.Go(w.prepareSpare)
 	for range w.wake {
 		for {
 			w.mu.Lock()
@@ -153,7 +155,8 @@ func (w *wal) die(err error) {
 	}
 }
 
-func (w *wal) close() error {
+// stop ends the writer after what waits has been written.
+func (w *wal) stop() {
 	w.mu.Lock()
 	w.closed = true
 	w.mu.Unlock()
@@ -169,6 +172,10 @@ func (w *wal) close() error {
 	for _, r := range left {
 		r.done <- fmt.Errorf("%w after it failed: whether the records are durable is not known", ErrClosed)
 	}
+	w.background.Wait()
+}
+
+func (w *wal) closeFiles() error {
 	w.filesMu.Lock()
 	defer w.filesMu.Unlock()
 	var errs []error
@@ -234,10 +241,7 @@ func (w *wal) makeRoom(r *request) (answered bool, err error) {
 		return false, err
 	}
 	w.s.log.Error("no space for the next log file", "err", err)
-	w.mu.Lock()
-	closed := w.closed
-	w.mu.Unlock()
-	if closed {
+	if w.isClosed() {
 		err = fmt.Errorf("%w: %w", ErrClosed, err)
 	} else if r.next > 0 {
 		// A part is durable, so neither yes nor no would be true. It waits until there is space.
@@ -354,9 +358,24 @@ func (w *wal) rotate() error {
 	if err := w.watched(func() error { return w.begin(number, f) }); err != nil {
 		return w.giveBack(number, f, err)
 	}
-	go w.prepareSpare()
 	w.askForCheckpoints()
+	w.background.Go(w.maintain)
 	return nil
+}
+
+// maintain retires what nobody needs any more, as a group that was installed, discarded or found damaged leaves it without
+// a checkpoint of its own, and reserves the next file.
+func (w *wal) maintain() {
+	if err := w.retire(); err != nil {
+		w.s.log.Warn("log files cannot be retired", "err", err)
+	}
+	w.prepareSpare()
+}
+
+func (w *wal) isClosed() bool {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.closed
 }
 
 // giveBack makes a file that could not be begun the spare again when the reason was a full disk.
@@ -418,10 +437,7 @@ func (w *wal) spareName() string { return path.Join(w.dir, "spare.wal") }
 func (w *wal) prepareSpare() {
 	w.spareMu.Lock()
 	defer w.spareMu.Unlock()
-	w.mu.Lock()
-	closed := w.closed
-	w.mu.Unlock()
-	if w.spare != nil || closed {
+	if w.spare != nil || w.isClosed() {
 		return
 	}
 	f, err := w.reserve(w.spareName())
@@ -562,6 +578,24 @@ func (w *wal) acquire(number uint64) *walFile {
 	f := w.files[number-w.files[0].number]
 	f.readers++
 	return f
+}
+
+// acquireAll keeps every file open until releaseAll.
+func (w *wal) acquireAll() []*walFile {
+	w.filesMu.Lock()
+	defer w.filesMu.Unlock()
+	for _, f := range w.files {
+		f.readers++
+	}
+	return slices.Clone(w.files)
+}
+
+func (w *wal) releaseAll(files []*walFile) error {
+	var errs []error
+	for _, f := range files {
+		errs = append(errs, w.release(f))
+	}
+	return errors.Join(errs...)
 }
 
 func (w *wal) release(f *walFile) error {
