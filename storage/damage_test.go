@@ -218,6 +218,11 @@ func TestMissingFiles(t *testing.T) {
 				t.Errorf("without %s, second time %s after %s: %v", name, second, first, err)
 			}
 			t.Log(name, first)
+			intact := disk.Clone()
+			must(t, intact.Remove(name))
+			if err := Dump(intact, "d", io.Discard, false); (err != nil) != (first != "intact") {
+				t.Errorf("without %s, %s, the dump says %v", name, first, err)
+			}
 		}
 	}
 }

@@ -96,7 +96,7 @@ func (d *dumper) store(dir string) error {
 	if err != nil {
 		return err
 	}
-	if err := d.wal(dir); err != nil {
+	if err := d.wal(dir, names); err != nil {
 		return err
 	}
 	for _, name := range names {
@@ -111,7 +111,7 @@ func (d *dumper) store(dir string) error {
 }
 
 // wal prints the log by the same code that recovers it, on groups that stand on nothing.
-func (d *dumper) wal(dir string) error {
+func (d *dumper) wal(dir string, groups []string) error {
 	s := &Store{fs: d.fs, o: Options{Dir: dir}, log: slog.New(slog.DiscardHandler), id: d.storeID, groups: map[uint32]*Group{}}
 	s.wal = &wal{s: s, dir: path.Join(dir, "wal")}
 	data, err := readFile(d.fs, s.currentName(), 64)
@@ -129,6 +129,7 @@ func (d *dumper) wal(dir string) error {
 		return err
 	}
 	oldest := true
+	numbers := map[uint64]bool{}
 	for _, name := range names {
 		text, ok := strings.CutSuffix(name, ".wal")
 		number, err := strconv.ParseUint(text, 16, 64)
@@ -139,11 +140,50 @@ func (d *dumper) wal(dir string) error {
 			return err
 		}
 		oldest = false
+		numbers[number] = true
 	}
 	if !slices.Contains(names, fmt.Sprintf("%016x.wal", newest)) {
 		d.line(fmt.Sprintf("wal/%016x.wal", newest), "log", nil, true, "missing")
 	}
-	return nil
+	return d.verdicts(s, groups, numbers, newest)
+}
+
+// verdicts tells the groups that a recovery would say are damaged, by the code of the recovery.
+func (d *dumper) verdicts(s *Store, names []string, numbers map[uint64]bool, newest uint64) error {
+	s.groups = map[uint32]*Group{}
+	for _, name := range names {
+		number, ok := strings.CutPrefix(name, "group-")
+		id, err := strconv.ParseUint(number, 10, 32)
+		if !ok || err != nil {
+			continue
+		}
+		g := newGroup(s, uint32(id))
+		s.groups[g.id] = g
+		f, err := d.fs.Open(g.checkpointName())
+		if errors.Is(err, vfs.ErrNotExist) {
+			continue
+		} else if err != nil {
+			return err
+		}
+		if g.checkpoint, err = readCheckpoint(f, d.storeID, g.id); err == nil {
+			g.floor = g.checkpoint.floor
+		}
+		if err := f.Close(); err != nil {
+			return err
+		}
+	}
+	r := &recovery{s: s, suspects: map[uint32]string{}, needs: map[uint32]uint64{}, missing: map[uint32]string{}}
+	err := r.files(numbers, newest)
+	r.judge()
+	for _, f := range s.wal.files {
+		err = errors.Join(err, f.f.Close())
+	}
+	for _, g := range s.sortedGroups() {
+		if g.Damaged() != nil {
+			d.line("wal", "group", &g.id, true, "%s", g.Damaged())
+		}
+	}
+	return err
 }
 
 // walFile prints the records of a log file, by runs of one group.

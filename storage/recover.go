@@ -372,6 +372,21 @@ func (r *recovery) find(f *walFile, from, size int64) (at int64, found bool, err
 	return 0, false, nil
 }
 
+// judge damages the groups that something is missing of when all has been read.
+func (r *recovery) judge() {
+	for _, g := range r.s.sortedGroups() {
+		if why := r.suspects[g.id]; why != "" {
+			g.damage("what it had there is not known: %s", why)
+		}
+		if why := r.missing[g.id]; why != "" {
+			g.damage("%s", why)
+		}
+		if need := r.needs[g.id]; need > 0 && (g.checkpoint == nil || g.checkpoint.Index < need) {
+			g.damage("its log stands on an installed checkpoint at %d, which is not there", need)
+		}
+	}
+}
+
 // complete brings an install or a discard to its end that a crash cut short between the group's directory and its log.
 func (r *recovery) complete(g *Group) error {
 	switch c := g.checkpoint; {
@@ -388,19 +403,11 @@ func (r *recovery) complete(g *Group) error {
 	}
 }
 
-// finish ends the recovery: whoever is still suspected is damaged, and installs that were cut short are completed.
+// finish ends the recovery: whoever is still suspected is damaged, and what was cut short is completed.
 func (r *recovery) finish(numbers map[uint64]bool, newest uint64) error {
+	r.judge()
 	damaged := false
 	for _, g := range r.s.sortedGroups() {
-		if why := r.suspects[g.id]; why != "" {
-			g.damage("what it had there is not known: %s", why)
-		}
-		if why := r.missing[g.id]; why != "" {
-			g.damage("%s", why)
-		}
-		if need := r.needs[g.id]; need > 0 && (g.checkpoint == nil || g.checkpoint.Index < need) {
-			g.damage("its log stands on an installed checkpoint at %d, which is not there", need)
-		}
 		if g.Damaged() == nil && g.checkpoint != nil {
 			if err := r.complete(g); err != nil {
 				return err
