@@ -266,11 +266,11 @@ func failOnce(t *testing.T, what string, nth int) bool {
 	r.append(1, 6, 900)
 	must(t, r.s.Close())
 	var count, fatals atomic.Int32
-	var failed vfs.Op
+	var failed atomic.Pointer[vfs.Op]
 	var on atomic.Bool
 	fs := vfs.Inject(r.mem, func(op vfs.Op) error {
 		if on.Load() && !strings.Contains(op.Name, "spare.wal") && int(count.Add(1)) == nth {
-			failed = op
+			failed.Store(&op)
 			return errors.New("broken")
 		}
 		return nil
@@ -306,7 +306,7 @@ func failOnce(t *testing.T, what string, nth int) bool {
 	if err == nil {
 		now = after
 	}
-	label := fmt.Sprintf("%s, operation %d (%s %s): %v", what, nth, failed.Kind, failed.Name, err)
+	label := fmt.Sprintf("%s, operation %d (%+v): %v", what, nth, failed.Load(), err)
 	if fatals.Load() == 0 {
 		if verifyErr := now.verify(g); verifyErr != nil && (err == nil || what == "checkpoint" || after.verify(g) != nil) {
 			t.Errorf("%s: then %v", label, verifyErr)

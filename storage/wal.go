@@ -537,13 +537,14 @@ func (w *wal) retire() error {
 			w.filesMu.Unlock()
 			break
 		}
+		// First the entries, then the file: an entry that a group says it has can be read.
+		for _, g := range groups {
+			g.trim(f.number)
+		}
 		w.files = w.files[1:]
 		f.retired = true
 		busy := f.readers > 0
 		w.filesMu.Unlock()
-		for _, g := range groups {
-			g.trim(f.number)
-		}
 		errs = append(errs, w.recycle(f, busy))
 	}
 	w.askForCheckpoints()
