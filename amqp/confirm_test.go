@@ -3,6 +3,7 @@ package amqp
 import (
 	"testing"
 	"testing/synctest"
+	"time"
 
 	"github.com/warrenmq/warren/amqp/wire"
 	"github.com/warrenmq/warren/broker"
@@ -46,7 +47,7 @@ func TestConfirmsAreCoalesced(t *testing.T) {
 // TestReturnBeforeConfirm publishes messages with and without a queue, in turns and pieces of all sizes: each that is
 // returned is returned before its confirm.
 func TestReturnBeforeConfirm(t *testing.T) {
-	r := start(t, Options{}, broker.Options{})
+	r := start(t, Options{HandshakeTimeout: time.Hour}, broker.Options{})
 	defer r.stop()
 	k := r.open(amqptest.Login{})
 	k.Methods(1, &wire.QueueDeclare{Queue: "q"}, &wire.QueueDeclare{Queue: "q2"}, &wire.ConfirmSelect{})

@@ -400,7 +400,7 @@ func TestLargeBodyInSmallFrames(t *testing.T) {
 
 // TestManyClients has clients come and go at once, each with channels of its own.
 func TestManyClients(t *testing.T) {
-	r := start(t, Options{}, broker.Options{})
+	r := start(t, Options{HandshakeTimeout: time.Hour}, broker.Options{})
 	var work sync.WaitGroup
 	for i := range 20 {
 		work.Go(func() {
