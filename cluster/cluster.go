@@ -330,6 +330,9 @@ func (c *Cluster) shutDown() error {
 	if c.edge != nil {
 		c.edge.Close()
 	}
+	if c.raftnet != nil {
+		c.raftnet.Close() // so that no group waits for an answer
+	}
 	for _, s := range c.shards() {
 		s.stop()
 		s.host.Close()
@@ -342,7 +345,6 @@ func (c *Cluster) shutDown() error {
 	}
 	if c.network != nil {
 		c.network.Close()
-		c.raftnet.Close()
 	}
 	if c.watcher != nil {
 		c.watcher.work.Wait()

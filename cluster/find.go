@@ -143,6 +143,7 @@ func (c *Cluster) register(ctx context.Context) error {
 			return fmt.Errorf("wait for the catalog (at %d): %w", at, ctx.Err())
 		}
 	}
+	c.lookAround(ctx)
 	for {
 		trying, cancel := context.WithTimeout(ctx, registerTimeout)
 		reply, err := c.Propose(trying, catalog.RegisterNode(&raftv1.RegisterNode{Uuid: c.identity.UUID, Name: c.o.Name,
@@ -159,6 +160,29 @@ func (c *Cluster) register(ctx context.Context) error {
 		}
 	}
 }
+
+// lookAround waits until it is known of every member how it is, for a while: whether any ran on decides whether the whole
+// cluster was restarted.
+func (c *Cluster) lookAround(ctx context.Context) {
+	ctx, cancel := context.WithTimeout(ctx, lookTimeout)
+	defer cancel()
+	for ctx.Err() == nil {
+		nodes := c.directory.Load().byUUID
+		for uuid := range nodes {
+			c.watcher.add(uuid)
+		}
+		if c.watcher.knows(nodes) {
+			return
+		}
+		select {
+		case <-time.After(findPeriod / 10):
+		case <-ctx.Done():
+		}
+	}
+}
+
+// lookTimeout bounds lookAround: a node that cannot be reached for so long does not run on.
+const lookTimeout = probeTimeout + silenceLimit
 
 // registerTimeout bounds a try to register.
 const registerTimeout = 10 * time.Second

@@ -15,6 +15,7 @@ import (
 	"github.com/warrenmq/warren/cluster/pipe"
 	"github.com/warrenmq/warren/cluster/raftnet"
 	nodev1 "github.com/warrenmq/warren/proto/node/v1"
+	"github.com/warrenmq/warren/raftfsm/catalog"
 	"github.com/warrenmq/warren/raftfsm/queue"
 )
 
@@ -34,6 +35,7 @@ type peerInfo struct {
 	since  time.Time      // of the state
 	status *nodev1.Status // the last one; nil: none yet
 	skew   time.Duration  // how far its clock is ahead of this node's, about
+	tried  bool           // it has been heard, or not been reached, at least once
 }
 
 const (
@@ -118,7 +120,7 @@ func (w *watcher) heard(uuid string, s *nodev1.Status) {
 	w.mu.Lock()
 	p := w.peers[uuid]
 	was, before := p.state, p.status
-	p.status, p.state = s, pipe.PeerAlive
+	p.status, p.state, p.tried = s, pipe.PeerAlive, true
 	p.skew = time.Duration(s.TimeMillis-time.Now().UnixMilli()) * time.Millisecond
 	if was != pipe.PeerAlive {
 		p.since = time.Now()
@@ -153,6 +155,7 @@ func (w *watcher) lost(uuid string, why error) {
 	}
 	w.mu.Lock()
 	p := w.peers[uuid]
+	p.tried = true
 	changed := p.state != state
 	if changed {
 		p.state, p.since = state, time.Now()
@@ -195,6 +198,18 @@ func (w *watcher) maybeLeads(uuid string) bool {
 	defer w.mu.Unlock()
 	p := w.peers[uuid]
 	return p == nil || p.state != pipe.PeerDead
+}
+
+// knows tells whether it is known of all the nodes how they are.
+func (w *watcher) knows(nodes map[string]*catalog.Node) bool {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	for uuid := range nodes {
+		if p := w.peers[uuid]; uuid != w.c.identity.UUID && (p == nil || !p.tried) {
+			return false
+		}
+	}
+	return true
 }
 
 // leaderElsewhere implements nodesView.

@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"sync"
 	"time"
+
+	"github.com/hashicorp/raft"
 )
 
 // link is this node's stream of requests to another node, for all groups. It is made when it is needed and given up with
@@ -34,7 +36,11 @@ func (t *Transport) link(uuid string) *link {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	l := t.links[uuid]
-	if l == nil {
+	if l == nil && t.closed {
+		l = &link{t: t, err: raft.ErrTransportShutdown, ended: make(chan struct{})}
+		close(l.ended)
+		l.once.Do(func() {})
+	} else if l == nil {
 		l = &link{t: t, uuid: uuid, ready: make(chan struct{}), ended: make(chan struct{}), waiting: map[uint64]chan []byte{}}
 		t.links[uuid] = l
 		go l.run()

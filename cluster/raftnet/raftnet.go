@@ -44,6 +44,7 @@ type Transport struct {
 	mu     sync.Mutex // guards what follows
 	groups map[uint32]*Group
 	links  map[string]*link
+	closed bool
 }
 
 // New makes a transport.
@@ -85,11 +86,11 @@ func (t *Transport) group(group uint32) *Group {
 	return t.groups[group]
 }
 
-// Close gives up all streams.
+// Close gives up all streams: requests under way fail, and all later ones.
 func (t *Transport) Close() {
 	t.mu.Lock()
 	links := t.links
-	t.links = map[string]*link{}
+	t.links, t.closed = map[string]*link{}, true
 	t.mu.Unlock()
 	for _, l := range links {
 		l.fail(raft.ErrTransportShutdown)
