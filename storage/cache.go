@@ -43,17 +43,23 @@ func newCache(limit int64) *cache { return &cache{limit: limit} }
 
 // add puts things into their groups' maps and drops the oldest beyond the limit. The caller holds no group's cacheMu.
 func (c *cache) add(items ...cached) {
-	for _, it := range items {
-		it.group.cacheMu.Lock()
-		it.group.cached[it.index] = it.piece
-		it.group.cacheMu.Unlock()
-	}
-	for _, it := range c.admit(items) {
-		it.group.cacheMu.Lock()
+	byGroup(items, func(it *cached) { it.group.cached[it.index] = it.piece })
+	byGroup(c.admit(items), func(it *cached) {
 		if it.group.cached[it.index] == it.piece {
 			delete(it.group.cached, it.index)
 		}
-		it.group.cacheMu.Unlock()
+	})
+}
+
+// byGroup does something under cacheMu, which is taken once for things of the same group that follow one another.
+func byGroup(items []cached, do func(it *cached)) {
+	for i := 0; i < len(items); {
+		g := items[i].group
+		g.cacheMu.Lock()
+		for ; i < len(items) && items[i].group == g; i++ {
+			do(&items[i])
+		}
+		g.cacheMu.Unlock()
 	}
 }
 

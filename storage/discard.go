@@ -26,7 +26,7 @@ func (g *Group) discard() error {
 	if err := errors.Join(g.s.fs.MkdirAll(g.dir), g.s.fs.SyncDir(g.s.o.Dir)); err != nil {
 		return err
 	}
-	if err := g.s.wal.submit(&request{group: g, records: []record{{kind: kindReset, group: g.id, term: newReset()}}}); err != nil {
+	if err := g.s.wal.submit(g, nil, record{kind: kindReset, group: g.id, term: newReset()}); err != nil {
 		return err
 	}
 	return g.emptied()

@@ -124,7 +124,6 @@ func (g *Group) Append(entries []Entry) error {
 	if err := g.Damaged(); err != nil {
 		return err
 	}
-	r := &request{group: g, entries: entries, records: make([]record, len(entries))}
 	next := entries[0].Index
 	if next == 0 {
 		return fmt.Errorf("append to group %d: index 0", g.id)
@@ -143,9 +142,11 @@ func (g *Group) Append(entries []Entry) error {
 		if e.Index != next+uint64(i) {
 			return fmt.Errorf("append to group %d: index %d is not in line", g.id, e.Index)
 		}
-		r.records[i] = record{kind: kindEntry, typ: e.Type, group: g.id, index: e.Index, term: e.Term, time: e.AppendedAt, data: e.Data, exts: e.Extensions}
+		if size := padded(recordSize + len(e.Data) + len(e.Extensions)); int64(size) > g.s.o.WALFileSize/2 {
+			return fmt.Errorf("append to group %d: a record of %d octets is more than half a log file of %d", g.id, size, g.s.o.WALFileSize)
+		}
 	}
-	return g.submit(r)
+	return g.submit(entries, record{})
 }
 
 // end is the last index, also of a log that was given up to its end.
@@ -155,11 +156,11 @@ func (g *Group) end() (given bool, last uint64) {
 	return g.first > g.last, g.last
 }
 
-func (g *Group) submit(r *request) error {
+func (g *Group) submit(entries []Entry, other record) error {
 	if err := g.Damaged(); err != nil {
 		return err
 	}
-	return g.s.wal.submit(r)
+	return g.s.wal.submit(g, entries, other)
 }
 
 // TruncateSuffix removes the entries from index on, for good when it returns.
@@ -167,7 +168,7 @@ func (g *Group) TruncateSuffix(from uint64) error {
 	if from == 0 {
 		return fmt.Errorf("truncate group %d from index 0", g.id)
 	}
-	return g.submit(&request{group: g, records: []record{{kind: kindTruncate, group: g.id, index: from}}})
+	return g.submit(nil, record{kind: kindTruncate, group: g.id, index: from})
 }
 
 // TruncatePrefix gives up the entries up to index. Bodies in them can still be read while their references are alive.
@@ -185,13 +186,16 @@ func (g *Group) TruncatePrefix(to uint64) error {
 func (g *Group) written(f *walFile, batch []placed, items []cached) []cached {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	for _, p := range batch {
+	// One allocation for all: they come together, and the cache lets them go together, but for the last few.
+	pieces := make([]piece, len(batch))
+	for i, p := range batch {
 		p.r.next = p.record + 1
-		rec := &p.r.records[p.record]
-		g.note(f, rec, p.at)
+		rec := p.r.record(p.record)
+		g.note(f, &rec, p.at)
 		if rec.kind == kindEntry {
 			e := p.r.entries[p.record]
-			items = append(items, cached{g, e.Index, &piece{entry: e, whole: true}, int64(len(e.Data)+len(e.Extensions)) + overhead})
+			pieces[i] = piece{entry: e, whole: true}
+			items = append(items, cached{g, e.Index, &pieces[i], int64(len(e.Data)+len(e.Extensions)) + overhead})
 		}
 	}
 	return items

@@ -100,7 +100,7 @@ func (i *Installer) install() (Checkpoint, error) {
 // resetLog notes in the log that an installed checkpoint took its place. There is no way back, so a full disk is waited for.
 func (g *Group) resetLog() error {
 	for {
-		err := g.s.wal.submit(&request{group: g, records: []record{{kind: kindReset, group: g.id, index: g.checkpoint.Index, term: g.checkpoint.install}}})
+		err := g.s.wal.submit(g, nil, record{kind: kindReset, group: g.id, index: g.checkpoint.Index, term: g.checkpoint.install})
 		if !errors.Is(err, ErrDiskFull) || errors.Is(err, ErrClosed) {
 			return err
 		}
@@ -114,7 +114,7 @@ func newReset() uint64 { return rand.Uint64() | 1 }
 // resetAfterCrash completes an install that a crash cut short.
 func (g *Group) resetAfterCrash() error {
 	g.cutShort = false
-	return g.s.wal.submit(&request{group: g, records: []record{{kind: kindReset, group: g.id, index: g.checkpoint.Index, term: g.checkpoint.install}}})
+	return g.s.wal.submit(g, nil, record{kind: kindReset, group: g.id, index: g.checkpoint.Index, term: g.checkpoint.install})
 }
 
 // replace makes the installed data the group's.

@@ -39,6 +39,11 @@ type wal struct {
 	tail   int64 // where the next batch goes
 	buf    []byte
 	dirty  bool // something was written since the last mark
+
+	// Room that is used again for each batch.
+	named []uint32
+	batch []placed
+	items []cached
 }
 
 // walFile is one file of the log.
@@ -52,13 +57,25 @@ type walFile struct {
 	retired bool  // out of the list; closed with the last reader
 }
 
-// request is records of one group that wait to be durable.
+// request is records of one group that wait to be durable: entries, or one of another kind.
 type request struct {
 	group   *Group
-	records []record
-	entries []Entry // for the cache; nil for records that are no entries
-	next    int     // records before it are written
+	entries []Entry
+	other   record // when there are no entries
+	next    int    // records before it are written
 	done    chan error
+}
+
+func (r *request) len() int { return max(len(r.entries), 1) }
+
+// record is the record at a place, without its checksums.
+func (r *request) record(i int) record {
+	if len(r.entries) == 0 {
+		return r.other
+	}
+	e := &r.entries[i]
+	return record{kind: kindEntry, typ: e.Type, group: r.group.id, index: e.Index, term: e.Term, time: e.AppendedAt,
+		data: e.Data, exts: e.Extensions, dataLen: uint32(len(e.Data)), extLen: uint32(len(e.Extensions))}
 }
 
 // errFailed ends the writer after somebody else has called die.
@@ -78,8 +95,8 @@ func (w *wal) walName(number uint64) string {
 }
 
 // submit queues records and waits until they are durable.
-func (w *wal) submit(r *request) error {
-	r.done = make(chan error, 1)
+func (w *wal) submit(g *Group, entries []Entry, other record) error {
+	r := &request{group: g, entries: entries, other: other, done: make(chan error, 1)}
 	w.mu.Lock()
 	if w.closed {
 		w.mu.Unlock()
@@ -219,7 +236,7 @@ func (w *wal) writeAll(requests []*request) ([]*request, error) {
 		if err := w.write(batch); err != nil {
 			return requests, err
 		}
-		for len(requests) > 0 && requests[0].next == len(requests[0].records) {
+		for len(requests) > 0 && requests[0].next == requests[0].len() {
 			requests[0].done <- nil
 			requests = requests[1:]
 		}
@@ -232,8 +249,9 @@ func (w *wal) writeAll(requests []*request) ([]*request, error) {
 
 // makeRoom changes to the next file for a request that does not fit, or answers the request with the reason why not.
 func (w *wal) makeRoom(r *request) (answered bool, err error) {
+	rec := r.record(r.next)
 	if w.tail == w.current().begin && w.current().size >= w.s.o.WALFileSize {
-		r.done <- fmt.Errorf("a record of %d octets fits into no log file of %d", r.records[r.next].size(), w.s.o.WALFileSize)
+		r.done <- fmt.Errorf("a record of %d octets fits into no log file of %d", rec.size(), w.s.o.WALFileSize)
 		return true, nil
 	}
 	err = w.rotate()
@@ -254,36 +272,34 @@ func (w *wal) makeRoom(r *request) (answered bool, err error) {
 
 // build puts records into the buffer behind room for the batch's header, as many as fit, and chains them.
 func (w *wal) build(requests []*request) []placed {
-	var header batchHeader
-	named := map[uint32]bool{}
+	header := batchHeader{groups: w.named[:0]}
 	for i, r := range requests {
 		if len(header.groups) == maxBatchGroups {
 			requests = requests[:i]
 			break
 		}
-		if !named[r.group.id] {
-			named[r.group.id] = true
+		if !slices.Contains(header.groups, r.group.id) {
 			header.groups = append(header.groups, r.group.id)
 		}
 	}
+	w.named = header.groups
 	front := header.size()
-	w.buf = append(w.buf[:0], make([]byte, front)...)
-	var batch []placed
+	w.buf = slices.Grow(w.buf[:0], front)[:front]
+	w.batch = w.batch[:0]
 	for _, r := range requests {
-		for i := r.next; i < len(r.records); i++ {
-			rec := &r.records[i]
-			rec.dataLen, rec.extLen = uint32(len(rec.data)), uint32(len(rec.exts))
+		for i := r.next; i < r.len(); i++ {
+			rec := r.record(i)
 			size := int64(len(w.buf) + rec.size())
-			if w.tail+size > w.current().size || size > maxBatch && len(batch) > 0 {
-				return w.finish(batch, &header, front)
+			if w.tail+size > w.current().size || size > maxBatch && len(w.batch) > 0 {
+				return w.finish(w.batch, &header, front)
 			}
-			batch = append(batch, placed{r, i, w.tail + int64(len(w.buf))})
+			w.batch = append(w.batch, placed{r, i, w.tail + int64(len(w.buf))})
 			rec.prev = r.group.chain
 			w.buf = rec.append(w.buf)
 			r.group.chain = rec.crc
 		}
 	}
-	return w.finish(batch, &header, front)
+	return w.finish(w.batch, &header, front)
 }
 
 func (w *wal) finish(batch []placed, header *batchHeader, front int) []placed {
@@ -303,7 +319,7 @@ func (w *wal) write(batch []placed) error {
 	}
 	w.tail += int64(len(w.buf))
 	w.dirty = true
-	var items []cached
+	items := w.items[:0]
 	for i := 0; i < len(batch); {
 		g := batch[i].r.group
 		n := i + 1
@@ -314,6 +330,9 @@ func (w *wal) write(batch []placed) error {
 		i = n
 	}
 	w.s.cache.add(items...)
+	clear(items)
+	clear(batch)
+	w.items = items
 	return nil
 }
 
