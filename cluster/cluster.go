@@ -74,7 +74,7 @@ type Cluster struct {
 	db       *raftstore.DB
 	network  *peer.Network
 	raftnet  *raftnet.Transport
-	gossip   *gossip.Gossip
+	gossip   atomic.Pointer[gossip.Gossip] // nil: not started yet
 
 	catalog   *catalogSeat
 	leases    *leases
@@ -173,9 +173,14 @@ func (c *Cluster) open() (err error) {
 	c.catalog, c.leases, c.follower = newCatalogSeat(c), newLeases(c), newFollower(c)
 	c.leaders, c.watcher, c.forgetter = newLeaderTable(c), newWatcher(c.ctx, c), newForgetter(c)
 	c.work.Go(c.serveNodes)
-	c.gossip, err = gossip.Start(gossip.Options{Self: c.member(), Bind: c.o.Host, Port: c.o.GossipPort, Advertise: c.o.Advertise,
+	g, err := gossip.Start(gossip.Options{Self: c.member(), Bind: c.o.Host, Port: c.o.GossipPort, Advertise: c.o.Advertise,
 		Seeds: c.o.Join, Changed: c.membersChanged, Logger: c.log})
-	return err
+	if err != nil {
+		return err
+	}
+	c.gossip.Store(g)
+	g.Update(c.member()) // another node may have told of the cluster's beginning meanwhile
+	return nil
 }
 
 func (c *Cluster) serveNodes() {
@@ -219,7 +224,7 @@ func (c *Cluster) clusterID() string {
 
 // address is where a node listens now: gossip knows best; before it does, where the cluster began may still be right.
 func (c *Cluster) address(uuid string) (string, error) {
-	if g := c.gossip; g != nil {
+	if g := c.gossip.Load(); g != nil {
 		if a := g.Address(uuid); a != "" {
 			return a, nil
 		}
@@ -324,8 +329,8 @@ func (c *Cluster) Close(ctx context.Context) error {
 func (c *Cluster) shutDown() error {
 	c.end()
 	var errs []error
-	if c.gossip != nil {
-		errs = append(errs, c.gossip.Leave())
+	if g := c.gossip.Load(); g != nil {
+		errs = append(errs, g.Leave())
 	}
 	if c.edge != nil {
 		c.edge.Close()

@@ -50,7 +50,7 @@ func (c *Cluster) begin(ctx context.Context) {
 		return // somebody lets this node in
 	}
 	nodes := []*nodev1.Member{c.member()}
-	for _, m := range c.gossip.Members() {
+	for _, m := range c.gossip.Load().Members() {
 		if m.ClusterId != "" {
 			return // there is a cluster already
 		}
@@ -92,7 +92,9 @@ func (c *Cluster) found(f founding) error {
 	c.founded.Store(&f)
 	close(c.begun)
 	c.log.Info("the cluster begins", "cluster", f.ClusterID, "nodes", len(f.Servers))
-	go c.gossip.Update(c.member())
+	if g := c.gossip.Load(); g != nil {
+		go g.Update(c.member())
+	}
 	return nil
 }
 
@@ -106,7 +108,7 @@ func (c *Cluster) tellFounding(ctx context.Context) {
 	for _, s := range f.Servers {
 		q.Servers = append(q.Servers, &nodev1.Server{Uuid: s.UUID, Address: s.Address})
 	}
-	for _, m := range c.gossip.Members() {
+	for _, m := range c.gossip.Load().Members() {
 		if m.ClusterId != "" || !slices.ContainsFunc(f.Servers, func(s foundingNode) bool { return s.UUID == m.Uuid }) {
 			continue
 		}

@@ -24,11 +24,11 @@ type shard struct {
 
 	snaps *raftstore.ShardSnapshots // of the running instance
 
-	mu          sync.Mutex // guards what follows; held while entries are applied
-	index, term uint64     // of the last entry applied
-	members     raft.Configuration
-	membersAt   uint64
-	entries     []pipe.Entry
+	mu              sync.Mutex // guards what follows; held while entries are applied
+	index, term     uint64     // of the last entry applied
+	configuration   raft.Configuration
+	configurationAt uint64
+	entries         []pipe.Entry
 }
 
 func newShard(c *Cluster, id queue.ShardID) (*shard, error) {
@@ -116,7 +116,7 @@ func (s *shard) Propose(term uint64, entry []byte) error {
 func (s *shard) pin() raftstore.Pinned {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return raftstore.Pinned{Index: s.index, Term: s.term, Configuration: s.members, ConfigIndex: s.membersAt, State: s.host.Snapshot()}
+	return raftstore.Pinned{Index: s.index, Term: s.term, Configuration: s.configuration, ConfigIndex: s.configurationAt, State: s.host.Snapshot()}
 }
 
 // checkpoint makes the state durable, so that log files can retire.
@@ -152,7 +152,7 @@ func (m shardMachine) ApplyBatch(logs []*raft.Log) []any {
 		case raft.LogCommand:
 			e.Data = l.Data
 		case raft.LogConfiguration:
-			s.members, s.membersAt = raft.DecodeConfiguration(l.Data), l.Index
+			s.configuration, s.configurationAt = raft.DecodeConfiguration(l.Data), l.Index
 		}
 		s.entries = append(s.entries, e)
 	}
@@ -198,7 +198,7 @@ func (m shardMachine) Restore(r io.ReadCloser) error {
 		return fmt.Errorf("shard %d: %w", s.id, err)
 	}
 	s.mu.Lock()
-	s.index, s.term, s.members, s.membersAt = meta.Index, meta.Term, meta.Configuration, meta.ConfigurationIndex
+	s.index, s.term, s.configuration, s.configurationAt = meta.Index, meta.Term, meta.Configuration, meta.ConfigurationIndex
 	s.host.Restore(state)
 	s.mu.Unlock()
 	// The library goes on from the end of the log that it had, not from the snapshot's, and would refuse all that follows

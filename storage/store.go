@@ -229,12 +229,6 @@ func (s *Store) Group(id uint32) (*Group, error) {
 	return g, nil
 }
 
-func (s *Store) group(id uint32) *Group {
-	s.mu.RLock()
-	defer s.mu.RUnlock()
-	return s.groups[id]
-}
-
 // sortedGroups are the groups by id.
 func (s *Store) sortedGroups() []*Group {
 	s.mu.RLock()

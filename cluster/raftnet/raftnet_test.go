@@ -1,0 +1,381 @@
+package raftnet
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/hashicorp/raft"
+)
+
+// two gives the facades of a group on nodes "a" and "b".
+func two(t *testing.T, n *network) (a, b *Group) {
+	t.Helper()
+	a, b = n.join("a").Group(7, "a.1"), n.join("b").Group(7, "b.1")
+	t.Cleanup(func() { a.Close(); b.Close() })
+	return a, b
+}
+
+func requestHeader(from string) raft.RPCHeader {
+	return raft.RPCHeader{ProtocolVersion: raft.ProtocolVersionMax, ID: []byte(from), Addr: []byte(from)}
+}
+
+// A heartbeat on the library's fast path can raise the term while the main loop is stamping an entry with it: replicas
+// diverge (hashicorp/raft#695). So it must reach the main loop in its turn, and the handler not at all.
+func TestHeartbeatGoesThroughTheMainLoop(t *testing.T) {
+	a, b := two(t, newNetwork(t))
+	handled := make(chan raft.RPC, 1)
+	b.SetHeartbeatHandler(func(rpc raft.RPC) {
+		handled <- rpc
+		rpc.Respond(&raft.AppendEntriesResponse{RPCHeader: requestHeader("b.1")}, nil)
+	})
+	answered := make(chan error, 1)
+	var p raft.AppendEntriesResponse
+	go func() {
+		answered <- a.AppendEntries("b.1", "b.1", &raft.AppendEntriesRequest{RPCHeader: requestHeader("a.1"), Term: 5}, &p)
+	}()
+	rpc := next(t, b)
+	q, ok := rpc.Command.(*raft.AppendEntriesRequest)
+	if !ok || q.Term != 5 || len(q.Entries) != 0 || string(q.Addr) != "a.1" || string(q.ID) != "a.1" {
+		t.Fatalf("out of Consumer came %+v", rpc.Command)
+	}
+	select {
+	case err := <-answered:
+		t.Fatalf("the heartbeat was answered before the main loop had seen it: %v", err)
+	default:
+	}
+	rpc.Respond(&raft.AppendEntriesResponse{Term: 6, LastLog: 9, Success: true}, nil)
+	if err := <-answered; err != nil || p.Term != 6 || p.LastLog != 9 || !p.Success {
+		t.Fatalf("answer %+v, %v", p, err)
+	}
+	select {
+	case <-handled:
+		t.Fatal("the heartbeat handler was called")
+	default:
+	}
+}
+
+// A pipeline can stop for ever after one failed write of a follower (hashicorp/raft#612). See also
+// TestFollowerCatchesUpAfterFailedWrites.
+func TestThereIsNoPipeline(t *testing.T) {
+	a, _ := two(t, newNetwork(t))
+	p, err := a.AppendEntriesPipeline("b.1", "b.1")
+	if p != nil || !errors.Is(err, raft.ErrPipelineReplicationNotSupported) {
+		t.Fatalf("AppendEntriesPipeline gave %v, %v", p, err)
+	}
+}
+
+// A replica that was made anew has forgotten its promises: what was meant for its predecessor must not reach it.
+func TestAnotherIncarnationIsRefused(t *testing.T) {
+	n := newNetwork(t)
+	a := n.join("a").Group(7, "a.1")
+	transport := n.join("b")
+	old, renewed := transport.Group(7, "b.1"), transport.Group(7, "b.2")
+	defer renewed.Close()
+	for _, to := range []raft.ServerAddress{"b.1", "b.3", "b"} {
+		for name, call := range requests(a, to) {
+			if err := call(); err == nil || !strings.Contains(err.Error(), "refused") {
+				t.Errorf("%s for seat %s, where b.2 sits: %v", name, to, err)
+			}
+		}
+	}
+	select {
+	case rpc := <-renewed.Consumer():
+		t.Fatalf("a request for another incarnation came through: %+v", rpc.Command)
+	case rpc := <-old.Consumer():
+		t.Fatalf("a facade that was replaced still gets requests: %+v", rpc.Command)
+	default:
+	}
+	// The predecessor's late end must not take the seat from its successor.
+	old.Close()
+	go answerAll(renewed, func(raft.RPC) (any, error) { return &raft.RequestVoteResponse{Granted: true}, nil })
+	var p raft.RequestVoteResponse
+	if err := a.RequestVote("b.2", "b.2", &raft.RequestVoteRequest{}, &p); err != nil || !p.Granted {
+		t.Fatalf("the vote of the present incarnation: %+v, %v", p, err)
+	}
+}
+
+// requests is one request of each kind.
+func requests(g *Group, to raft.ServerAddress) map[string]func() error {
+	return map[string]func() error{
+		"append": func() error {
+			return g.AppendEntries("", to, &raft.AppendEntriesRequest{}, &raft.AppendEntriesResponse{})
+		},
+		"vote": func() error { return g.RequestVote("", to, &raft.RequestVoteRequest{}, &raft.RequestVoteResponse{}) },
+		"pre-vote": func() error {
+			return g.RequestPreVote("", to, &raft.RequestPreVoteRequest{}, &raft.RequestPreVoteResponse{})
+		},
+		"timeout": func() error { return g.TimeoutNow("", to, &raft.TimeoutNowRequest{}, &raft.TimeoutNowResponse{}) },
+		"snapshot": func() error {
+			return g.InstallSnapshot("", to, &raft.InstallSnapshotRequest{}, &raft.InstallSnapshotResponse{}, strings.NewReader(""))
+		},
+	}
+}
+
+func TestUnknownGroupIsRefused(t *testing.T) {
+	a, b := two(t, newNetwork(t))
+	b.Close()
+	for name, call := range requests(a, "b.1") {
+		if err := call(); err == nil || !strings.Contains(err.Error(), "refused") {
+			t.Errorf("%s for a group that was closed: %v", name, err)
+		}
+	}
+}
+
+// An error of the main loop reaches the caller as such, and the stream goes on.
+func TestErrorOfTheMainLoop(t *testing.T) {
+	n := newNetwork(t)
+	a, b := two(t, n)
+	go answerAll(b, func(raft.RPC) (any, error) { return nil, errors.New("term is old") })
+	for name, call := range requests(a, "b.1") {
+		if err := call(); err == nil || !strings.Contains(err.Error(), "term is old") {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+	if n.opens() != 2 { // the requests', and the snapshot's
+		t.Errorf("%d streams were opened", n.opens())
+	}
+}
+
+// A pre-vote is carried, so NewRaft does not turn pre-votes off.
+func TestPreVoteIsCarried(t *testing.T) {
+	a, b := two(t, newNetwork(t))
+	if _, ok := raft.Transport(a).(raft.WithPreVote); !ok {
+		t.Fatal("the facade carries no pre-votes")
+	}
+	go answerAll(b, func(rpc raft.RPC) (any, error) {
+		q := rpc.Command.(*raft.RequestPreVoteRequest)
+		return &raft.RequestPreVoteResponse{Term: q.Term + q.LastLogIndex + q.LastLogTerm, Granted: true}, nil
+	})
+	var p raft.RequestPreVoteResponse
+	if err := a.RequestPreVote("b.1", "b.1", &raft.RequestPreVoteRequest{Term: 1, LastLogIndex: 20, LastLogTerm: 300}, &p); err != nil || p.Term != 321 || !p.Granted {
+		t.Fatalf("answer %+v, %v", p, err)
+	}
+}
+
+// A seat may be told to campaign without the network.
+func TestCampaign(t *testing.T) {
+	a, _ := two(t, newNetwork(t))
+	done := make(chan error, 1)
+	go func() { done <- a.Campaign() }()
+	rpc := next(t, a)
+	if q, ok := rpc.Command.(*raft.TimeoutNowRequest); !ok || string(q.Addr) != "a.1" {
+		t.Fatalf("out of Consumer came %+v", rpc.Command)
+	}
+	rpc.Respond(&raft.TimeoutNowResponse{}, nil)
+	if err := <-done; err != nil {
+		t.Fatal(err)
+	}
+	a.Close()
+	if err := a.Campaign(); !errors.Is(err, errGroupClosed) {
+		t.Fatalf("a closed group campaigns: %v", err)
+	}
+}
+
+// All groups share one stream, and an answer finds the request that it belongs to; a group whose main loop is busy holds
+// up nobody else.
+func TestManyGroupsShareAStream(t *testing.T) {
+	const groups, rounds = 50, 20
+	n := newNetwork(t)
+	from, to := n.join("a"), n.join("b")
+	busy := to.Group(groups, "b.1") // nobody takes its requests
+	stuck := make(chan error, 1)
+	go func() {
+		stuck <- from.Group(groups, "a.1").TimeoutNow("b.1", "b.1", &raft.TimeoutNowRequest{}, &raft.TimeoutNowResponse{})
+	}()
+	var all sync.WaitGroup
+	for i := range uint32(groups) {
+		g := to.Group(i, "b.1")
+		defer g.Close()
+		go answerAll(g, func(rpc raft.RPC) (any, error) {
+			q := rpc.Command.(*raft.AppendEntriesRequest)
+			return &raft.AppendEntriesResponse{Term: uint64(g.group), LastLog: q.PrevLogEntry, Success: len(q.Entries) == 1 && len(q.Entries[0].Data) == int(q.PrevLogTerm)}, nil
+		})
+		near := from.Group(i, "a.1")
+		all.Go(func() {
+			for round := range uint64(rounds) {
+				size := int(i)*100 + int(round)
+				q := &raft.AppendEntriesRequest{PrevLogEntry: round, PrevLogTerm: uint64(size), Entries: []*raft.Log{{Data: make([]byte, size)}}}
+				var p raft.AppendEntriesResponse
+				if err := near.AppendEntries("b.1", "b.1", q, &p); err != nil || p.Term != uint64(i) || p.LastLog != round || !p.Success {
+					t.Errorf("group %d, round %d: %+v, %v", i, round, p, err)
+				}
+			}
+		})
+	}
+	all.Wait()
+	if n.opens() != 1 {
+		t.Errorf("%d streams were opened for one pair of nodes", n.opens())
+	}
+	busy.Close()
+	if err := <-stuck; err == nil {
+		t.Error("a request that nobody took was answered")
+	}
+}
+
+// A peer that takes requests and never answers fails the call in time, and the next call gets a new stream.
+func TestPeerThatNeverAnswers(t *testing.T) {
+	n := newNetwork(t)
+	n.timeout = 50 * time.Millisecond
+	a, b := two(t, n)
+	err := a.RequestVote("b.1", "b.1", &raft.RequestVoteRequest{}, &raft.RequestVoteResponse{})
+	if !errors.Is(err, errTimeout) {
+		t.Fatalf("a request that nobody answers: %v", err)
+	}
+	a.t.mu.Lock()
+	links := len(a.t.links)
+	a.t.mu.Unlock()
+	if links != 0 {
+		t.Fatal("the link is kept")
+	}
+	go answerAll(b, func(raft.RPC) (any, error) { return &raft.RequestVoteResponse{Granted: true}, nil })
+	// On a busy machine an answer may well take longer than 50 ms, so the second call has its own limit.
+	a.t.o.Timeout = patience
+	var p raft.RequestVoteResponse
+	if err := a.RequestVote("b.1", "b.1", &raft.RequestVoteRequest{}, &p); err != nil || !p.Granted || n.opens() != 2 {
+		t.Fatalf("after the time-out: %+v, %v, %d streams", p, err, n.opens())
+	}
+}
+
+// A stream that cannot be opened fails the requests that wait for it; the next one tries again.
+func TestStreamThatCannotBeOpened(t *testing.T) {
+	n := newNetwork(t)
+	a, b := two(t, n)
+	n.isolate("b")
+	for range 3 {
+		if err := a.RequestVote("b.1", "b.1", &raft.RequestVoteRequest{}, &raft.RequestVoteResponse{}); !errors.Is(err, errCut) {
+			t.Fatalf("request over a network that is cut: %v", err)
+		}
+	}
+	n.heal("b")
+	go answerAll(b, func(raft.RPC) (any, error) { return &raft.RequestVoteResponse{Granted: true}, nil })
+	if err := a.RequestVote("b.1", "b.1", &raft.RequestVoteRequest{}, &raft.RequestVoteResponse{}); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// What makes no sense ends the stream: its sender and this node do not speak the same language.
+func TestMalformedRequestClosesTheStream(t *testing.T) {
+	for name, frame := range map[string][]byte{
+		"empty":    {},
+		"version":  (&header{kind: kindTimeout}).append(nil)[1:],
+		"kind":     (&address{}).append((&header{kind: 77}).append(nil)),
+		"too long": append((&address{}).append((&header{kind: kindTimeout}).append(nil)), 0),
+		"snapshot": appendSnapshot((&address{}).append((&header{kind: kindSnapshot}).append(nil)), &raft.InstallSnapshotRequest{}),
+	} {
+		near, far := streamPair()
+		served := make(chan struct{})
+		go func() {
+			defer close(served)
+			newNetwork(t).join("b").Serve(context.Background(), far)
+		}()
+		if err := near.Send(frame); err != nil {
+			t.Fatal(err)
+		}
+		if b, err := near.Recv(); err == nil {
+			t.Errorf("%s: answered with %x", name, b)
+		}
+		<-served
+	}
+}
+
+func TestSnapshotOfSeveralMebibytes(t *testing.T) {
+	a, b := two(t, newNetwork(t))
+	data := make([]byte, 5<<20+12345)
+	for i := range data {
+		data[i] = byte(i * 31 >> 3)
+	}
+	q := &raft.InstallSnapshotRequest{SnapshotVersion: 1, Term: 3, LastLogIndex: 100, LastLogTerm: 2, ConfigurationIndex: 9,
+		Configuration: []byte("members"), Size: int64(len(data))}
+	go answerAll(b, func(rpc raft.RPC) (any, error) {
+		got, err := io.ReadAll(rpc.Reader)
+		if err != nil || !bytes.Equal(got, data) {
+			return nil, fmt.Errorf("%d octets came: %w", len(got), err)
+		}
+		r := rpc.Command.(*raft.InstallSnapshotRequest)
+		same := r.SnapshotVersion == 1 && r.LastLogIndex == 100 && r.LastLogTerm == 2 && r.ConfigurationIndex == 9 && string(r.Configuration) == "members"
+		return &raft.InstallSnapshotResponse{Term: r.Term, Success: same}, nil
+	})
+	var p raft.InstallSnapshotResponse
+	if err := a.InstallSnapshot("b.1", "b.1", q, &p, bytes.NewReader(data)); err != nil || p.Term != 3 || !p.Success {
+		t.Fatalf("answer %+v, %v", p, err)
+	}
+}
+
+// A snapshot whose source breaks off must fail at both ends: no half of it may pass for the whole.
+func TestSnapshotThatBreaksOff(t *testing.T) {
+	a, b := two(t, newNetwork(t))
+	received := make(chan error, 1)
+	go answerAll(b, func(rpc raft.RPC) (any, error) {
+		_, err := io.Copy(io.Discard, rpc.Reader)
+		received <- err
+		return nil, err
+	})
+	broken := io.MultiReader(bytes.NewReader(make([]byte, 1<<20)), errorReader{})
+	err := a.InstallSnapshot("b.1", "b.1", &raft.InstallSnapshotRequest{Size: 2 << 20}, &raft.InstallSnapshotResponse{}, broken)
+	if !errors.Is(err, errBroken) {
+		t.Errorf("the sender: %v", err)
+	}
+	if err := <-received; err == nil {
+		t.Error("the receiver took half a snapshot for the whole")
+	}
+}
+
+var errBroken = errors.New("the disk is broken")
+
+type errorReader struct{}
+
+func (errorReader) Read([]byte) (int, error) { return 0, errBroken }
+
+// A receiver that refuses without reading is heard, although the sender is still sending.
+func TestSnapshotThatIsRefusedHalfWay(t *testing.T) {
+	a, b := two(t, newNetwork(t))
+	go answerAll(b, func(raft.RPC) (any, error) { return nil, errors.New("disk full") })
+	err := a.InstallSnapshot("b.1", "b.1", &raft.InstallSnapshotRequest{Size: 3 << 20}, &raft.InstallSnapshotResponse{}, bytes.NewReader(make([]byte, 3<<20)))
+	if err == nil || !strings.Contains(err.Error(), "disk full") {
+		t.Fatalf("the sender: %v", err)
+	}
+}
+
+// More octets than were announced are an error, not a longer snapshot.
+func TestSnapshotLongerThanAnnounced(t *testing.T) {
+	near, far := streamPair()
+	if err := near.Send(make([]byte, 11)); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := io.ReadAll(&snapshotReader{s: far, left: 10}); !errors.Is(err, errTooLong) {
+		t.Fatal(err)
+	}
+}
+
+// Close fails what is under way and what comes later, and leaves no goroutine.
+func TestCloseLeavesNothing(t *testing.T) {
+	n := newNetwork(t)
+	a, b := two(t, n)
+	failed := make(chan error, 10)
+	for range cap(failed) {
+		go func() {
+			failed <- a.RequestVote("b.1", "b.1", &raft.RequestVoteRequest{}, &raft.RequestVoteResponse{})
+		}()
+	}
+	first := next(t, b) // handed over, and never answered
+	a.t.Close()
+	for range cap(failed) {
+		if err := <-failed; !errors.Is(err, raft.ErrTransportShutdown) {
+			t.Errorf("request under way at the end: %v", err)
+		}
+	}
+	if err := a.RequestVote("b.1", "b.1", &raft.RequestVoteRequest{}, &raft.RequestVoteResponse{}); !errors.Is(err, raft.ErrTransportShutdown) {
+		t.Errorf("request after the end: %v", err)
+	}
+	first.Respond(nil, nil)
+	b.Close()
+	b.t.Close()
+	noGoroutines(t)
+}
