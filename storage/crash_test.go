@@ -394,7 +394,7 @@ func visible(disk *vfs.Mem, groups map[uint32]*promise) (map[uint32]*promise, er
 // there. Recovery is exact: what was acknowledged is there, nothing else is, nobody is damaged, and it goes on.
 func TestCrash(t *testing.T) {
 	rounds := 60
-	if testing.Short() {
+	if testing.Short() || racing {
 		rounds = 25
 	}
 	for seed := range uint64(2) {

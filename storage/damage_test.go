@@ -113,7 +113,7 @@ func forEveryOffset(t *testing.T, orderly bool, harm func(data []byte, at int) [
 	must(t, err)
 	window := lastBatch(t, disk, fmt.Sprintf("d/wal/%016x.wal", newest))
 	stride := 1
-	if testing.Short() {
+	if testing.Short() || racing {
 		stride = 13
 	}
 	verdicts := map[string]int{}

@@ -184,33 +184,3 @@ func TestRetire(t *testing.T) {
 		t.Fatalf("%v\n%s", err, out.String())
 	}
 }
-
-func BenchmarkAppend(b *testing.B) {
-	s := mustOpen(b, nil, func(o *Options) { o.Dir, o.WALFileSize = b.TempDir(), 64<<20 })
-	defer s.Close()
-	g := mustGroup(b, s, 1)
-	data := make([]byte, 64<<10)
-	b.SetBytes(int64(len(data)))
-	b.ReportAllocs()
-	next := uint64(1)
-	for b.Loop() {
-		must(b, g.Append([]Entry{{Index: next, Term: 1, Data: data}}))
-		next++
-		if next%256 == 0 {
-			must(b, g.SaveCheckpoint(Checkpoint{Index: next - 1}, func(io.Writer) error { return nil }, func(uint64, uint64, func(uint64, uint32, uint32) bool) {}))
-		}
-	}
-}
-
-func BenchmarkReadBody(b *testing.B) {
-	s := mustOpen(b, vfs.NewMem(), nil)
-	defer s.Close()
-	g := mustGroup(b, s, 1)
-	must(b, g.Append(entries(1, 1, 1, 1, 64<<10)))
-	b.ReportAllocs()
-	for b.Loop() {
-		if _, err := g.ReadBody(1, 1024, 1024); err != nil {
-			b.Fatal(err)
-		}
-	}
-}
