@@ -7,7 +7,7 @@ VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo unkn
 LDFLAGS := -s -w -X main.version=$(VERSION)
 FUZZTIME ?= 10m
 
-.PHONY: help build run test  verify fmt vet lint arrows generate generated cluster cluster-stop fuzz bench clean setup
+.PHONY: help build run test verify fmt vet lint arrows generate generated cluster cluster-stop fuzz bench chaos soak clean setup
 
 help: ## list the targets
 	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -58,6 +58,18 @@ fuzz: ## fuzz every decoder for FUZZTIME each (default 10m)
 
 bench: build ## the throughput figure of docs/performance.md: three nodes and the client on this machine
 	test/bench
+
+# What test/chaos is told; `go run ./test/chaos/cmd/chaos -list` names the faults.
+DURATION ?= 10m
+SEED ?= 0
+FAULTS ?= all
+REPORT ?= chaos-report
+
+chaos: build ## faults under load for DURATION (SEED=, FAULTS=); report in chaos-report
+	$(GO) run ./test/chaos/cmd/chaos -bin $(BIN) -duration $(DURATION) -seed $(SEED) -faults $(FAULTS) -report $(REPORT)
+
+soak: ## the same for hours (DURATION=2h)
+	$(MAKE) chaos DURATION=$(if $(filter command line,$(origin DURATION)),$(DURATION),2h)
 
 clean: ## remove what was built
 	rm -rf bin

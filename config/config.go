@@ -43,6 +43,7 @@ type Server struct {
 
 	AMQPAnnounce string
 	LogLevel     string
+	Profiles     bool
 	File         string
 }
 
@@ -69,6 +70,7 @@ func Register(fs *pflag.FlagSet) *Server {
 	fs.Var(&c.CacheSize, "cache-size", "memory for recent log entries and bodies read back")
 	fs.StringVar(&c.AMQPAnnounce, "amqp-announce", "", "product/version told to AMQP clients that look for a name, for example RabbitMQ/4.2.0")
 	fs.StringVar(&c.LogLevel, "log-level", "info", "debug, info, warn or error")
+	fs.BoolVar(&c.Profiles, "profiles", false, "serve the Go runtime's profiles at /debug/pprof/ of the HTTP port")
 	fs.StringVar(&c.File, "config", "", "YAML file with any of these settings by their flag's name")
 	return c
 }

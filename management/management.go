@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"net/http/pprof"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -20,7 +21,9 @@ type Options struct {
 	Ready func() error
 	// Metrics is what /metrics shows; nil: nothing.
 	Metrics prometheus.Gatherer
-	Logger  *slog.Logger
+	// Profiles serves the Go runtime's profiles. They tell much and cost CPU, so they are asked for.
+	Profiles bool
+	Logger   *slog.Logger
 }
 
 // Server answers HTTP requests of operators and probes.
@@ -59,6 +62,11 @@ func routes(o Options) []route {
 	}
 	if o.Metrics != nil {
 		list = append(list, route{http.MethodGet, "/metrics", promhttp.HandlerFor(o.Metrics, promhttp.HandlerOpts{})})
+	}
+	if o.Profiles {
+		list = append(list, route{http.MethodGet, "/debug/pprof/", http.HandlerFunc(pprof.Index)},
+			route{http.MethodGet, "/debug/pprof/profile", http.HandlerFunc(pprof.Profile)},
+			route{http.MethodGet, "/debug/pprof/trace", http.HandlerFunc(pprof.Trace)})
 	}
 	return list
 }

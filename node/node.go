@@ -104,7 +104,7 @@ func (n *Node) serveHTTP() error {
 	}
 	registry := prometheus.NewRegistry()
 	registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
-	n.http = management.New(management.Options{Ready: n.Ready, Metrics: registry, Logger: n.log})
+	n.http = management.New(management.Options{Ready: n.Ready, Metrics: registry, Profiles: n.config.Profiles, Logger: n.log})
 	n.serve("HTTP", func() error { return n.http.Serve(listener) })
 	return nil
 }
