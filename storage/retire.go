@@ -1,0 +1,129 @@
+package storage
+
+import (
+	"errors"
+	"slices"
+)
+
+// askForCheckpoints tells which groups keep the oldest file, when there are more files than are to be kept.
+func (w *wal) askForCheckpoints() {
+	w.filesMu.RLock()
+	var groups []uint32
+	if len(w.files)-1 > w.s.o.KeepFiles {
+		for _, g := range w.s.sortedGroups() {
+			if g.pins(w.files[0]) {
+				groups = append(groups, g.id)
+			}
+		}
+	}
+	w.filesMu.RUnlock()
+	if len(groups) == 0 {
+		return
+	}
+	select {
+	case <-w.s.needs:
+	default:
+	}
+	select {
+	case w.s.needs <- groups:
+	default:
+	}
+}
+
+// horizon is the number of the newest file that is to be retired, 0 for none.
+func (w *wal) horizon() uint64 {
+	w.filesMu.RLock()
+	defer w.filesMu.RUnlock()
+	if n := len(w.files) - 1 - w.s.o.KeepFiles; n > 0 {
+		return w.files[n-1].number
+	}
+	return 0
+}
+
+// retire takes files from the front that no group needs.
+func (w *wal) retire() error {
+	var errs []error
+	groups := w.s.sortedGroups()
+	for {
+		w.filesMu.Lock()
+		f := w.files[0]
+		needed := len(w.files)-1 <= w.s.o.KeepFiles
+		for _, g := range groups {
+			needed = needed || g.pins(f)
+		}
+		if needed {
+			w.filesMu.Unlock()
+			break
+		}
+		// First the entries, then the file: an entry that a group says it has can be read.
+		for _, g := range groups {
+			g.trim(f.number)
+		}
+		w.files = w.files[1:]
+		f.retired = true
+		busy := f.readers > 0
+		w.filesMu.Unlock()
+		errs = append(errs, w.recycle(f, busy))
+	}
+	w.askForCheckpoints()
+	return errors.Join(errs...)
+}
+
+// recycle makes a retired file the next spare, unless there is one or somebody reads the file.
+func (w *wal) recycle(f *walFile, busy bool) error {
+	w.spareMu.Lock()
+	defer w.spareMu.Unlock()
+	name := w.walName(f.number)
+	if busy {
+		return w.s.fs.Remove(name) // the last reader closes it
+	}
+	if w.spare != nil || f.size != w.s.o.WALFileSize {
+		return errors.Join(f.f.Close(), w.s.fs.Remove(name))
+	}
+	if err := w.s.fs.Rename(name, w.spareName()); err != nil {
+		return err
+	}
+	w.spare = f.f
+	return nil
+}
+
+// acquire finds a file and keeps it open; nil when it has gone.
+func (w *wal) acquire(number uint64) *walFile {
+	w.filesMu.Lock()
+	defer w.filesMu.Unlock()
+	if len(w.files) == 0 || number < w.files[0].number || number > w.files[len(w.files)-1].number {
+		return nil
+	}
+	f := w.files[number-w.files[0].number]
+	f.readers++
+	return f
+}
+
+// acquireAll keeps every file open until releaseAll.
+func (w *wal) acquireAll() []*walFile {
+	w.filesMu.Lock()
+	defer w.filesMu.Unlock()
+	for _, f := range w.files {
+		f.readers++
+	}
+	return slices.Clone(w.files)
+}
+
+func (w *wal) releaseAll(files []*walFile) error {
+	var errs []error
+	for _, f := range files {
+		errs = append(errs, w.release(f))
+	}
+	return errors.Join(errs...)
+}
+
+func (w *wal) release(f *walFile) error {
+	w.filesMu.Lock()
+	f.readers--
+	last := f.retired && f.readers == 0
+	w.filesMu.Unlock()
+	if last {
+		return f.f.Close()
+	}
+	return nil
+}

@@ -1,0 +1,151 @@
+package storage
+
+import (
+	"errors"
+	"fmt"
+	"maps"
+	"path"
+	"slices"
+	"syscall"
+
+	"github.com/warrenmq/warren/storage/vfs"
+)
+
+// rotate begins the next file.
+func (w *wal) rotate() error {
+	number := w.current().number + 1
+	f, err := w.takeSpare(w.walName(number))
+	if err != nil {
+		return err
+	}
+	if err := w.watched(func() error { return w.begin(number, f) }); err != nil {
+		return w.giveBack(number, f, err)
+	}
+	w.askForCheckpoints()
+	w.background.Go(w.maintain)
+	return nil
+}
+
+// maintain retires what nobody needs any more, as a group that was installed, discarded or found damaged leaves it without
+// a checkpoint of its own, and reserves the next file.
+func (w *wal) maintain() {
+	if err := w.retire(); err != nil {
+		w.s.log.Warn("log files cannot be retired", "err", err)
+	}
+	w.prepareSpare()
+}
+
+func (w *wal) isClosed() bool {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.closed
+}
+
+// giveBack makes a file that could not be begun the spare again when the reason was a full disk.
+func (w *wal) giveBack(number uint64, f vfs.File, err error) error {
+	if !errors.Is(err, ErrDiskFull) || errors.Is(err, errFailed) {
+		return err
+	}
+	w.spareMu.Lock()
+	defer w.spareMu.Unlock()
+	if w.spare != nil {
+		return errors.Join(err, f.Close(), w.s.fs.Remove(w.walName(number)))
+	}
+	if renameErr := w.s.fs.Rename(w.walName(number), w.spareName()); renameErr != nil {
+		return renameErr
+	}
+	w.spare = f
+	return err
+}
+
+// begin writes a file's header and makes it the newest. That the file has its name is durable before: what it was, when it
+// is used again, is not to be found under its old name with a new content.
+func (w *wal) begin(number uint64, f vfs.File) error {
+	marks := map[uint32]watermark{}
+	for _, g := range w.s.sortedGroups() {
+		marks[g.id] = watermark{g.chain, g.tail, g.reset}
+		if g.Damaged() != nil {
+			marks[g.id] = watermark{g.chain, poisoned, g.reset}
+		}
+	}
+	size, err := f.Size()
+	if err != nil {
+		return fmt.Errorf("begin log file: %w", err)
+	}
+	if err := w.s.fs.SyncDir(w.dir); err != nil {
+		return fmt.Errorf("begin log file: %w", err)
+	}
+	header := appendWALHeader(nil, w.s.id, number, uint64(size), slices.Sorted(maps.Keys(marks)), marks)
+	if _, err := f.WriteAt(header, 0); err != nil {
+		return fmt.Errorf("begin log file: %w", err)
+	}
+	if err := f.Sync(); err != nil {
+		return fmt.Errorf("begin log file: %w", err)
+	}
+	if err := w.s.writeCurrent(number); err != nil {
+		return fmt.Errorf("begin log file: %w", err)
+	}
+	w.newest = &walFile{number: number, f: f, seed: seedOf(w.s.id, number), begin: int64(len(header)), size: size}
+	w.filesMu.Lock()
+	w.files = append(w.files, w.newest)
+	w.filesMu.Unlock()
+	w.tail = int64(len(header))
+	w.dirty = false
+	return nil
+}
+
+func (w *wal) spareName() string { return path.Join(w.dir, "spare.wal") }
+
+// prepareSpare reserves the next file beforehand. A full disk is found again when the file is needed.
+func (w *wal) prepareSpare() {
+	w.spareMu.Lock()
+	defer w.spareMu.Unlock()
+	if w.spare != nil || w.isClosed() {
+		return
+	}
+	f, err := w.reserve(w.spareName())
+	if err != nil {
+		w.s.log.Warn("the next log file cannot be reserved", "err", err)
+		return
+	}
+	w.spare = f
+}
+
+func (w *wal) reserve(name string) (vfs.File, error) {
+	f, err := w.s.fs.Create(name)
+	if err != nil {
+		return nil, diskFull(err)
+	}
+	if err := f.Preallocate(w.s.o.WALFileSize); err != nil {
+		return nil, errors.Join(diskFull(err), f.Close(), w.s.fs.Remove(name))
+	}
+	if err := f.Sync(); err != nil {
+		return nil, errors.Join(diskFull(err), f.Close())
+	}
+	return f, nil
+}
+
+func diskFull(err error) error {
+	if errors.Is(err, syscall.ENOSPC) || errors.Is(err, syscall.EDQUOT) {
+		return fmt.Errorf("%w: %w", ErrDiskFull, err)
+	}
+	return err
+}
+
+// takeSpare gives the reserved file its name, or reserves one now.
+func (w *wal) takeSpare(name string) (vfs.File, error) {
+	w.spareMu.Lock()
+	defer w.spareMu.Unlock()
+	f := w.spare
+	if f == nil {
+		var err error
+		if f, err = w.reserve(w.spareName()); err != nil {
+			return nil, err
+		}
+	}
+	w.spare = nil
+	if err := w.s.fs.Rename(w.spareName(), name); err != nil {
+		return nil, errors.Join(err, f.Close())
+	}
+	return f, nil
+}
