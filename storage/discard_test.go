@@ -1,6 +1,7 @@
 package storage
 
 import (
+	"io"
 	"testing"
 
 	"github.com/warrenmq/warren/storage/vfs"
@@ -40,4 +41,33 @@ func TestDiscard(t *testing.T) {
 	must(t, g.Append(entries(1, 7, 9, 3, 50)))
 	check(t, g, 7, 9, 50)
 	must(t, again.Close())
+}
+
+// TestMissingDirectory loses the directory of a group whose log stands on a reset: the group refuses until it is discarded.
+func TestMissingDirectory(t *testing.T) {
+	mem := vfs.NewMem()
+	s := mustOpen(t, mem, nil)
+	g := mustGroup(t, s, 1)
+	must(t, g.Append(entries(1, 1, 20, 1, 100)))
+	must(t, g.Discard())
+	must(t, g.Append(entries(1, 1, 3, 2, 100)))
+	must(t, s.Close())
+	must(t, mem.RemoveAll("d/group-1"))
+	for range 2 {
+		s = mustOpen(t, mem, nil)
+		g = mustGroup(t, s, 1)
+		if g.Damaged() == nil {
+			t.Fatal("a group without a directory is healthy")
+		}
+		must(t, s.Close())
+	}
+	s = mustOpen(t, mem, nil)
+	g = mustGroup(t, s, 1)
+	must(t, g.Discard())
+	must(t, g.Append(entries(1, 1, 5, 3, 100)))
+	must(t, g.SaveCheckpoint(Checkpoint{Index: 5}, func(io.Writer) error { return nil }, nothing))
+	must(t, s.Close())
+	s = mustOpen(t, mem, nil)
+	check(t, mustGroup(t, s, 1), 1, 5, 100)
+	must(t, s.Close())
 }

@@ -137,6 +137,7 @@ func (r *recovery) group(id uint32) *Group {
 	}
 	g := newGroup(r.s, id)
 	r.s.groups[id] = g
+	g.unreadable = true // a reset in the log does not bring the directory back
 	g.damage("its directory is missing")
 	return g
 }
