@@ -1,0 +1,99 @@
+package cluster
+
+import (
+	"context"
+	"errors"
+	"io"
+	"log/slog"
+	"sync/atomic"
+	"testing"
+
+	"github.com/hashicorp/raft"
+
+	"github.com/warrenmq/warren/cluster/raftnet"
+	"github.com/warrenmq/warren/cluster/raftstore"
+)
+
+// countingParts is a machine that counts what it applies, slowly when told so, and notes when it is told that it leads.
+type countingParts struct {
+	store   *raft.InmemSnapshotStore
+	gate    chan struct{} // entries are applied when it is closed
+	applied atomic.Int64
+	led     chan int64 // what had been applied when lead was called
+	index   atomic.Uint64
+}
+
+func newCountingParts() *countingParts {
+	return &countingParts{store: raft.NewInmemSnapshotStore(), gate: make(chan struct{}), led: make(chan int64, 16)}
+}
+
+func (p *countingParts) fsm() raft.FSM                 { return p }
+func (p *countingParts) snapshots() raft.SnapshotStore { return p.store }
+func (p *countingParts) started()                      {}
+func (p *countingParts) follow()                       {}
+func (p *countingParts) changed()                      {}
+func (p *countingParts) check() error                  { return nil }
+func (p *countingParts) empty() (bool, error)          { return false, nil }
+func (p *countingParts) discard() error                { return nil }
+
+func (p *countingParts) lead(_, index uint64) {
+	p.index.Store(index)
+	p.led <- p.applied.Load()
+}
+
+func (p *countingParts) Apply(*raft.Log) any {
+	<-p.gate
+	p.applied.Add(1)
+	return nil
+}
+
+func (p *countingParts) Snapshot() (raft.FSMSnapshot, error) { return nil, errors.New("none") }
+func (p *countingParts) Restore(io.ReadCloser) error         { return nil }
+
+// TestLeadsWhenCaughtUp: the library tells of leadership before the machine has applied what earlier leaders committed; the
+// seat leads when it has.
+func TestLeadsWhenCaughtUp(t *testing.T) {
+	db, _, err := raftstore.OpenDB(t.TempDir())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer db.Close()
+	log := slog.New(slog.DiscardHandler)
+	transport := raftnet.New(raftnet.Options{Logger: log, Open: func(context.Context, string, bool) (raftnet.Stream, error) {
+		return nil, errors.New("there is no other node")
+	}})
+	g := &group{id: 1, name: "test", log: log, net: transport, uuid: "a", stable: db.Stable(1), logs: raft.NewInmemStore(),
+		config: baseConfig(log, "test"), seat: raftstore.Seat{Incarnation: 1}}
+	first := newCountingParts()
+	close(first.gate)
+	g.parts = first
+	if err := g.start(firstConfiguration([]string{"a"})); err != nil {
+		t.Fatal(err)
+	}
+	<-first.led
+	const entries = 50
+	for range entries {
+		if err := g.instance().Apply([]byte("x"), 0).Error(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	g.stop()
+
+	second := newCountingParts()
+	g.parts = second
+	if err := g.start(nil); err != nil {
+		t.Fatal(err)
+	}
+	defer g.stop()
+	eventually(t, "the library leads", func() bool { return g.instance().State() == raft.Leader })
+	if _, leads := g.leading(); leads {
+		t.Error("it leads while nothing is applied")
+	}
+	close(second.gate)
+	if n := <-second.led; n != entries {
+		t.Errorf("it was told to lead when %d of %d entries were applied", n, entries)
+	}
+	if second.index.Load() <= entries {
+		t.Errorf("its barrier stood at %d", second.index.Load())
+	}
+}
