@@ -15,6 +15,7 @@ import (
 
 	"github.com/warrenmq/warren/broker"
 	"github.com/warrenmq/warren/cluster/raftnet"
+	"github.com/warrenmq/warren/cluster/raftstore"
 	raftv1 "github.com/warrenmq/warren/proto/raft/v1"
 	"github.com/warrenmq/warren/raftfsm/catalog"
 	"github.com/warrenmq/warren/raftfsm/queue"
@@ -295,10 +296,20 @@ func TestDamageAlone(t *testing.T) {
 	}
 	defer store.Close()
 	m.o.Store = store
-	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second) // it waits for somebody who has a copy
 	defer cancel()
 	if c, err := Start(ctx, m.o); err == nil {
 		t.Errorf("it serves: %v", c.Close(ctx))
+	}
+	db, _, err := raftstore.OpenDB(m.o.DataDir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer db.Close()
+	for shard := range uint32(m.o.Shards) {
+		if seat, err := db.Stable(shard).Seat(); err != nil || seat.Incarnation != 1 {
+			t.Errorf("shard %d: its seat was given up for another: %+v, %v", shard, seat, err)
+		}
 	}
 }
 

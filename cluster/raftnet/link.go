@@ -150,7 +150,7 @@ func (l *link) exchange(head []byte, payload func([]byte) [][]byte) ([]byte, err
 	}
 	if err := l.send(parts); err != nil {
 		l.fail(err)
-		return nil, err
+		return nil, l.err // what ended the link first: Send fails because of it
 	}
 	select {
 	case frame := <-answer:
