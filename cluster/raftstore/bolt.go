@@ -37,6 +37,9 @@ func OpenDB(dir string) (db *DB, existed bool, err error) {
 	_, err = os.Stat(path)
 	existed = err == nil
 	err = guard(func() error {
+		if err := inspect(path); err != nil {
+			return err
+		}
 		bolt, err := boltdb.New(boltdb.Options{Path: path, BoltOptions: &bbolt.Options{Timeout: lockTimeout,
 			NoFreelistSync: true, FreelistType: bbolt.FreelistMapType}})
 		db = &DB{bolt}
