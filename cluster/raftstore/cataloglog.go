@@ -18,10 +18,22 @@ var _ raft.LogStore = (*CatalogLog)(nil)
 func (d *DB) CatalogLog() *CatalogLog { return &CatalogLog{d} }
 
 // FirstIndex implements raft.LogStore.
-func (l *CatalogLog) FirstIndex() (uint64, error) { return l.db.bolt.FirstIndex() }
+func (l *CatalogLog) FirstIndex() (index uint64, err error) {
+	err = guard(func() error {
+		index, err = l.db.bolt.FirstIndex()
+		return err
+	})
+	return index, err
+}
 
 // LastIndex implements raft.LogStore.
-func (l *CatalogLog) LastIndex() (uint64, error) { return l.db.bolt.LastIndex() }
+func (l *CatalogLog) LastIndex() (index uint64, err error) {
+	err = guard(func() error {
+		index, err = l.db.bolt.LastIndex()
+		return err
+	})
+	return index, err
+}
 
 // DeleteRange implements raft.LogStore.
 func (l *CatalogLog) DeleteRange(min, max uint64) error { return l.db.bolt.DeleteRange(min, max) }

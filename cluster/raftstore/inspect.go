@@ -218,12 +218,29 @@ func (i *inspector) leaf(key []byte, e element) error {
 	case e.flags != 0:
 		return damaged("bucket %q in bucket %q", key, i.bucket)
 	case i.bucket == bucketConf:
-		_, err := unseal(key, e.data)
-		return err
+		return record(key, e.data)
 	case len(key) != 8:
 		return damaged("entry with key %x", key)
 	}
 	return nil // an entry's checksum is looked at when it is read
+}
+
+// record looks at a record of the conf bucket. One whose value has a flipped bit is left to who reads it, since it is the
+// matter of one group; but if the key may be another than it was, then a group has lost a record and would not know.
+func record(key, sealed []byte) error {
+	_, err := unseal(key, sealed)
+	if err == nil {
+		return nil
+	}
+	value := bytes.Clone(sealed)
+	for bit := range len(value) * 8 {
+		value[bit/8] ^= 1 << (bit % 8)
+		if _, err := unseal(key, value); err == nil {
+			return nil
+		}
+		value[bit/8] ^= 1 << (bit % 8)
+	}
+	return err
 }
 
 func (i *inspector) subBucket(name string, e element) error {
