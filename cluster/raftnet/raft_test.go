@@ -3,6 +3,8 @@ package raftnet
 import (
 	"errors"
 	"io"
+	"runtime"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -105,6 +107,8 @@ func TestFollowerCatchesUpAfterFailedWrites(t *testing.T) {
 	apply(t, all, 10)
 	follower := all[1]
 	stop, stopped := make(chan struct{}), make(chan struct{})
+	end := sync.OnceFunc(func() { close(stop) })
+	defer end()
 	go func() {
 		defer close(stopped)
 		for {
@@ -112,7 +116,7 @@ func TestFollowerCatchesUpAfterFailedWrites(t *testing.T) {
 			case <-stop:
 				return
 			default:
-				_ = all[0].Apply([]byte("load"), 0).Error()
+				load(all)
 			}
 		}
 	}()
@@ -122,9 +126,22 @@ func TestFollowerCatchesUpAfterFailedWrites(t *testing.T) {
 		eventually(t, "the follower's disk has failed", func() bool { return follower.log.failing.Load() == 0 })
 		eventually(t, "the follower gets entries again", func() bool { return follower.LastIndex() > before+10 })
 	}
-	close(stop)
+	end()
 	<-stopped
-	eventually(t, "the follower has all entries", func() bool { return follower.LastIndex() == all[0].LastIndex() })
+	eventually(t, "all have all entries", func() bool {
+		return all[0].LastIndex() == all[1].LastIndex() && all[1].LastIndex() == all[2].LastIndex()
+	})
+}
+
+// load applies a command on whoever leads; it may fail.
+func load(all []*replica) {
+	for _, r := range all {
+		if r.State() == raft.Leader {
+			_ = r.Apply([]byte("load"), 0).Error()
+			return
+		}
+	}
+	runtime.Gosched()
 }
 
 // A node that was cut off has not raised its term, so it does not depose the leader when it returns.

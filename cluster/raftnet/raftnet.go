@@ -69,7 +69,8 @@ func NodeOf(server string) string {
 
 // Group returns the facade of a group on this node, under the id that its seat has. It replaces one that was there.
 func (t *Transport) Group(group uint32, server raft.ServerID) *Group {
-	g := &Group{t: t, group: group, server: string(server), requests: make(chan raft.RPC), closed: make(chan struct{})}
+	g := &Group{t: t, group: group, server: string(server), requests: make(chan raft.RPC), closed: make(chan struct{}),
+		followed: map[raft.ServerAddress]following{}}
 	t.mu.Lock()
 	old := t.groups[group]
 	t.groups[group] = g
@@ -105,6 +106,15 @@ type Group struct {
 	requests chan raft.RPC
 	once     sync.Once
 	closed   chan struct{}
+
+	mu       sync.Mutex // guards followed
+	followed map[raft.ServerAddress]following
+}
+
+// following is the last request that a seat has answered as a follower of this one.
+type following struct {
+	term uint64
+	sent time.Time
 }
 
 var (
@@ -149,7 +159,26 @@ func (g *Group) end() { g.once.Do(func() { close(g.closed) }) }
 // AppendEntries implements raft.Transport.
 func (g *Group) AppendEntries(_ raft.ServerID, to raft.ServerAddress, q *raft.AppendEntriesRequest, p *raft.AppendEntriesResponse) error {
 	head := g.head(kindAppend, to, q.RPCHeader, 40+len(q.Entries)*(entrySize+64))
-	return g.t.call(string(to), g.group, head, func(head []byte) [][]byte { return appendEntriesParts(head, q) }, p)
+	sent := time.Now()
+	err := g.t.call(string(to), g.group, head, func(head []byte) [][]byte { return appendEntriesParts(head, q) }, p)
+	if err == nil && p.Success {
+		g.mu.Lock()
+		if f := g.followed[to]; q.Term > f.term || q.Term == f.term && sent.After(f.sent) {
+			g.followed[to] = following{q.Term, sent}
+		}
+		g.mu.Unlock()
+	}
+	return err
+}
+
+// FollowedSince tells whether a seat has followed this one in the term at some time after since: it has answered a request
+// that was sent then. The library's VerifyLeader also counts answers to what was sent before it was asked: one that lay in a
+// socket while this process was stopped would confirm a leader that has long been deposed.
+func (g *Group) FollowedSince(seat raft.ServerAddress, term uint64, since time.Time) bool {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	f := g.followed[seat]
+	return f.term == term && !f.sent.Before(since)
 }
 
 // RequestVote implements raft.Transport.

@@ -11,8 +11,9 @@ import (
 	"github.com/hashicorp/raft"
 )
 
-// smallDB fills a file with what the sweep then reads back, and returns its octets.
-func smallDB(t *testing.T) []byte {
+// smallDB fills a file with what the sweep then reads back, and returns its octets. The log has as many entries, a multiple
+// of four.
+func smallDB(t *testing.T, last uint64) []byte {
 	t.Helper()
 	dir := t.TempDir()
 	db := openDB(t, dir)
@@ -25,7 +26,7 @@ func smallDB(t *testing.T) []byte {
 			set(t, s.Set([]byte(keyVoteFor), fmt.Appendf(nil, "node-%d.1", term)))
 		}
 	}
-	for i := uint64(1); i <= 12; i += 4 {
+	for i := uint64(1); i <= last; i += 4 {
 		set(t, db.CatalogLog().StoreLogs(catalogEntries(i, i+3)))
 	}
 	set(t, db.Close())
@@ -67,7 +68,7 @@ func readAll(db *DB) error {
 // One flipped bit, wherever it is, must not give another value than was written: not an older one, and not none, which the
 // library takes for a replica that has promised nothing. Nor may it end the process, which would then end at every start.
 func TestFlippedBit(t *testing.T) {
-	file := smallDB(t)
+	file := smallDB(t, 12)
 	reached := &inspector{file: file, seen: map[uint64]bool{}}
 	set(t, reached.metas())
 	const stride = 5 // has no common factor with 8, so each bit of an octet has its turn
@@ -109,29 +110,37 @@ func openAndRead(t *testing.T, file []byte, bit int) {
 	set(t, db.Close())
 }
 
-// The heads of the pages are small, and what they hold matters most: all their bits are tried, and the bits of all elements
-// whose pages are in use are found in every case.
+// The heads of the pages are small, and what they hold matters most: all their bits are tried. A page with 16 entries has
+// none when one bit of its count is flipped.
 func TestFlippedBitInTheHeadOfAPage(t *testing.T) {
-	file := smallDB(t)
-	reached := &inspector{file: file, seen: map[uint64]bool{}}
-	set(t, reached.metas())
-	for page := range reached.seen {
-		for bit := int(page*reached.pageSize) * 8; bit < int(page*reached.pageSize+pageHead)*8; bit++ {
-			file[bit/8] ^= 1 << (bit % 8)
-			if err := inspectFile(file); !errors.Is(err, ErrDamaged) {
-				t.Errorf("page %d, octet %d, bit %d: %v", page, bit/8%int(reached.pageSize), bit%8, err)
+	for _, entries := range []uint64{12, 16} {
+		file := smallDB(t, entries)
+		reached := &inspector{file: file, seen: map[uint64]bool{}}
+		set(t, reached.metas())
+		for page := range reached.seen {
+			for bit := int(page*reached.pageSize) * 8; bit < int(page*reached.pageSize+pageHead)*8; bit++ {
+				file[bit/8] ^= 1 << (bit % 8)
+				if err := inspectFile(file); !errors.Is(err, ErrDamaged) {
+					t.Errorf("page %d, octet %d, bit %d: %v", page, bit/8%int(reached.pageSize), bit%8, err)
+				}
+				file[bit/8] ^= 1 << (bit % 8)
 			}
-			file[bit/8] ^= 1 << (bit % 8)
 		}
 	}
-	for page := range uint64(2) { // the newest transaction must not be given up silently
-		file[page*reached.pageSize+pageHead+20] ^= 4
+}
+
+// Bolt would take the older of its meta pages, and give the newest transaction up silently.
+func TestDamagedMetaPage(t *testing.T) {
+	file := smallDB(t, 12)
+	for page := range 2 {
+		at := page*os.Getpagesize() + pageHead + 20
+		file[at] ^= 4
 		dir := t.TempDir()
 		set(t, os.WriteFile(filepath.Join(dir, fileName), file, 0o600))
 		if _, _, err := OpenDB(dir); !errors.Is(err, ErrDamaged) {
 			t.Errorf("a damaged meta page %d: %v", page, err)
 		}
-		file[page*reached.pageSize+pageHead+20] ^= 4
+		file[at] ^= 4
 	}
 }
 
