@@ -254,18 +254,45 @@ func (g *group) members() []raft.Server {
 // (Raft dissertation, 6.4). An entry of the term is committed already, since the seat was established.
 func (g *group) verify(ctx context.Context) (uint64, error) {
 	r := g.instance()
-	if _, ok := g.leading(); !ok || r == nil {
+	term, ok := g.leading()
+	if !ok || r == nil {
 		return 0, raft.ErrNotLeader
 	}
 	index := r.CommitIndex()
-	done := make(chan error, 1)
-	go func() { done <- r.VerifyLeader().Error() }()
-	select {
-	case err := <-done:
-		return index, err
-	case <-ctx.Done():
-		return 0, ctx.Err()
+	for began := time.Now(); ; {
+		done := make(chan error, 1)
+		go func() { done <- r.VerifyLeader().Error() }()
+		select {
+		case err := <-done:
+			if err != nil {
+				return 0, err
+			}
+		case <-ctx.Done():
+			return 0, ctx.Err()
+		}
+		if g.followedSince(term, began) {
+			return index, nil
+		}
 	}
+}
+
+// followedSince tells whether a majority has followed this seat in the term after a time. The library's word for it may rest
+// on answers from before: see raftnet.Group.FollowedSince.
+func (g *group) followedSince(term uint64, since time.Time) bool {
+	g.mu.Lock()
+	facade := g.facade
+	g.mu.Unlock()
+	voters, followers := 0, 0
+	for _, s := range g.members() {
+		if s.Suffrage != raft.Voter {
+			continue
+		}
+		voters++
+		if s.Address == facade.LocalAddr() || facade.FollowedSince(s.Address, term, since) {
+			followers++
+		}
+	}
+	return 2*followers > voters
 }
 
 const (
