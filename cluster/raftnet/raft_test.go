@@ -106,28 +106,29 @@ func TestFollowerCatchesUpAfterFailedWrites(t *testing.T) {
 	all := three(t, newNetwork(t))
 	apply(t, all, 10)
 	follower := all[1]
-	stop, stopped := make(chan struct{}), make(chan struct{})
+	stop, loading := make(chan struct{}), sync.WaitGroup{}
 	end := sync.OnceFunc(func() { close(stop) })
 	defer end()
-	go func() {
-		defer close(stopped)
-		for {
-			select {
-			case <-stop:
-				return
-			default:
-				load(all)
+	for range 8 { // so that there is always something to send
+		loading.Go(func() {
+			for {
+				select {
+				case <-stop:
+					return
+				default:
+					load(all)
+				}
 			}
-		}
-	}()
-	for range 3 {
+		})
+	}
+	for range 15 { // with a pipeline, it stops in one round of several
 		follower.log.failing.Store(3)
 		before := follower.LastIndex()
 		eventually(t, "the follower's disk has failed", func() bool { return follower.log.failing.Load() == 0 })
 		eventually(t, "the follower gets entries again", func() bool { return follower.LastIndex() > before+10 })
 	}
 	end()
-	<-stopped
+	loading.Wait()
 	eventually(t, "all have all entries", func() bool {
 		return all[0].LastIndex() == all[1].LastIndex() && all[1].LastIndex() == all[2].LastIndex()
 	})
