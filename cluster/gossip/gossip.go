@@ -57,7 +57,9 @@ const (
 	// firstJoin is the pause between tries while nobody else is known.
 	firstJoin = 250 * time.Millisecond
 	metaLimit = memberlist.MetaMaxSize
-	leaveTime = time.Second
+	// leaveTime and updateTime bound the wait until the others have been told.
+	leaveTime  = time.Second
+	updateTime = time.Second
 )
 
 // Start begins to gossip.
@@ -147,8 +149,10 @@ func (g *Gossip) Update(self *nodev1.Member) {
 	g.mu.Lock()
 	g.self = self
 	g.mu.Unlock()
-	if err := g.list.UpdateNode(0); err != nil {
-		g.o.Logger.Warn("gossip: update", "err", err)
+	// Without a bound this would wait for ever for what a member that leaves does not send any more. What is not sent in
+	// time goes with the next exchange of states.
+	if err := g.list.UpdateNode(updateTime); err != nil {
+		g.o.Logger.Debug("gossip: update", "err", err)
 	}
 }
 
