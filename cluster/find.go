@@ -163,8 +163,8 @@ func (c *Cluster) register(ctx context.Context) error {
 	}
 }
 
-// lookAround waits until it is known of every member how it is, for a while: whether any ran on decides whether the whole
-// cluster was restarted.
+// lookAround waits until a member is known to have run on, or of every one that it is not known to, for a while: whether any did
+// decides whether the whole cluster was restarted.
 func (c *Cluster) lookAround(ctx context.Context) {
 	ctx, cancel := context.WithTimeout(ctx, lookTimeout)
 	defer cancel()
@@ -173,7 +173,7 @@ func (c *Cluster) lookAround(ctx context.Context) {
 		for uuid := range nodes {
 			c.watcher.add(uuid)
 		}
-		if c.watcher.knows(nodes) {
+		if len(c.watcher.sessions()) > 0 || c.watcher.knows() {
 			return
 		}
 		select {
@@ -194,16 +194,11 @@ func isUnavailable(err error) bool {
 	return errors.As(err, &refusal) && refusal.Kind == broker.Unavailable
 }
 
-// aliveNumbers are the nodes whose present run is known to be alive.
-func (c *Cluster) aliveNumbers() []uint32 {
-	var list []uint32
-	for number, n := range c.directory.Load().byNumber {
-		if n.UUID == c.identity.UUID {
-			continue
-		}
-		if p := c.watcher.info(n.UUID); c.watcher.alive(n.UUID) && p.status != nil && queue.SessionID(p.status.Session) == n.Session() {
-			list = append(list, uint32(number))
-		}
+// aliveNumbers are the nodes whose present run is known to be alive, as they say themselves: this node's copy of the catalog may
+// still be on its way.
+func (c *Cluster) aliveNumbers() (list []uint32) {
+	for _, session := range c.watcher.sessions() {
+		list = append(list, uint32(session.Node()))
 	}
 	slices.Sort(list)
 	return list

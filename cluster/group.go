@@ -218,6 +218,9 @@ func (g *group) setLeads(leads bool, term uint64) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	g.leads, g.term, g.transfer = leads, term, time.Time{}
+	if !leads && g.facade != nil {
+		g.facade.Release()
+	}
 }
 
 // leading tells whether this seat leads and is established, and in which term.

@@ -304,28 +304,36 @@ func (g *group) upToDate(p peerInfo) bool {
 // transferTimeout bounds the wait for a transfer; the library gives up after an election timeout.
 const transferTimeout = 2 * electionTimeout
 
-// handTo moves the leadership to a node's seat and waits until that has ended, one way or the other.
+// handTo moves the leadership to a node's seat and waits until that has ended, one way or the other. Meanwhile this seat takes
+// nothing new: the library would refuse it.
 func (g *group) handTo(ctx context.Context, uuid string) {
-	r := g.instance()
-	if r == nil {
+	g.mu.Lock()
+	r, quit := g.running.Load(), g.quit
+	g.mu.Unlock()
+	servers := g.members()
+	at := slices.IndexFunc(servers, func(s raft.Server) bool {
+		return s.Suffrage == raft.Voter && raftnet.NodeOf(string(s.ID)) == uuid
+	})
+	if r == nil || at < 0 {
 		return
 	}
-	for _, s := range g.members() {
-		if s.Suffrage != raft.Voter || raftnet.NodeOf(string(s.ID)) != uuid {
-			continue
+	g.setLeads(false, 0)
+	g.parts.follow()
+	g.parts.changed()
+	f := r.LeadershipTransferToServer(servers[at].ID, servers[at].Address)
+	done := make(chan error, 1)
+	go func() { done <- f.Error() }()
+	select {
+	case err := <-done:
+		if err != nil {
+			g.log.Info("leadership was not handed over", "group", g.name, "to", uuid, "err", err)
 		}
-		f := r.LeadershipTransferToServer(s.ID, s.Address)
-		done := make(chan error, 1)
-		go func() { done <- f.Error() }()
-		select {
-		case err := <-done:
-			if err != nil {
-				g.log.Info("leadership was not handed over", "group", g.name, "to", uuid, "err", err)
-			}
-		case <-time.After(transferTimeout):
-		case <-ctx.Done():
-		}
-		return
+	case <-time.After(transferTimeout):
+	case <-ctx.Done():
+	}
+	if r.State() == raft.Leader { // it stays here
+		g.establish(r, quit)
+		g.parts.changed()
 	}
 }
 

@@ -15,7 +15,6 @@ import (
 	"github.com/warrenmq/warren/cluster/pipe"
 	"github.com/warrenmq/warren/cluster/raftnet"
 	nodev1 "github.com/warrenmq/warren/proto/node/v1"
-	"github.com/warrenmq/warren/raftfsm/catalog"
 	"github.com/warrenmq/warren/raftfsm/queue"
 )
 
@@ -200,16 +199,28 @@ func (w *watcher) maybeLeads(uuid string) bool {
 	return p == nil || p.state != pipe.PeerDead
 }
 
-// knows tells whether it is known of all the nodes how they are.
-func (w *watcher) knows(nodes map[string]*catalog.Node) bool {
+// knows tells whether it is known of all nodes that are watched how they are.
+func (w *watcher) knows() bool {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	for uuid := range nodes {
-		if p := w.peers[uuid]; uuid != w.c.identity.UUID && (p == nil || !p.tried) {
+	for _, p := range w.peers {
+		if !p.tried {
 			return false
 		}
 	}
 	return true
+}
+
+// sessions are the runs of the nodes that are alive, as far as they are registered.
+func (w *watcher) sessions() (list []queue.SessionID) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	for _, p := range w.peers {
+		if p.state == pipe.PeerAlive && p.status != nil && p.status.Session != 0 {
+			list = append(list, queue.SessionID(p.status.Session))
+		}
+	}
+	return list
 }
 
 // leaderElsewhere implements nodesView.

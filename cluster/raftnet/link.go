@@ -53,7 +53,7 @@ func (l *link) run() {
 	s, err := l.t.o.Open(ctx, l.uuid, false)
 	cancel()
 	if err != nil {
-		l.fail(err)
+		l.fail(fmt.Errorf("%w: %w", errUnreachable, err))
 		close(l.ready)
 		return
 	}
@@ -116,6 +116,9 @@ func (l *link) fail(err error) {
 		}
 	})
 }
+
+// errUnreachable tells that a node does not take a stream now.
+var errUnreachable = errors.New("node cannot be reached")
 
 var errTimeout = errors.New("no answer in time")
 

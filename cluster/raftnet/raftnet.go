@@ -70,7 +70,7 @@ func NodeOf(server string) string {
 // Group returns the facade of a group on this node, under the id that its seat has. It replaces one that was there.
 func (t *Transport) Group(group uint32, server raft.ServerID) *Group {
 	g := &Group{t: t, group: group, server: string(server), requests: make(chan raft.RPC), closed: make(chan struct{}),
-		followed: map[raft.ServerAddress]following{}}
+		followed: map[raft.ServerAddress]following{}, released: make(chan struct{})}
 	t.mu.Lock()
 	old := t.groups[group]
 	t.groups[group] = g
@@ -107,8 +107,9 @@ type Group struct {
 	once     sync.Once
 	closed   chan struct{}
 
-	mu       sync.Mutex // guards followed
+	mu       sync.Mutex // guards what follows
 	followed map[raft.ServerAddress]following
+	released chan struct{} // closed and replaced when the seat does not lead any more
 }
 
 // following is the last request that a seat has answered as a follower of this one.
@@ -156,8 +157,47 @@ func (g *Group) Close() error {
 
 func (g *Group) end() { g.once.Do(func() { close(g.closed) }) }
 
-// AppendEntries implements raft.Transport.
+// AppendEntries implements raft.Transport. A seat that cannot be reached is waited for: the library counts failures and lets
+// up to ten seconds pass before it tries again, in which a node that has come back would not be brought up to date. What the
+// library sends as a heartbeat fails at once, since those have a bound of their own.
 func (g *Group) AppendEntries(_ raft.ServerID, to raft.ServerAddress, q *raft.AppendEntriesRequest, p *raft.AppendEntriesResponse) error {
+	heartbeat := q.PrevLogEntry == 0 && q.LeaderCommitIndex == 0 && len(q.Entries) == 0
+	for {
+		err := g.appendEntries(to, q, p)
+		if err == nil || heartbeat || !errors.Is(err, errUnreachable) || !g.pause() {
+			return err
+		}
+	}
+}
+
+// reachPause is waited between two tries to reach a seat.
+const reachPause = 50 * time.Millisecond
+
+// pause waits a little; false: the group is closed, or its seat here does not lead any more.
+func (g *Group) pause() bool {
+	g.mu.Lock()
+	released := g.released
+	g.mu.Unlock()
+	timer := time.NewTimer(reachPause)
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+		return true
+	case <-released:
+	case <-g.closed:
+	}
+	return false
+}
+
+// Release ends the waiting for seats that cannot be reached: this one does not lead any more.
+func (g *Group) Release() {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	close(g.released)
+	g.released = make(chan struct{})
+}
+
+func (g *Group) appendEntries(to raft.ServerAddress, q *raft.AppendEntriesRequest, p *raft.AppendEntriesResponse) error {
 	head := g.head(kindAppend, to, q.RPCHeader, 40+len(q.Entries)*(entrySize+64))
 	sent := time.Now()
 	err := g.t.call(string(to), g.group, head, func(head []byte) [][]byte { return appendEntriesParts(head, q) }, p)
