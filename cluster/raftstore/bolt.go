@@ -21,7 +21,7 @@ import (
 var ErrDamaged = errors.New("damaged data")
 
 // DB is the bolt file.
-type DB struct{ bolt *boltdb.BoltStore }
+type DB struct{ bolt *watched }
 
 const (
 	fileName    = "raft.db"
@@ -42,7 +42,7 @@ func OpenDB(dir string) (db *DB, existed bool, err error) {
 		}
 		bolt, err := boltdb.New(boltdb.Options{Path: path, BoltOptions: &bbolt.Options{Timeout: lockTimeout,
 			NoFreelistSync: true, FreelistType: bbolt.FreelistMapType}})
-		db = &DB{bolt}
+		db = &DB{watch(bolt)}
 		return err
 	})
 	switch {
@@ -80,6 +80,9 @@ func (d *DB) Blank() bool {
 
 // CatalogGroup is the number of the catalog's group; the shards have theirs from 0.
 const CatalogGroup = 1<<32 - 1
+
+// OnFatal names who is called, once, when a write fails or hangs: the process is to end at once. Until then it panics.
+func (d *DB) OnFatal(call func(error)) { d.bolt.fatal.Store(&call) }
 
 // Close closes the file.
 func (d *DB) Close() error { return d.bolt.Close() }
