@@ -18,7 +18,7 @@ func TestBoundedPass(t *testing.T) {
 		t.Skip("it takes half a minute")
 	}
 	seed := seedOf(t)
-	result := runHere(t, Options{Duration: 22 * time.Second, Seed: seed, Faults: []string{"kill-one", "stop-short", "restart"},
+	result := runHere(t, Options{Duration: 16 * time.Second, Seed: seed, Faults: []string{"kill-one", "stop-short", "restart"},
 		Rate: 500, PauseMin: time.Second, PauseMax: 2 * time.Second})
 	if result.Verdict.Confirmed < 1000 {
 		t.Errorf("only %d messages were confirmed: that was no load", result.Verdict.Confirmed)

@@ -111,6 +111,7 @@ func (r *run) all(ctx context.Context, result *Result) error {
 		return err
 	}
 	r.load(ctx, result)
+	r.say("all queues are empty after %v; checking", round(result.Drain))
 	r.checkDrained()
 	if err := r.removeQueues(); err != nil {
 		r.ledger.Report(check.Finding{Kind: check.NotDrained, Detail: err.Error()})
@@ -119,6 +120,7 @@ func (r *run) all(ctx context.Context, result *Result) error {
 	for _, u := range baseline {
 		result.Baseline = append(result.Baseline, u.String())
 	}
+	r.say("nodes are back at their baseline: %v", result.After)
 	r.checkLogs()
 	result.Hashes = r.checkHashes()
 	r.judge(result)
