@@ -28,8 +28,9 @@ cluster-stop: ## stop exactly the nodes that `make cluster` started
 setup: ## install what the tests need beside Go (as root, with apt-get)
 	@test/setup
 
+# Results are not taken from the cache: it does not see what the system tests start.
 test: setup ## all tests, with the race detector (set WARREN_LARGE=1 for the acceptance sizes)
-	$(GO) test -race -timeout 25m -p 2 ./...
+	$(GO) test -race -count=1 -timeout 25m -p 2 ./...
 
 verify: fmt vet lint arrows generated ## format, vet, lint, import arrows, generated files current
 
