@@ -180,8 +180,9 @@ func (s *script) connect(args []string) []string {
 	return nil
 }
 
+// shortly bounds what a script waits for: long enough for a busy machine, since few scripts wait for its end.
 func shortly() context.Context {
-	ctx, cancel := context.WithTimeout(context.Background(), 50*time.Millisecond)
+	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
 	context.AfterFunc(ctx, cancel)
 	return ctx
 }
