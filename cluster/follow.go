@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -22,7 +23,7 @@ type follower struct {
 
 	mu      sync.Mutex // guards what follows
 	ping    uint64
-	asked   time.Time // when the ping was sent
+	asked   map[uint64]time.Time // when each ping was sent that may still be answered
 	waiting grant
 	renewed chan struct{} // closed and replaced with each lease
 }
@@ -34,7 +35,7 @@ type grant struct {
 }
 
 func newFollower(c *Cluster) *follower {
-	return &follower{c: c, began: time.Now(), wake: make(chan struct{}, 1), renewed: make(chan struct{})}
+	return &follower{c: c, began: time.Now(), wake: make(chan struct{}, 1), asked: map[uint64]time.Time{}, renewed: make(chan struct{})}
 }
 
 var errStale = unavailable("this node is cut off from the cluster's majority")
@@ -158,17 +159,17 @@ func (f *follower) followThere(ctx context.Context, leader string) error {
 	}
 }
 
-// granted takes the lease that a response may bring.
+// granted takes the lease that a response may bring. It counts from when it was asked for; others may have been asked for
+// since, when the leader's disk or another's is busy.
 func (f *follower) granted(response *nodev1.FollowResponse) {
 	f.mu.Lock()
-	ours := response.Ping != 0 && response.Ping == f.ping
-	g := grant{response.Index, f.asked.Add(leaseTime)}
+	asked, ours := f.asked[response.Ping]
 	if ours {
-		f.ping++ // the next one
+		maps.DeleteFunc(f.asked, func(ping uint64, _ time.Time) bool { return ping <= response.Ping })
 	}
 	f.mu.Unlock()
 	if ours {
-		f.renew(g)
+		f.renew(grant{response.Index, asked.Add(leaseTime)})
 	}
 }
 
@@ -181,8 +182,10 @@ func (f *follower) tell(ctx context.Context, stream grpc.BidiStreamingClient[nod
 		q := &nodev1.FollowRequest{Node: uint32(f.c.Self().Node), Applied: at}
 		if ping {
 			f.mu.Lock()
+			now := time.Now()
+			maps.DeleteFunc(f.asked, func(_ uint64, asked time.Time) bool { return now.Sub(asked) > leaseTime })
 			f.ping++
-			f.asked = time.Now()
+			f.asked[f.ping] = now
 			q.Ping = f.ping
 			f.mu.Unlock()
 		}
