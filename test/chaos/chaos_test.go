@@ -1,6 +1,8 @@
 package chaos
 
 import (
+	"context"
+	"errors"
 	"os"
 	"path/filepath"
 	"strings"
@@ -326,4 +328,29 @@ func TestReportTells(t *testing.T) {
 			}
 		}
 	}
+}
+
+// TestAnInterruptedRunSaysNothing: what did not come out because nobody waited for it is not lost.
+func TestAnInterruptedRunSaysNothing(t *testing.T) {
+	if testing.Short() {
+		t.Skip("it starts nodes")
+	}
+	binary, err := process.Binary()
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	o := Options{Binary: binary, Dir: memoryDir(t), Duration: time.Minute, Rate: 200, Workloads: []string{"work"}}
+	o.Progress = writerFunc(func() { cancel() }) // at the first word, which says that all nodes serve
+	result, err := Run(ctx, o)
+	if err == nil || !errors.Is(err, context.Canceled) || result != nil {
+		t.Fatalf("result %v, error %v", result, err)
+	}
+}
+
+type writerFunc func()
+
+func (f writerFunc) Write(data []byte) (int, error) {
+	f()
+	return len(data), nil
 }

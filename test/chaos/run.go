@@ -111,6 +111,9 @@ func (r *run) all(ctx context.Context, result *Result) error {
 		return err
 	}
 	r.load(ctx, result)
+	if ctx.Err() != nil {
+		return fmt.Errorf("interrupted, nothing can be said: %w", ctx.Err())
+	}
 	r.say("all queues are empty after %v; checking", round(result.Drain))
 	r.checkDrained()
 	if err := r.removeQueues(); err != nil {
