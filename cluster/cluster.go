@@ -116,8 +116,8 @@ type directory struct {
 	byUUID   map[string]*catalog.Node
 }
 
-// Start makes this node a member and returns when it takes part: it is registered, its copy of the catalog is current, and
-// every shard has a leader. Until then it waits, for other nodes as well, as long as ctx allows.
+// Start makes this node a member and returns when it takes part: it is registered, its copy of the catalog is current, its
+// replicas have started, and every shard has a leader. Until then it waits, for other nodes as well, as long as ctx allows.
 func Start(ctx context.Context, o Options) (_ *Cluster, err error) {
 	if err := o.validate(); err != nil {
 		return nil, err
@@ -291,8 +291,8 @@ func (c *Cluster) takePart(ctx context.Context) (err error) {
 	}
 }
 
-// Ready returns nil when this node serves: it is registered, its copy of the catalog is current, and every shard has a
-// leader.
+// Ready returns nil when this node serves: it is registered, its copy of the catalog is current, its replicas have started,
+// and every shard has a leader.
 func (c *Cluster) Ready() error {
 	select {
 	case <-c.joined:
@@ -303,12 +303,22 @@ func (c *Cluster) Ready() error {
 		return err
 	}
 	var count, placed int
+	var mine []queue.ShardID
+	self := c.Self().Node
 	c.catalog.read(func(s *catalog.State) {
 		count = s.ShardCount()
-		for range s.Shards() {
+		for sh := range s.Shards() {
 			placed++
+			if slices.Contains(sh.Nodes, self) {
+				mine = append(mine, sh.ID)
+			}
 		}
 	})
+	for _, id := range mine {
+		if c.shard(id) == nil && c.damaged(uint32(id)) == "" {
+			return unavailable("this node's replica of shard %d has not started", id)
+		}
+	}
 	if count == 0 || placed < count {
 		return unavailable("the shards are not placed yet")
 	}
