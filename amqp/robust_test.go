@@ -3,6 +3,7 @@ package amqp
 import (
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -115,6 +116,49 @@ func TestSilentConnections(t *testing.T) {
 		synctest.Wait()
 		if n := r.server.Connections(); n != 1 {
 			t.Fatalf("%d connections after the handshake's time", n)
+		}
+	})
+}
+
+// TestSocketsAreBounded has few sockets to give: connections that say nothing get three quarters of them, so that there is
+// room to open connections, and those are refused beyond the whole.
+func TestSocketsAreBounded(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := start(t, Options{MaxSockets: 8}, broker.Options{})
+		defer r.stop()
+		closed := func(socket net.Conn) bool {
+			_ = socket.SetReadDeadline(time.Now().Add(time.Second))
+			_, err := socket.Read(make([]byte, 1))
+			return errors.Is(err, io.EOF)
+		}
+		for range 3 {
+			r.open(amqptest.Login{})
+		}
+		for range 5 { // of eight
+			if closed(r.dial()) {
+				t.Fatal("a connection was refused while there was room")
+			}
+		}
+		if !closed(r.dial()) {
+			t.Fatal("a connection beyond the bound was not refused")
+		}
+		time.Sleep(10 * time.Second) // the silent ones go
+		synctest.Wait()
+		for range 6 {
+			if r.dial(); r.server.Connections() > 8 {
+				t.Fatalf("%d connections", r.server.Connections())
+			}
+		}
+	})
+	synctest.Test(t, func(t *testing.T) {
+		r := start(t, Options{MaxSockets: 8}, broker.Options{})
+		defer r.stop()
+		for range 8 {
+			r.dial()
+		}
+		synctest.Wait()
+		if n := r.server.Connections(); n != 6 {
+			t.Fatalf("%d connections in their handshake, want three quarters of 8", n)
 		}
 	})
 }

@@ -31,6 +31,10 @@ type Options struct {
 	Heartbeat time.Duration
 	// MaxConnections bounds the open connections of this node, and those in their handshake as well. Default 65,536.
 	MaxConnections int
+	// MaxSockets bounds all connections together, so that clients leave the node the file descriptors that its storage and
+	// its peers need. A quarter of them is out of reach for connections that never end their handshake. Default: twice
+	// MaxConnections.
+	MaxSockets int
 }
 
 // What the server proposes in connection.tune; RabbitMQ's figures (reference: errors.md 3.4).
@@ -55,6 +59,9 @@ func (o *Options) setDefaults() {
 	}
 	if o.MaxConnections == 0 {
 		o.MaxConnections = 1 << 16
+	}
+	if o.MaxSockets == 0 {
+		o.MaxSockets = 2 * o.MaxConnections
 	}
 }
 
@@ -108,11 +115,12 @@ func (s *Server) Serve(l net.Listener) error {
 func (s *Server) begin(socket net.Conn) {
 	c := newConn(s, socket)
 	s.mu.Lock()
-	full := len(s.conns)-s.open >= s.options.MaxConnections
+	full := len(s.conns)-s.open >= s.maxHandshakes() || len(s.conns) >= s.options.MaxSockets
 	if s.stopping || full {
+		all, open := len(s.conns), s.open
 		s.mu.Unlock()
 		if full {
-			s.log.Warn("connection refused", "peer", socket.RemoteAddr(), "limit", s.options.MaxConnections)
+			s.log.Warn("connection refused", "peer", socket.RemoteAddr(), "open", open, "handshaking", all-open)
 		}
 		_ = socket.Close() // nothing was said yet
 		return
@@ -130,6 +138,11 @@ func (s *Server) begin(socket net.Conn) {
 		}
 		s.mu.Unlock()
 	}()
+}
+
+// maxHandshakes bounds the connections that are not open yet.
+func (s *Server) maxHandshakes() int {
+	return min(s.options.MaxConnections, (s.options.MaxSockets+1)*3/4)
 }
 
 // admit counts one more open connection, or refuses it.

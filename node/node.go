@@ -74,7 +74,7 @@ func Start(ctx context.Context, c *config.Server, version string, log *slog.Logg
 	}
 	n.broker.Start(n.cluster)
 	n.amqp = amqp.NewServer(amqp.Options{Broker: n.broker, Logger: log, Version: version, Announce: c.AMQPAnnounce,
-		ClusterName: c.Name, MaxMessageSize: int64(c.MaxMessageSize)})
+		ClusterName: c.Name, MaxMessageSize: int64(c.MaxMessageSize), MaxConnections: maxClients, MaxSockets: clientSockets(fileLimit())})
 	n.serve("AMQP", func() error { return n.amqp.Serve(listener) })
 	n.work.Go(n.watchResources)
 	n.serving.Store(true)

@@ -98,3 +98,26 @@ func totalMemory() int64 {
 	}
 	return total
 }
+
+const (
+	// maxClients bounds the connections of clients on any machine: each costs tens of kilobytes.
+	maxClients = 1 << 16
+	// reservedFiles is what is left to storage (log, segments, snapshots), peers and HTTP, at least, where the limit allows.
+	reservedFiles = 512
+)
+
+// clientSockets is how many sockets clients may have under a limit on open files: all but an eighth. A node whose clients
+// use up the descriptors could not open the next file of its log.
+func clientSockets(files uint64) int {
+	reserve := max(files/8, min(reservedFiles, files/2))
+	return int(min(files-reserve, 2*maxClients))
+}
+
+// fileLimit is how many files this process may have open. The Go runtime has raised the soft limit to the hard one.
+func fileLimit() uint64 {
+	var limit unix.Rlimit
+	if err := unix.Getrlimit(unix.RLIMIT_NOFILE, &limit); err != nil {
+		return 1024 // the least that Unix systems give
+	}
+	return limit.Cur
+}

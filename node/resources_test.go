@@ -33,3 +33,17 @@ func TestTheMachineTells(t *testing.T) {
 		t.Errorf("free disk: %d, %v", free, err)
 	}
 }
+
+func TestClientSockets(t *testing.T) {
+	for _, c := range []struct {
+		files uint64
+		want  int
+	}{{64, 32}, {1024, 512}, {20000, 17500}, {1 << 20, 2 * maxClients}, {^uint64(0), 2 * maxClients}} {
+		if got := clientSockets(c.files); got != c.want {
+			t.Errorf("of %d files clients get %d, want %d", c.files, got, c.want)
+		}
+	}
+	if got := fileLimit(); got == 0 {
+		t.Error("no limit on open files")
+	}
+}
