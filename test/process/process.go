@@ -36,7 +36,7 @@ var build = sync.OnceValues(func() (string, error) {
 	}
 	path := filepath.Join(dir, "warren")
 	args := []string{"build", "-o", path}
-	if raceDetector {
+	if RaceDetector {
 		args = append(args, "-race")
 	}
 	out, err := exec.Command("go", append(args, "github.com/warrenmq/warren/cmd/warren")...).CombinedOutput()

@@ -2,4 +2,5 @@
 
 package process
 
-const raceDetector = false
+// RaceDetector says that the tests run without it, and so do the brokers.
+const RaceDetector = false

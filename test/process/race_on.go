@@ -2,5 +2,5 @@
 
 package process
 
-// raceDetector says that the tests run with it, and so should the brokers.
-const raceDetector = true
+// RaceDetector says that the tests run with it, and so do the brokers.
+const RaceDetector = true
