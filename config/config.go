@@ -7,6 +7,7 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"net"
 	"os"
@@ -25,6 +26,7 @@ type Server struct {
 	Advertise string
 
 	AMQPPort    int
+	AMQPSPort   int
 	HTTPPort    int
 	GRPCPort    int
 	ClusterPort int
@@ -41,21 +43,38 @@ type Server struct {
 	WALFileSize    Size
 	CacheSize      Size
 
+	DefaultUser         string
+	DefaultPasswordFile string
+
+	TLSCert        string
+	TLSKey         string
+	TLSCA          string
+	ClusterTLSCert string
+	ClusterTLSKey  string
+	ClusterTLSCA   string
+	GossipKeyFile  string
+	Insecure       bool
+
 	AMQPAnnounce string
 	LogLevel     string
 	Profiles     bool
 	File         string
+
+	flags *pflag.FlagSet // the settings and nothing else: the one schema of flags, variables and the file
 }
 
 // Register declares the settings as flags and returns the place where their values land.
-func Register(fs *pflag.FlagSet) *Server {
-	c := &Server{MemoryLimit: Memory{Percent: 40}, DiskFreeLimit: 1 << 30, MaxMessageSize: 16 << 20, WALFileSize: 256 << 20, CacheSize: 64 << 20}
+func Register(flags *pflag.FlagSet) *Server {
+	fs := pflag.NewFlagSet("settings", pflag.ContinueOnError)
+	fs.SortFlags = false // Print keeps the order below
+	c := &Server{flags: fs, MemoryLimit: Memory{Percent: 40}, DiskFreeLimit: 1 << 30, MaxMessageSize: 16 << 20, WALFileSize: 256 << 20, CacheSize: 64 << 20}
 	fs.StringVar(&c.Name, "name", "", "node name (default: the host's name)")
 	fs.StringVar(&c.DataDir, "data-dir", "./warren-data", "directory of everything that must survive")
 	fs.StringVar(&c.Host, "host", "127.0.0.1", "address all listeners bind to")
 	fs.StringVar(&c.Advertise, "advertise", "", "address peers and clients are told (default: --host)")
-	fs.IntVar(&c.AMQPPort, "amqp-port", 5672, "AMQP 0-9-1")
-	fs.IntVar(&c.HTTPPort, "http-port", 15672, "health and metrics; 0: none")
+	fs.IntVar(&c.AMQPPort, "amqp-port", 5672, "AMQP 0-9-1 in plain text; 0: none")
+	fs.IntVar(&c.AMQPSPort, "amqps-port", 5671, "AMQP 0-9-1 over TLS, when --tls-cert is set; 0: none")
+	fs.IntVar(&c.HTTPPort, "http-port", 15672, "health and metrics, over TLS when --tls-cert is set; 0: none")
 	fs.IntVar(&c.GRPCPort, "grpc-port", 7672, "gRPC API for clients (kept for it; this version does not serve it yet)")
 	fs.IntVar(&c.ClusterPort, "cluster-port", 7673, "traffic between nodes")
 	fs.IntVar(&c.GossipPort, "gossip-port", 7946, "gossip between nodes, TCP and UDP")
@@ -68,23 +87,34 @@ func Register(fs *pflag.FlagSet) *Server {
 	fs.Var(&c.MaxMessageSize, "max-message-size", "largest message accepted, up to 512MiB")
 	fs.Var(&c.WALFileSize, "wal-file-size", "size of a write-ahead log file")
 	fs.Var(&c.CacheSize, "cache-size", "memory for recent log entries and bodies read back")
+	fs.StringVar(&c.DefaultUser, "default-user", "", "administrator to create at a start when there is no such user")
+	fs.StringVar(&c.DefaultPasswordFile, "default-password-file", "", "file with the password of --default-user")
+	fs.StringVar(&c.TLSCert, "tls-cert", "", "PEM file with the certificate (chain) shown to clients; read again when it changes")
+	fs.StringVar(&c.TLSKey, "tls-key", "", "PEM file with the key of --tls-cert")
+	fs.StringVar(&c.TLSCA, "tls-ca", "", "PEM file with the authorities of clients' certificates, by which they may log in (EXTERNAL)")
+	fs.StringVar(&c.ClusterTLSCert, "cluster-tls-cert", "", "PEM file with the certificate shown to other nodes, with the DNS name warren-node")
+	fs.StringVar(&c.ClusterTLSKey, "cluster-tls-key", "", "PEM file with the key of --cluster-tls-cert")
+	fs.StringVar(&c.ClusterTLSCA, "cluster-tls-ca", "", "PEM file with the authorities of the nodes' certificates")
+	fs.StringVar(&c.GossipKeyFile, "gossip-key-file", "", "file with keys for gossip, one a line in base64: the first encrypts, all decrypt")
+	fs.BoolVar(&c.Insecure, "insecure", false, "plain text on other addresses than loopback is meant: do not warn")
 	fs.StringVar(&c.AMQPAnnounce, "amqp-announce", "", "product/version told to AMQP clients that look for a name, for example RabbitMQ/4.2.0")
 	fs.StringVar(&c.LogLevel, "log-level", "info", "debug, info, warn or error")
 	fs.BoolVar(&c.Profiles, "profiles", false, "serve the Go runtime's profiles at /debug/pprof/ of the HTTP port")
-	fs.StringVar(&c.File, "config", "", "YAML file with any of these settings by their flag's name")
+	fs.StringVar(&c.File, fileSetting, "", "YAML file with any of these settings by their flag's name")
+	flags.AddFlagSet(fs)
 	return c
 }
 
 // Load fills in what was not given as a flag, from the environment (as os.Environ gives it) and the file, and checks the
-// whole. fs is the set that Register saw, already parsed.
-func (c *Server) Load(fs *pflag.FlagSet, environ []string) error {
+// whole. The flags that Register declared have been parsed.
+func (c *Server) Load(environ []string) error {
 	given := map[string]bool{}
-	fs.Visit(func(f *pflag.Flag) { given[f.Name] = true })
-	if err := fromEnvironment(fs, given, environ); err != nil {
+	c.flags.VisitAll(func(f *pflag.Flag) { given[f.Name] = f.Changed })
+	if err := fromEnvironment(c.flags, given, environ); err != nil {
 		return err
 	}
 	if c.File != "" {
-		if err := fromFile(fs, given, c.File); err != nil {
+		if err := fromFile(c.flags, given, c.File); err != nil {
 			return err
 		}
 	}
@@ -99,6 +129,37 @@ func (c *Server) Load(fs *pflag.FlagSet, environ []string) error {
 		c.Advertise = c.Host
 	}
 	return c.validate()
+}
+
+// fileSetting names the file, so that the file cannot have it.
+const fileSetting = "config"
+
+// Print writes the settings that are in force as YAML that --config takes, each with its meaning.
+func (c *Server) Print(w io.Writer) error {
+	doc := &yaml.Node{Kind: yaml.MappingNode}
+	var err error
+	c.flags.VisitAll(func(f *pflag.Flag) {
+		if f.Name == fileSetting || err != nil {
+			return
+		}
+		var value yaml.Node
+		switch v := f.Value.(type) {
+		case pflag.SliceValue:
+			err = value.Encode(v.GetSlice())
+			value.Style = yaml.FlowStyle
+		default:
+			value = yaml.Node{Kind: yaml.ScalarNode, Value: v.String()}
+			if v.Type() == "string" || v.Type() == "size|percent" {
+				value.SetString(v.String())
+			}
+		}
+		doc.Content = append(doc.Content, &yaml.Node{Kind: yaml.ScalarNode, Value: f.Name, HeadComment: f.Usage}, &value)
+	})
+	if err != nil {
+		return fmt.Errorf("print settings: %w", err)
+	}
+	out := yaml.NewEncoder(w)
+	return errors.Join(out.Encode(doc), out.Close())
 }
 
 // envPrefix starts every variable that is a setting.
@@ -147,7 +208,7 @@ func fromFile(fs *pflag.FlagSet, given map[string]bool, path string) error {
 	}
 	for name, value := range values {
 		flag := fs.Lookup(name)
-		if flag == nil || name == "config" || name == "help" {
+		if flag == nil || name == fileSetting {
 			return fmt.Errorf("configuration %s: no such setting: %s", path, name)
 		}
 		if given[name] {
@@ -180,10 +241,18 @@ func (c *Server) validate() error {
 			errs = append(errs, fmt.Errorf(format, args...))
 		}
 	}
-	for name, port := range map[string]int{"amqp-port": c.AMQPPort, "cluster-port": c.ClusterPort, "gossip-port": c.GossipPort} {
+	for name, port := range map[string]int{"cluster-port": c.ClusterPort, "gossip-port": c.GossipPort} {
 		check(port > 0 && port < 1<<16, "--%s %d: not a port", name, port)
 	}
-	check(c.HTTPPort >= 0 && c.HTTPPort < 1<<16, "--http-port %d: not a port", c.HTTPPort)
+	for name, port := range map[string]int{"amqp-port": c.AMQPPort, "amqps-port": c.AMQPSPort, "http-port": c.HTTPPort, "grpc-port": c.GRPCPort} {
+		check(port >= 0 && port < 1<<16, "--%s %d: not a port", name, port)
+	}
+	check(c.AMQPPort != 0 || c.TLSCert != "" && c.AMQPSPort != 0, "no port for AMQP: --amqp-port is 0 and there is none over TLS")
+	check((c.TLSCert == "") == (c.TLSKey == ""), "--tls-cert and --tls-key go together")
+	check(c.TLSCA == "" || c.TLSCert != "", "--tls-ca needs --tls-cert")
+	check((c.ClusterTLSCert == "") == (c.ClusterTLSKey == "") && (c.ClusterTLSCert == "") == (c.ClusterTLSCA == ""),
+		"--cluster-tls-cert, --cluster-tls-key and --cluster-tls-ca go together")
+	check((c.DefaultUser == "") == (c.DefaultPasswordFile == ""), "--default-user and --default-password-file go together")
 	check(c.Shards >= 1 && c.Shards <= 1024, "--shards %d: between 1 and 1024", c.Shards)
 	check(c.Replicas >= 1 && c.Replicas <= 7, "--replicas %d: between 1 and 7", c.Replicas)
 	check(c.Expect >= 0 && c.Expect <= 100, "--expect %d: between 0 and 100", c.Expect)
@@ -214,5 +283,47 @@ func (c *Server) Level() (slog.Level, error) {
 	return level, nil
 }
 
+// Exposed tells what is reachable from other machines in plain text, for a warning; nothing when --insecure says that it
+// is meant.
+func (c *Server) Exposed() []string {
+	if c.Insecure || isLoopback(c.Host) {
+		return nil
+	}
+	var list []string
+	if c.AMQPPort != 0 {
+		list = append(list, "AMQP")
+	}
+	if c.HTTPPort != 0 && c.TLSCert == "" {
+		list = append(list, "HTTP")
+	}
+	if c.GRPCPort != 0 && c.TLSCert == "" {
+		list = append(list, "gRPC")
+	}
+	if c.ClusterTLSCert == "" {
+		list = append(list, "traffic between nodes")
+	}
+	if c.GossipKeyFile == "" {
+		list = append(list, "gossip")
+	}
+	return list
+}
+
+func isLoopback(host string) bool {
+	ip := net.ParseIP(host)
+	return host == "localhost" || ip != nil && ip.IsLoopback()
+}
+
 // Address joins the host and a port.
 func (c *Server) Address(port int) string { return net.JoinHostPort(c.Host, strconv.Itoa(port)) }
+
+// LocalAddress is where a port is reached from this machine.
+func (c *Server) LocalAddress(port int) string {
+	host := c.Host
+	if ip := net.ParseIP(host); ip != nil && ip.IsUnspecified() {
+		host = "127.0.0.1"
+		if ip.To4() == nil {
+			host = "::1"
+		}
+	}
+	return net.JoinHostPort(host, strconv.Itoa(port))
+}

@@ -12,11 +12,12 @@ import (
 func load(t *testing.T, args, environ []string) (*Server, error) {
 	t.Helper()
 	fs := pflag.NewFlagSet("server", pflag.ContinueOnError)
+	fs.Bool("other", false, "a flag of the command that is not a setting")
 	c := Register(fs)
 	if err := fs.Parse(args); err != nil {
 		return nil, err
 	}
-	return c, c.Load(fs, environ)
+	return c, c.Load(environ)
 }
 
 func writeFile(t *testing.T, text string) string {
@@ -68,6 +69,12 @@ func TestRefusals(t *testing.T) {
 		{name: "message size", args: []string{"--max-message-size", "1GiB"}, want: "--max-message-size 1GiB"},
 		{name: "join", args: []string{"--join", "host"}, want: "--join host"},
 		{name: "level", args: []string{"--log-level", "loud"}, want: "--log-level loud"},
+		{name: "no port", args: []string{"--amqp-port", "0"}, want: "no port for AMQP"},
+		{name: "no key", args: []string{"--tls-cert", "c"}, want: "--tls-cert and --tls-key"},
+		{name: "only an authority", args: []string{"--tls-ca", "c"}, want: "--tls-ca needs"},
+		{name: "no cluster authority", args: []string{"--cluster-tls-cert", "c", "--cluster-tls-key", "k"}, want: "--cluster-tls-ca go together"},
+		{name: "no password", args: []string{"--default-user", "u"}, want: "--default-password-file go together"},
+		{name: "a flag of the command", env: []string{"WARREN_OTHER=true"}, want: "no such setting"},
 		{name: "announce", args: []string{"--amqp-announce", "RabbitMQ"}, want: "PRODUCT/VERSION"},
 	} {
 		args := tc.args
@@ -97,6 +104,65 @@ func TestSizes(t *testing.T) {
 	for _, text := range []string{"0%", "101%", "%", "0", "x"} {
 		if err := m.Set(text); err == nil {
 			t.Errorf("memory limit %q was read", text)
+		}
+	}
+}
+
+// TestPrint feeds what Print wrote back and gets the same again.
+func TestPrint(t *testing.T) {
+	show := func(c *Server) string {
+		var out strings.Builder
+		if err := c.Print(&out); err != nil {
+			t.Fatal(err)
+		}
+		return out.String()
+	}
+	for _, args := range [][]string{nil,
+		{"--name", "007", "--join", "a:1,b:2", "--memory-limit", "3GiB", "--profiles", "--log-level", "debug", "--default-user", "true", "--default-password-file", "/p: #"},
+		{"--name", "yes", "--amqp-port", "0", "--tls-cert", "c", "--tls-key", "k", "--amqp-announce", "RabbitMQ/4.2.0"}} {
+		first, err := load(t, args, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		want := show(first)
+		second, err := load(t, []string{"--config", writeFile(t, want)}, nil)
+		if err != nil {
+			t.Fatalf("%v\n%s", err, want)
+		}
+		if got := show(second); got != want {
+			t.Errorf("%v: got\n%s\nwant\n%s", args, got, want)
+		}
+	}
+}
+
+func TestExposed(t *testing.T) {
+	files := []string{"--tls-cert", "c", "--tls-key", "k", "--cluster-tls-cert", "c", "--cluster-tls-key", "k", "--cluster-tls-ca", "a", "--gossip-key-file", "g"}
+	for _, tc := range []struct {
+		args []string
+		want string
+	}{
+		{nil, ""},
+		{[]string{"--host", "::1"}, ""},
+		{[]string{"--host", "localhost"}, ""},
+		{[]string{"--host", "0.0.0.0"}, "AMQP HTTP gRPC traffic between nodes gossip"},
+		{[]string{"--host", "0.0.0.0", "--insecure"}, ""},
+		{append([]string{"--host", "10.0.0.1"}, files...), "AMQP"},
+		{append([]string{"--host", "10.0.0.1", "--amqp-port", "0"}, files...), ""},
+	} {
+		c, err := load(t, tc.args, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := strings.Join(c.Exposed(), " "); got != tc.want {
+			t.Errorf("%v: got %q, want %q", tc.args, got, tc.want)
+		}
+	}
+}
+
+func TestLocalAddress(t *testing.T) {
+	for host, want := range map[string]string{"0.0.0.0": "127.0.0.1:1", "::": "[::1]:1", "10.0.0.1": "10.0.0.1:1", "127.0.0.1": "127.0.0.1:1"} {
+		if got := (&Server{Host: host}).LocalAddress(1); got != want {
+			t.Errorf("%s: %s, want %s", host, got, want)
 		}
 	}
 }

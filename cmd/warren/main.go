@@ -19,7 +19,7 @@ func main() {
 		SilenceUsage:  true,
 		SilenceErrors: true,
 	}
-	root.AddCommand(serverCommand(), benchCommand(), versionCommand(), storageCommand())
+	root.AddCommand(serverCommand(), healthCommand(), benchCommand(), versionCommand(), storageCommand())
 	if err := root.Execute(); err != nil {
 		fmt.Fprintln(os.Stderr, "warren:", err)
 		os.Exit(1)

@@ -23,10 +23,14 @@ func serverCommand() *cobra.Command {
 			"and in the YAML file named by --config.",
 		Args: cobra.NoArgs,
 	}
+	show := c.Flags().Bool("print-config", false, "print the settings that are in force as YAML for --config, and end")
 	settings := config.Register(c.Flags())
 	c.RunE = func(c *cobra.Command, _ []string) error {
-		if err := settings.Load(c.Flags(), os.Environ()); err != nil {
+		if err := settings.Load(os.Environ()); err != nil {
 			return err
+		}
+		if *show {
+			return settings.Print(c.OutOrStdout())
 		}
 		return serve(c.Context(), settings, c.OutOrStdout())
 	}
