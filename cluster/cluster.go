@@ -50,6 +50,7 @@ type Options struct {
 	GuestPasswordHash string // of a cluster that begins
 	Version           string
 	Logger            *slog.Logger
+	Surroundings      Surroundings
 	// OnFatal is called when this node cannot go on. The process is to end at once.
 	OnFatal func(error)
 }
@@ -57,6 +58,7 @@ type Options struct {
 func (o *Options) validate() error {
 	o.Advertise = cmp.Or(o.Advertise, o.Host)
 	o.Shards, o.Replicas = cmp.Or(o.Shards, 16), cmp.Or(o.Replicas, 3)
+	o.Surroundings.setDefaults()
 	switch {
 	case o.DataDir == "" || o.Name == "" || o.Host == "" || o.Store == nil || o.Observer == nil || o.Logger == nil || o.OnFatal == nil:
 		return errors.New("cluster options: a required one is missing")
@@ -158,11 +160,12 @@ func (c *Cluster) open() (err error) {
 		c.founded.Store(&f)
 		close(c.begun)
 	}
-	listener, err := net.Listen("tcp", gossip.Join(c.o.Host, c.o.ClusterPort))
+	c.db.Around(c.o.Surroundings.VoteWrite)
+	listener, err := c.o.Surroundings.Listen(gossip.Join(c.o.Host, c.o.ClusterPort))
 	if err != nil {
 		return fmt.Errorf("listen for other nodes: %w", err)
 	}
-	c.network = peer.New(peer.Options{Address: c.address, Listener: listener, Logger: c.log})
+	c.network = peer.New(peer.Options{Address: c.address, Listener: listener, Dial: c.o.Surroundings.Dial, Logger: c.log})
 	c.raftnet = raftnet.New(raftnet.Options{Logger: c.log, Open: func(ctx context.Context, uuid string, bulk bool) (raftnet.Stream, error) {
 		class := peer.Raft
 		if bulk {
@@ -174,7 +177,7 @@ func (c *Cluster) open() (err error) {
 	c.leaders, c.watcher, c.forgetter = newLeaderTable(c), newWatcher(c.ctx, c), newForgetter(c)
 	c.work.Go(c.serveNodes)
 	g, err := gossip.Start(gossip.Options{Self: c.member(), Bind: c.o.Host, Port: c.o.GossipPort, Advertise: c.o.Advertise,
-		Seeds: c.o.Join, Changed: c.membersChanged, Logger: c.log})
+		Seeds: c.o.Join, Changed: c.membersChanged, Logger: c.log, Transport: c.o.Surroundings.Gossip})
 	if err != nil {
 		return err
 	}

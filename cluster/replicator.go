@@ -30,7 +30,7 @@ const (
 
 // Propose implements broker.Replicator.
 func (c *Cluster) Propose(ctx context.Context, cmd *catalog.Command) (catalog.Reply, error) {
-	cmd.TimeMillis = time.Now().UnixMilli()
+	cmd.TimeMillis = c.o.Surroundings.Now().UnixMilli()
 	data, err := catalog.Encode(cmd)
 	if err != nil {
 		return catalog.Reply{}, err

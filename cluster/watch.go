@@ -120,7 +120,7 @@ func (w *watcher) heard(uuid string, s *nodev1.Status) {
 	p := w.peers[uuid]
 	was, before := p.state, p.status
 	p.status, p.state, p.tried = s, pipe.PeerAlive, true
-	p.skew = time.Duration(s.TimeMillis-time.Now().UnixMilli()) * time.Millisecond
+	p.skew = time.Duration(s.TimeMillis-w.c.o.Surroundings.Now().UnixMilli()) * time.Millisecond
 	if was != pipe.PeerAlive {
 		p.since = time.Now()
 	}
@@ -256,7 +256,7 @@ func (w *watcher) info(uuid string) peerInfo {
 
 // status is how this node is.
 func (c *Cluster) status() *nodev1.Status {
-	s := &nodev1.Status{Uuid: c.identity.UUID, Name: c.o.Name, ClusterId: c.clusterID(), Session: uint64(c.Self().Session), TimeMillis: time.Now().UnixMilli()}
+	s := &nodev1.Status{Uuid: c.identity.UUID, Name: c.o.Name, ClusterId: c.clusterID(), Session: uint64(c.Self().Session), TimeMillis: c.o.Surroundings.Now().UnixMilli()}
 	if c.hasCatalog() {
 		s.Groups = append(s.Groups, c.catalog.groupStatus(c.catalog.at()))
 	}

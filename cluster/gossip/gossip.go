@@ -30,7 +30,15 @@ type Options struct {
 	// Changed is called when a member came, went or says something new. It must not block.
 	Changed func()
 	Logger  *slog.Logger
+	// Transport carries what is said (default: UDP and TCP).
+	Transport Transport
 }
+
+// What another transport is made of, in memberlist's terms.
+type (
+	Transport = memberlist.Transport
+	Packet    = memberlist.Packet
+)
 
 // Gossip is a running member.
 type Gossip struct {
@@ -76,6 +84,7 @@ func Start(o Options) (*Gossip, error) {
 	c.AdvertiseAddr, c.AdvertisePort = advertise, o.Port
 	c.Delegate, c.Events, c.Alive = g, g, g
 	c.DeadNodeReclaimTime = 10 * time.Second
+	c.Transport = o.Transport
 	c.LogOutput = logWriter{o.Logger}
 	if size := proto.Size(o.Self); size > metaLimit {
 		return nil, fmt.Errorf("gossip: name and addresses take %d bytes, more than %d", size, metaLimit)

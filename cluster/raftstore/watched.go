@@ -26,6 +26,7 @@ type store interface {
 type watched struct {
 	store
 	timeout time.Duration
+	around  func(write func() error) error // nil: nothing
 	fatal   atomic.Pointer[func(error)]
 	dying   sync.Once
 	dead    atomic.Bool
@@ -57,6 +58,10 @@ func (w *watched) write(do func() error) error {
 		return errDead
 	}
 	timer := time.AfterFunc(w.timeout, func() { w.die(fmt.Errorf("a write takes longer than %v", w.timeout)) })
+	if around := w.around; around != nil {
+		inner := do
+		do = func() error { return around(inner) }
+	}
 	err := do()
 	timer.Stop()
 	switch {

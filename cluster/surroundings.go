@@ -1,0 +1,34 @@
+package cluster
+
+import (
+	"context"
+	"net"
+	"time"
+
+	"github.com/warrenmq/warren/cluster/gossip"
+)
+
+// Surroundings are what a node touches outside its process, beside its Store. The zero value is the real world; a simulation
+// has another.
+type Surroundings struct {
+	// Listen takes the other nodes' connections (default: TCP). A Dial that finds nobody fails with syscall.ECONNREFUSED.
+	Listen func(address string) (net.Listener, error)
+	Dial   func(ctx context.Context, address string) (net.Conn, error)
+	// Gossip carries gossip (default: UDP and TCP).
+	Gossip gossip.Transport
+	// Now is the wall clock (default: time.Now). Waiting goes by the process's own clock.
+	Now func() time.Time
+	// VoteWrite does a write to the file of votes (default: it is done).
+	VoteWrite func(write func() error) error
+	// HashEvery is how many entries of a shard lie between two comparisons of the replicas' states (default: pipe's).
+	HashEvery uint64
+}
+
+func (s *Surroundings) setDefaults() {
+	if s.Listen == nil {
+		s.Listen = func(address string) (net.Listener, error) { return net.Listen("tcp", address) }
+	}
+	if s.Now == nil {
+		s.Now = time.Now
+	}
+}
