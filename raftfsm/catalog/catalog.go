@@ -94,6 +94,10 @@ func (a *apply) dispatch(cmd *Command) error {
 		a.reply.Err = a.createCluster(c.CreateCluster)
 	case *raftv1.CatalogCommand_RegisterNode:
 		a.reply.Err = a.registerNode(c.RegisterNode)
+	case *raftv1.CatalogCommand_AdmitNode:
+		a.reply.Err = a.admitNode(c.AdmitNode)
+	case *raftv1.CatalogCommand_SetLeaving:
+		a.reply.Err = a.setLeaving(c.SetLeaving)
 	case *raftv1.CatalogCommand_RemoveNode:
 		a.reply.Err = a.removeNode(c.RemoveNode)
 	case *raftv1.CatalogCommand_SessionOver:

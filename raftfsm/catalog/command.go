@@ -25,6 +25,16 @@ func RegisterNode(m *raftv1.RegisterNode) *Command {
 	return &Command{Command: &raftv1.CatalogCommand_RegisterNode{RegisterNode: m}}
 }
 
+// AdmitNode makes the command that makes a node a member before its first run.
+func AdmitNode(m *raftv1.AdmitNode) *Command {
+	return &Command{Command: &raftv1.CatalogCommand_AdmitNode{AdmitNode: m}}
+}
+
+// SetLeaving makes the command that begins or calls off that a node leaves.
+func SetLeaving(m *raftv1.SetLeaving) *Command {
+	return &Command{Command: &raftv1.CatalogCommand_SetLeaving{SetLeaving: m}}
+}
+
 // RemoveNode makes the command that forgets a node.
 func RemoveNode(m *raftv1.RemoveNode) *Command {
 	return &Command{Command: &raftv1.CatalogCommand_RemoveNode{RemoveNode: m}}

@@ -40,6 +40,67 @@ func (a *apply) createCluster(m *raftv1.CreateCluster) *raftfsm.Error {
 	return nil
 }
 
+// admitNode makes a node a member before its first run. The same node again changes nothing.
+func (a *apply) admitNode(m *raftv1.AdmitNode) *raftfsm.Error {
+	switch {
+	case m.Uuid == "" || m.Name == "":
+		return raftfsm.Errorf(raftfsm.PreconditionFailed, "node '%s' has no identity or no name", m.Name)
+	case m.MachineVersion < a.cluster.machineVersion:
+		return raftfsm.Errorf(raftfsm.PreconditionFailed, "node '%s' knows machine version %d at most, the cluster is at %d",
+			m.Name, m.MachineVersion, a.cluster.machineVersion)
+	case a.cluster.lastNode == maxNode:
+		return raftfsm.Errorf(raftfsm.ResourceError, "no node number is left")
+	}
+	if n := a.NodeByUUID(m.Uuid); n != nil {
+		a.reply.Node = n.Number
+		return nil
+	}
+	for n := range a.Nodes() {
+		if n.Name == m.Name && !n.Leaving && uint32(n.Number) != m.Replaces {
+			return raftfsm.Errorf(raftfsm.Exists, "the cluster has a node '%s' already", m.Name)
+		}
+	}
+	if m.Replaces <= uint32(maxNode) {
+		if old := a.nodes[uint16(m.Replaces)]; old != nil && old.Name == m.Name {
+			a.leaving(old, true)
+		}
+	}
+	a.cluster.lastNode++
+	n := &Node{Number: a.cluster.lastNode, UUID: m.Uuid, Name: m.Name, MachineVersion: m.MachineVersion, Version: m.Version}
+	a.nodes[n.Number] = n
+	a.reply.Node = n.Number
+	a.changed(Change{Kind: NodeChanged, Node: n})
+	return nil
+}
+
+// setLeaving begins or calls off that a node leaves. The last one that stays cannot leave.
+func (a *apply) setLeaving(m *raftv1.SetLeaving) *raftfsm.Error {
+	if m.Number > uint32(maxNode) || a.nodes[uint16(m.Number)] == nil {
+		return raftfsm.Errorf(raftfsm.NotFound, "there is no node %d", m.Number)
+	}
+	n, staying := a.nodes[uint16(m.Number)], 0
+	for other := range a.Nodes() {
+		if other != n && !other.Leaving {
+			staying++
+		}
+	}
+	if m.Leaving && staying == 0 {
+		return raftfsm.Errorf(raftfsm.PreconditionFailed, "node '%s' is the last one that stays", n.Name)
+	}
+	a.leaving(n, m.Leaving)
+	return nil
+}
+
+func (a *apply) leaving(n *Node, leaving bool) {
+	if n.Leaving == leaving {
+		return
+	}
+	changed := *n // what can be seen never changes
+	changed.Leaving = leaving
+	a.nodes[n.Number] = &changed
+	a.changed(Change{Kind: NodeChanged, Node: &changed})
+}
+
 // registerNode begins a run of a node. Exclusive queues of its earlier runs go; and if nobody who ran before is alive,
 // so does all that outlives connections but not the cluster.
 func (a *apply) registerNode(m *raftv1.RegisterNode) *raftfsm.Error {
@@ -51,14 +112,17 @@ func (a *apply) registerNode(m *raftv1.RegisterNode) *raftfsm.Error {
 			m.Name, m.MachineVersion, a.cluster.machineVersion)
 	}
 	old := a.NodeByUUID(m.Uuid)
-	if old == nil && a.cluster.lastNode == maxNode {
+	switch {
+	case old == nil && len(a.shards) > 0: // the first members have registered: it was removed, or never admitted
+		return raftfsm.Errorf(raftfsm.AccessRefused, "node '%s' is no member of the cluster", m.Name)
+	case old == nil && a.cluster.lastNode == maxNode:
 		return raftfsm.Errorf(raftfsm.ResourceError, "no node number is left")
 	}
 	restarted := a.allRestarted(old, m.Alive)
 	a.cluster.timeMillis = max(a.cluster.timeMillis, a.timeMillis)
 	n := &Node{UUID: m.Uuid, Name: m.Name, Run: 1, MachineVersion: m.MachineVersion, Version: m.Version, StartedAt: a.cluster.timeMillis}
 	if old != nil {
-		n.Number, n.Run = old.Number, old.Run+1
+		n.Number, n.Run, n.Leaving = old.Number, old.Run+1, old.Leaving
 	} else {
 		a.cluster.lastNode++
 		n.Number = a.cluster.lastNode

@@ -39,7 +39,7 @@ func randomCommand(t *rapid.T) *Command {
 		}
 		return m
 	}
-	switch rapid.IntRange(0, 25).Draw(t, "command") {
+	switch rapid.IntRange(0, 27).Draw(t, "command") {
 	case 0:
 		return RegisterNode(&raftv1.RegisterNode{Uuid: name("n1", "n2", "n3"), MachineVersion: LatestMachineVersion,
 			Alive: rapid.SliceOf(small).Draw(t, "alive")})
@@ -78,6 +78,10 @@ func randomCommand(t *rapid.T) *Command {
 		m := bind()
 		return Unbind(&raftv1.Unbind{Vhost: m.Vhost, Source: m.Source, Destination: m.Destination, ToExchange: m.ToExchange,
 			RoutingKey: m.RoutingKey, Arguments: m.Arguments})
+	case 20:
+		return AdmitNode(&raftv1.AdmitNode{Uuid: name("n1", "n3", "n4"), Name: name("a", "b"), MachineVersion: LatestMachineVersion, Replaces: small.Draw(t, "replaces")})
+	case 21:
+		return SetLeaving(&raftv1.SetLeaving{Number: small.Draw(t, "node"), Leaving: flag()})
 	}
 	return Bind(bind())
 }

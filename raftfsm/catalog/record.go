@@ -53,7 +53,7 @@ func (c *cluster) record() *raftv1.CatalogRecord {
 func (n *Node) record() *raftv1.CatalogRecord {
 	return &raftv1.CatalogRecord{Record: &raftv1.CatalogRecord_Node{Node: &raftv1.NodeRecord{
 		Number: uint32(n.Number), Uuid: n.UUID, Name: n.Name, Run: n.Run, MachineVersion: n.MachineVersion,
-		Version: n.Version, StartedAtMillis: n.StartedAt}}}
+		Version: n.Version, StartedAtMillis: n.StartedAt, Leaving: n.Leaving}}}
 }
 
 func (s *Shard) record() *raftv1.CatalogRecord {

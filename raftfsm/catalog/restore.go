@@ -109,7 +109,7 @@ func (s *State) restore(record *raftv1.CatalogRecord) error {
 			return fmt.Errorf("node %d cannot be", m.Number)
 		}
 		s.nodes[uint16(m.Number)] = &Node{Number: uint16(m.Number), UUID: m.Uuid, Name: m.Name, Run: m.Run,
-			MachineVersion: m.MachineVersion, Version: m.Version, StartedAt: m.StartedAtMillis}
+			MachineVersion: m.MachineVersion, Version: m.Version, StartedAt: m.StartedAtMillis, Leaving: m.Leaving}
 	case *raftv1.CatalogRecord_Shard:
 		shard := newShard(r.Shard)
 		s.shards[shard.ID] = shard

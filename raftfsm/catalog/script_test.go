@@ -217,6 +217,10 @@ func (a arguments) command(t *testing.T, word string) *Command {
 		c := RegisterNode(&raftv1.RegisterNode{Uuid: a["uuid"], Name: "node-" + a["uuid"], Alive: a.numbers("alive"), MachineVersion: LatestMachineVersion})
 		c.TimeMillis = int64(a.number("time"))
 		return c
+	case "admit":
+		return AdmitNode(&raftv1.AdmitNode{Uuid: a["uuid"], Name: a["name"], MachineVersion: LatestMachineVersion, Replaces: uint32(a.number("replaces"))})
+	case "leaving":
+		return SetLeaving(&raftv1.SetLeaving{Number: uint32(a.number("number")), Leaving: a.number("off") == 0})
 	case "remove-node":
 		return RemoveNode(&raftv1.RemoveNode{Number: uint32(a.number("number"))})
 	case "session-over":
@@ -295,7 +299,11 @@ func showChange(c Change) string {
 	case c.Binding != nil:
 		return out + " " + showBinding(c.Binding)
 	case c.Node != nil:
-		return out + fmt.Sprintf(" %d %s run %d since %d", c.Node.Number, c.Node.Name, c.Node.Run, c.Node.StartedAt)
+		out += fmt.Sprintf(" %d %s run %d since %d", c.Node.Number, c.Node.Name, c.Node.Run, c.Node.StartedAt)
+		if c.Node.Leaving {
+			out += " leaving"
+		}
+		return out
 	case c.Shard != nil:
 		return out + fmt.Sprintf(" %d version %d on %v, %d preferred", c.Shard.ID, c.Shard.Version, c.Shard.Nodes, c.Shard.Preferred)
 	}

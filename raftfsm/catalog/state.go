@@ -57,10 +57,11 @@ type Permission struct {
 type Node struct {
 	Number         uint16
 	UUID, Name     string
-	Run            uint64 // the count of its starts
+	Run            uint64 // the count of its starts; 0: it was admitted and has not started yet
 	MachineVersion uint32 // the latest that it knows
 	Version        string // of its program
 	StartedAt      int64  // when its run was registered, milliseconds since 1970
+	Leaving        bool   // its replicas go elsewhere, then it is removed
 }
 
 // Session is the node's present run.

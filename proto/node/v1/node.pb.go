@@ -78,15 +78,22 @@ func (x *WatchRequest) GetClusterId() string {
 
 // Status is how a node is.
 type Status struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Uuid          string                 `protobuf:"bytes,1,opt,name=uuid,proto3" json:"uuid,omitempty"`
-	Name          string                 `protobuf:"bytes,2,opt,name=name,proto3" json:"name,omitempty"`
-	ClusterId     string                 `protobuf:"bytes,3,opt,name=cluster_id,json=clusterId,proto3" json:"cluster_id,omitempty"`
-	Session       uint64                 `protobuf:"varint,4,opt,name=session,proto3" json:"session,omitempty"`                         // of its present run; 0: not registered yet
-	TimeMillis    int64                  `protobuf:"varint,5,opt,name=time_millis,json=timeMillis,proto3" json:"time_millis,omitempty"` // of its clock
-	Groups        []*GroupStatus         `protobuf:"bytes,6,rep,name=groups,proto3" json:"groups,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	state          protoimpl.MessageState `protogen:"open.v1"`
+	Uuid           string                 `protobuf:"bytes,1,opt,name=uuid,proto3" json:"uuid,omitempty"`
+	Name           string                 `protobuf:"bytes,2,opt,name=name,proto3" json:"name,omitempty"`
+	ClusterId      string                 `protobuf:"bytes,3,opt,name=cluster_id,json=clusterId,proto3" json:"cluster_id,omitempty"`
+	Session        uint64                 `protobuf:"varint,4,opt,name=session,proto3" json:"session,omitempty"`                         // of its present run; 0: not registered yet
+	TimeMillis     int64                  `protobuf:"varint,5,opt,name=time_millis,json=timeMillis,proto3" json:"time_millis,omitempty"` // of its clock
+	Groups         []*GroupStatus         `protobuf:"bytes,6,rep,name=groups,proto3" json:"groups,omitempty"`
+	Draining       bool                   `protobuf:"varint,7,opt,name=draining,proto3" json:"draining,omitempty"`                                   // it wants to lead nothing
+	Address        string                 `protobuf:"bytes,8,opt,name=address,proto3" json:"address,omitempty"`                                      // where it listens for other nodes, host:port
+	Version        string                 `protobuf:"bytes,9,opt,name=version,proto3" json:"version,omitempty"`                                      // of its program
+	MemoryBytes    uint64                 `protobuf:"varint,10,opt,name=memory_bytes,json=memoryBytes,proto3" json:"memory_bytes,omitempty"`         // that the process holds
+	DiskFreeBytes  uint64                 `protobuf:"varint,11,opt,name=disk_free_bytes,json=diskFreeBytes,proto3" json:"disk_free_bytes,omitempty"` // where its data is
+	DiskTotalBytes uint64                 `protobuf:"varint,12,opt,name=disk_total_bytes,json=diskTotalBytes,proto3" json:"disk_total_bytes,omitempty"`
+	Alarm          string                 `protobuf:"bytes,13,opt,name=alarm,proto3" json:"alarm,omitempty"` // why it blocks publishers; empty: it does not
+	unknownFields  protoimpl.UnknownFields
+	sizeCache      protoimpl.SizeCache
 }
 
 func (x *Status) Reset() {
@@ -161,6 +168,55 @@ func (x *Status) GetGroups() []*GroupStatus {
 	return nil
 }
 
+func (x *Status) GetDraining() bool {
+	if x != nil {
+		return x.Draining
+	}
+	return false
+}
+
+func (x *Status) GetAddress() string {
+	if x != nil {
+		return x.Address
+	}
+	return ""
+}
+
+func (x *Status) GetVersion() string {
+	if x != nil {
+		return x.Version
+	}
+	return ""
+}
+
+func (x *Status) GetMemoryBytes() uint64 {
+	if x != nil {
+		return x.MemoryBytes
+	}
+	return 0
+}
+
+func (x *Status) GetDiskFreeBytes() uint64 {
+	if x != nil {
+		return x.DiskFreeBytes
+	}
+	return 0
+}
+
+func (x *Status) GetDiskTotalBytes() uint64 {
+	if x != nil {
+		return x.DiskTotalBytes
+	}
+	return 0
+}
+
+func (x *Status) GetAlarm() string {
+	if x != nil {
+		return x.Alarm
+	}
+	return ""
+}
+
 // GroupStatus is a node's seat in a Raft group.
 type GroupStatus struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -172,6 +228,7 @@ type GroupStatus struct {
 	Committed     uint64                 `protobuf:"varint,6,opt,name=committed,proto3" json:"committed,omitempty"`
 	Leader        string                 `protobuf:"bytes,7,opt,name=leader,proto3" json:"leader,omitempty"` // the server it takes for the leader
 	Damage        string                 `protobuf:"bytes,8,opt,name=damage,proto3" json:"damage,omitempty"` // why it does not take part; empty: it does
+	Seats         []*Seat                `protobuf:"bytes,9,rep,name=seats,proto3" json:"seats,omitempty"`   // if it leads: the group's members, as a majority has agreed on them
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -262,6 +319,66 @@ func (x *GroupStatus) GetDamage() string {
 	return ""
 }
 
+func (x *GroupStatus) GetSeats() []*Seat {
+	if x != nil {
+		return x.Seats
+	}
+	return nil
+}
+
+// Seat is a member of a Raft group.
+type Seat struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Server        string                 `protobuf:"bytes,1,opt,name=server,proto3" json:"server,omitempty"`
+	Votes         bool                   `protobuf:"varint,2,opt,name=votes,proto3" json:"votes,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Seat) Reset() {
+	*x = Seat{}
+	mi := &file_node_v1_node_proto_msgTypes[3]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Seat) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Seat) ProtoMessage() {}
+
+func (x *Seat) ProtoReflect() protoreflect.Message {
+	mi := &file_node_v1_node_proto_msgTypes[3]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Seat.ProtoReflect.Descriptor instead.
+func (*Seat) Descriptor() ([]byte, []int) {
+	return file_node_v1_node_proto_rawDescGZIP(), []int{3}
+}
+
+func (x *Seat) GetServer() string {
+	if x != nil {
+		return x.Server
+	}
+	return ""
+}
+
+func (x *Seat) GetVotes() bool {
+	if x != nil {
+		return x.Votes
+	}
+	return false
+}
+
 type ProposeRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Command       []byte                 `protobuf:"bytes,1,opt,name=command,proto3" json:"command,omitempty"` // a CatalogCommand
@@ -271,7 +388,7 @@ type ProposeRequest struct {
 
 func (x *ProposeRequest) Reset() {
 	*x = ProposeRequest{}
-	mi := &file_node_v1_node_proto_msgTypes[3]
+	mi := &file_node_v1_node_proto_msgTypes[4]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -283,7 +400,7 @@ func (x *ProposeRequest) String() string {
 func (*ProposeRequest) ProtoMessage() {}
 
 func (x *ProposeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_node_v1_node_proto_msgTypes[3]
+	mi := &file_node_v1_node_proto_msgTypes[4]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -296,7 +413,7 @@ func (x *ProposeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ProposeRequest.ProtoReflect.Descriptor instead.
 func (*ProposeRequest) Descriptor() ([]byte, []int) {
-	return file_node_v1_node_proto_rawDescGZIP(), []int{3}
+	return file_node_v1_node_proto_rawDescGZIP(), []int{4}
 }
 
 func (x *ProposeRequest) GetCommand() []byte {
@@ -316,7 +433,7 @@ type ProposeResponse struct {
 
 func (x *ProposeResponse) Reset() {
 	*x = ProposeResponse{}
-	mi := &file_node_v1_node_proto_msgTypes[4]
+	mi := &file_node_v1_node_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -328,7 +445,7 @@ func (x *ProposeResponse) String() string {
 func (*ProposeResponse) ProtoMessage() {}
 
 func (x *ProposeResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_node_v1_node_proto_msgTypes[4]
+	mi := &file_node_v1_node_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -341,7 +458,7 @@ func (x *ProposeResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ProposeResponse.ProtoReflect.Descriptor instead.
 func (*ProposeResponse) Descriptor() ([]byte, []int) {
-	return file_node_v1_node_proto_rawDescGZIP(), []int{4}
+	return file_node_v1_node_proto_rawDescGZIP(), []int{5}
 }
 
 func (x *ProposeResponse) GetIndex() uint64 {
@@ -369,7 +486,7 @@ type FollowRequest struct {
 
 func (x *FollowRequest) Reset() {
 	*x = FollowRequest{}
-	mi := &file_node_v1_node_proto_msgTypes[5]
+	mi := &file_node_v1_node_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -381,7 +498,7 @@ func (x *FollowRequest) String() string {
 func (*FollowRequest) ProtoMessage() {}
 
 func (x *FollowRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_node_v1_node_proto_msgTypes[5]
+	mi := &file_node_v1_node_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -394,7 +511,7 @@ func (x *FollowRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FollowRequest.ProtoReflect.Descriptor instead.
 func (*FollowRequest) Descriptor() ([]byte, []int) {
-	return file_node_v1_node_proto_rawDescGZIP(), []int{5}
+	return file_node_v1_node_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *FollowRequest) GetNode() uint32 {
@@ -429,7 +546,7 @@ type FollowResponse struct {
 
 func (x *FollowResponse) Reset() {
 	*x = FollowResponse{}
-	mi := &file_node_v1_node_proto_msgTypes[6]
+	mi := &file_node_v1_node_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -441,7 +558,7 @@ func (x *FollowResponse) String() string {
 func (*FollowResponse) ProtoMessage() {}
 
 func (x *FollowResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_node_v1_node_proto_msgTypes[6]
+	mi := &file_node_v1_node_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -454,7 +571,7 @@ func (x *FollowResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FollowResponse.ProtoReflect.Descriptor instead.
 func (*FollowResponse) Descriptor() ([]byte, []int) {
-	return file_node_v1_node_proto_rawDescGZIP(), []int{6}
+	return file_node_v1_node_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *FollowResponse) GetPing() uint64 {
@@ -490,7 +607,7 @@ type CommittedCommand struct {
 
 func (x *CommittedCommand) Reset() {
 	*x = CommittedCommand{}
-	mi := &file_node_v1_node_proto_msgTypes[7]
+	mi := &file_node_v1_node_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -502,7 +619,7 @@ func (x *CommittedCommand) String() string {
 func (*CommittedCommand) ProtoMessage() {}
 
 func (x *CommittedCommand) ProtoReflect() protoreflect.Message {
-	mi := &file_node_v1_node_proto_msgTypes[7]
+	mi := &file_node_v1_node_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -515,7 +632,7 @@ func (x *CommittedCommand) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CommittedCommand.ProtoReflect.Descriptor instead.
 func (*CommittedCommand) Descriptor() ([]byte, []int) {
-	return file_node_v1_node_proto_rawDescGZIP(), []int{7}
+	return file_node_v1_node_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *CommittedCommand) GetPrevious() uint64 {
@@ -550,7 +667,7 @@ type Server struct {
 
 func (x *Server) Reset() {
 	*x = Server{}
-	mi := &file_node_v1_node_proto_msgTypes[8]
+	mi := &file_node_v1_node_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -562,7 +679,7 @@ func (x *Server) String() string {
 func (*Server) ProtoMessage() {}
 
 func (x *Server) ProtoReflect() protoreflect.Message {
-	mi := &file_node_v1_node_proto_msgTypes[8]
+	mi := &file_node_v1_node_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -575,7 +692,7 @@ func (x *Server) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Server.ProtoReflect.Descriptor instead.
 func (*Server) Descriptor() ([]byte, []int) {
-	return file_node_v1_node_proto_rawDescGZIP(), []int{8}
+	return file_node_v1_node_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *Server) GetUuid() string {
@@ -602,7 +719,7 @@ type BootstrapRequest struct {
 
 func (x *BootstrapRequest) Reset() {
 	*x = BootstrapRequest{}
-	mi := &file_node_v1_node_proto_msgTypes[9]
+	mi := &file_node_v1_node_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -614,7 +731,7 @@ func (x *BootstrapRequest) String() string {
 func (*BootstrapRequest) ProtoMessage() {}
 
 func (x *BootstrapRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_node_v1_node_proto_msgTypes[9]
+	mi := &file_node_v1_node_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -627,7 +744,7 @@ func (x *BootstrapRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use BootstrapRequest.ProtoReflect.Descriptor instead.
 func (*BootstrapRequest) Descriptor() ([]byte, []int) {
-	return file_node_v1_node_proto_rawDescGZIP(), []int{9}
+	return file_node_v1_node_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *BootstrapRequest) GetClusterId() string {
@@ -653,7 +770,7 @@ type BootstrapResponse struct {
 
 func (x *BootstrapResponse) Reset() {
 	*x = BootstrapResponse{}
-	mi := &file_node_v1_node_proto_msgTypes[10]
+	mi := &file_node_v1_node_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -665,7 +782,7 @@ func (x *BootstrapResponse) String() string {
 func (*BootstrapResponse) ProtoMessage() {}
 
 func (x *BootstrapResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_node_v1_node_proto_msgTypes[10]
+	mi := &file_node_v1_node_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -678,7 +795,7 @@ func (x *BootstrapResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use BootstrapResponse.ProtoReflect.Descriptor instead.
 func (*BootstrapResponse) Descriptor() ([]byte, []int) {
-	return file_node_v1_node_proto_rawDescGZIP(), []int{10}
+	return file_node_v1_node_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *BootstrapResponse) GetRefusal() string {
@@ -689,18 +806,21 @@ func (x *BootstrapResponse) GetRefusal() string {
 }
 
 type JoinRequest struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Uuid          string                 `protobuf:"bytes,1,opt,name=uuid,proto3" json:"uuid,omitempty"`
-	Name          string                 `protobuf:"bytes,2,opt,name=name,proto3" json:"name,omitempty"`
-	Address       string                 `protobuf:"bytes,3,opt,name=address,proto3" json:"address,omitempty"`
-	Server        string                 `protobuf:"bytes,4,opt,name=server,proto3" json:"server,omitempty"` // the id it will have in the catalog's group
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	state          protoimpl.MessageState `protogen:"open.v1"`
+	Uuid           string                 `protobuf:"bytes,1,opt,name=uuid,proto3" json:"uuid,omitempty"`
+	Name           string                 `protobuf:"bytes,2,opt,name=name,proto3" json:"name,omitempty"`
+	Address        string                 `protobuf:"bytes,3,opt,name=address,proto3" json:"address,omitempty"`                                      // where it listens for other nodes
+	MachineVersion uint32                 `protobuf:"varint,4,opt,name=machine_version,json=machineVersion,proto3" json:"machine_version,omitempty"` // the latest that it knows
+	Version        string                 `protobuf:"bytes,5,opt,name=version,proto3" json:"version,omitempty"`                                      // of its program
+	Lost           bool                   `protobuf:"varint,6,opt,name=lost,proto3" json:"lost,omitempty"`                                           // it has data, and only cluster.json is gone: it must be a member already
+	Forwarded      bool                   `protobuf:"varint,7,opt,name=forwarded,proto3" json:"forwarded,omitempty"`                                 // by a member: who does not lead the catalog does not ask on
+	unknownFields  protoimpl.UnknownFields
+	sizeCache      protoimpl.SizeCache
 }
 
 func (x *JoinRequest) Reset() {
 	*x = JoinRequest{}
-	mi := &file_node_v1_node_proto_msgTypes[11]
+	mi := &file_node_v1_node_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -712,7 +832,7 @@ func (x *JoinRequest) String() string {
 func (*JoinRequest) ProtoMessage() {}
 
 func (x *JoinRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_node_v1_node_proto_msgTypes[11]
+	mi := &file_node_v1_node_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -725,7 +845,7 @@ func (x *JoinRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use JoinRequest.ProtoReflect.Descriptor instead.
 func (*JoinRequest) Descriptor() ([]byte, []int) {
-	return file_node_v1_node_proto_rawDescGZIP(), []int{11}
+	return file_node_v1_node_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *JoinRequest) GetUuid() string {
@@ -749,25 +869,47 @@ func (x *JoinRequest) GetAddress() string {
 	return ""
 }
 
-func (x *JoinRequest) GetServer() string {
+func (x *JoinRequest) GetMachineVersion() uint32 {
 	if x != nil {
-		return x.Server
+		return x.MachineVersion
+	}
+	return 0
+}
+
+func (x *JoinRequest) GetVersion() string {
+	if x != nil {
+		return x.Version
 	}
 	return ""
 }
 
+func (x *JoinRequest) GetLost() bool {
+	if x != nil {
+		return x.Lost
+	}
+	return false
+}
+
+func (x *JoinRequest) GetForwarded() bool {
+	if x != nil {
+		return x.Forwarded
+	}
+	return false
+}
+
 type JoinResponse struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
-	NotLeader     bool                   `protobuf:"varint,1,opt,name=not_leader,json=notLeader,proto3" json:"not_leader,omitempty"`
+	NotLeader     bool                   `protobuf:"varint,1,opt,name=not_leader,json=notLeader,proto3" json:"not_leader,omitempty"` // nothing was done, ask again
 	Refusal       string                 `protobuf:"bytes,2,opt,name=refusal,proto3" json:"refusal,omitempty"`
 	ClusterId     string                 `protobuf:"bytes,3,opt,name=cluster_id,json=clusterId,proto3" json:"cluster_id,omitempty"`
+	Members       []*Server              `protobuf:"bytes,4,rep,name=members,proto3" json:"members,omitempty"` // the others
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *JoinResponse) Reset() {
 	*x = JoinResponse{}
-	mi := &file_node_v1_node_proto_msgTypes[12]
+	mi := &file_node_v1_node_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -779,7 +921,7 @@ func (x *JoinResponse) String() string {
 func (*JoinResponse) ProtoMessage() {}
 
 func (x *JoinResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_node_v1_node_proto_msgTypes[12]
+	mi := &file_node_v1_node_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -792,7 +934,7 @@ func (x *JoinResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use JoinResponse.ProtoReflect.Descriptor instead.
 func (*JoinResponse) Descriptor() ([]byte, []int) {
-	return file_node_v1_node_proto_rawDescGZIP(), []int{12}
+	return file_node_v1_node_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *JoinResponse) GetNotLeader() bool {
@@ -816,6 +958,221 @@ func (x *JoinResponse) GetClusterId() string {
 	return ""
 }
 
+func (x *JoinResponse) GetMembers() []*Server {
+	if x != nil {
+		return x.Members
+	}
+	return nil
+}
+
+type SetLeavingRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Node          uint32                 `protobuf:"varint,1,opt,name=node,proto3" json:"node,omitempty"`
+	Leaving       bool                   `protobuf:"varint,2,opt,name=leaving,proto3" json:"leaving,omitempty"`
+	Dead          bool                   `protobuf:"varint,3,opt,name=dead,proto3" json:"dead,omitempty"`           // the node is taken for gone; otherwise it must be alive, to hand its replicas over
+	Forwarded     bool                   `protobuf:"varint,4,opt,name=forwarded,proto3" json:"forwarded,omitempty"` // by a member: who does not lead the catalog does not ask on
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SetLeavingRequest) Reset() {
+	*x = SetLeavingRequest{}
+	mi := &file_node_v1_node_proto_msgTypes[14]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SetLeavingRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SetLeavingRequest) ProtoMessage() {}
+
+func (x *SetLeavingRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_node_v1_node_proto_msgTypes[14]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SetLeavingRequest.ProtoReflect.Descriptor instead.
+func (*SetLeavingRequest) Descriptor() ([]byte, []int) {
+	return file_node_v1_node_proto_rawDescGZIP(), []int{14}
+}
+
+func (x *SetLeavingRequest) GetNode() uint32 {
+	if x != nil {
+		return x.Node
+	}
+	return 0
+}
+
+func (x *SetLeavingRequest) GetLeaving() bool {
+	if x != nil {
+		return x.Leaving
+	}
+	return false
+}
+
+func (x *SetLeavingRequest) GetDead() bool {
+	if x != nil {
+		return x.Dead
+	}
+	return false
+}
+
+func (x *SetLeavingRequest) GetForwarded() bool {
+	if x != nil {
+		return x.Forwarded
+	}
+	return false
+}
+
+type SetLeavingResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	NotLeader     bool                   `protobuf:"varint,1,opt,name=not_leader,json=notLeader,proto3" json:"not_leader,omitempty"`
+	Refusal       string                 `protobuf:"bytes,2,opt,name=refusal,proto3" json:"refusal,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SetLeavingResponse) Reset() {
+	*x = SetLeavingResponse{}
+	mi := &file_node_v1_node_proto_msgTypes[15]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SetLeavingResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SetLeavingResponse) ProtoMessage() {}
+
+func (x *SetLeavingResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_node_v1_node_proto_msgTypes[15]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SetLeavingResponse.ProtoReflect.Descriptor instead.
+func (*SetLeavingResponse) Descriptor() ([]byte, []int) {
+	return file_node_v1_node_proto_rawDescGZIP(), []int{15}
+}
+
+func (x *SetLeavingResponse) GetNotLeader() bool {
+	if x != nil {
+		return x.NotLeader
+	}
+	return false
+}
+
+func (x *SetLeavingResponse) GetRefusal() string {
+	if x != nil {
+		return x.Refusal
+	}
+	return ""
+}
+
+type DrainRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Off           bool                   `protobuf:"varint,1,opt,name=off,proto3" json:"off,omitempty"` // it may lead again
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *DrainRequest) Reset() {
+	*x = DrainRequest{}
+	mi := &file_node_v1_node_proto_msgTypes[16]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *DrainRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*DrainRequest) ProtoMessage() {}
+
+func (x *DrainRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_node_v1_node_proto_msgTypes[16]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use DrainRequest.ProtoReflect.Descriptor instead.
+func (*DrainRequest) Descriptor() ([]byte, []int) {
+	return file_node_v1_node_proto_rawDescGZIP(), []int{16}
+}
+
+func (x *DrainRequest) GetOff() bool {
+	if x != nil {
+		return x.Off
+	}
+	return false
+}
+
+type DrainResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Leads         uint32                 `protobuf:"varint,1,opt,name=leads,proto3" json:"leads,omitempty"` // groups that it still leads
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *DrainResponse) Reset() {
+	*x = DrainResponse{}
+	mi := &file_node_v1_node_proto_msgTypes[17]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *DrainResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*DrainResponse) ProtoMessage() {}
+
+func (x *DrainResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_node_v1_node_proto_msgTypes[17]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use DrainResponse.ProtoReflect.Descriptor instead.
+func (*DrainResponse) Descriptor() ([]byte, []int) {
+	return file_node_v1_node_proto_rawDescGZIP(), []int{17}
+}
+
+func (x *DrainResponse) GetLeads() uint32 {
+	if x != nil {
+		return x.Leads
+	}
+	return 0
+}
+
 // Member is what a node tells about itself by gossip; encoded it has at most 512 bytes.
 type Member struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -830,7 +1187,7 @@ type Member struct {
 
 func (x *Member) Reset() {
 	*x = Member{}
-	mi := &file_node_v1_node_proto_msgTypes[13]
+	mi := &file_node_v1_node_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -842,7 +1199,7 @@ func (x *Member) String() string {
 func (*Member) ProtoMessage() {}
 
 func (x *Member) ProtoReflect() protoreflect.Message {
-	mi := &file_node_v1_node_proto_msgTypes[13]
+	mi := &file_node_v1_node_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -855,7 +1212,7 @@ func (x *Member) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Member.ProtoReflect.Descriptor instead.
 func (*Member) Descriptor() ([]byte, []int) {
-	return file_node_v1_node_proto_rawDescGZIP(), []int{13}
+	return file_node_v1_node_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *Member) GetUuid() string {
@@ -901,7 +1258,7 @@ const file_node_v1_node_proto_rawDesc = "" +
 	"\fWatchRequest\x12\x12\n" +
 	"\x04uuid\x18\x01 \x01(\tR\x04uuid\x12\x1d\n" +
 	"\n" +
-	"cluster_id\x18\x02 \x01(\tR\tclusterId\"\xbf\x01\n" +
+	"cluster_id\x18\x02 \x01(\tR\tclusterId\"\x9a\x03\n" +
 	"\x06Status\x12\x12\n" +
 	"\x04uuid\x18\x01 \x01(\tR\x04uuid\x12\x12\n" +
 	"\x04name\x18\x02 \x01(\tR\x04name\x12\x1d\n" +
@@ -910,7 +1267,15 @@ const file_node_v1_node_proto_rawDesc = "" +
 	"\asession\x18\x04 \x01(\x04R\asession\x12\x1f\n" +
 	"\vtime_millis\x18\x05 \x01(\x03R\n" +
 	"timeMillis\x123\n" +
-	"\x06groups\x18\x06 \x03(\v2\x1b.warren.node.v1.GroupStatusR\x06groups\"\xcd\x01\n" +
+	"\x06groups\x18\x06 \x03(\v2\x1b.warren.node.v1.GroupStatusR\x06groups\x12\x1a\n" +
+	"\bdraining\x18\a \x01(\bR\bdraining\x12\x18\n" +
+	"\aaddress\x18\b \x01(\tR\aaddress\x12\x18\n" +
+	"\aversion\x18\t \x01(\tR\aversion\x12!\n" +
+	"\fmemory_bytes\x18\n" +
+	" \x01(\x04R\vmemoryBytes\x12&\n" +
+	"\x0fdisk_free_bytes\x18\v \x01(\x04R\rdiskFreeBytes\x12(\n" +
+	"\x10disk_total_bytes\x18\f \x01(\x04R\x0ediskTotalBytes\x12\x14\n" +
+	"\x05alarm\x18\r \x01(\tR\x05alarm\"\xf9\x01\n" +
 	"\vGroupStatus\x12\x14\n" +
 	"\x05group\x18\x01 \x01(\rR\x05group\x12\x16\n" +
 	"\x06server\x18\x02 \x01(\tR\x06server\x12\x12\n" +
@@ -919,7 +1284,11 @@ const file_node_v1_node_proto_rawDesc = "" +
 	"\aapplied\x18\x05 \x01(\x04R\aapplied\x12\x1c\n" +
 	"\tcommitted\x18\x06 \x01(\x04R\tcommitted\x12\x16\n" +
 	"\x06leader\x18\a \x01(\tR\x06leader\x12\x16\n" +
-	"\x06damage\x18\b \x01(\tR\x06damage\"*\n" +
+	"\x06damage\x18\b \x01(\tR\x06damage\x12*\n" +
+	"\x05seats\x18\t \x03(\v2\x14.warren.node.v1.SeatR\x05seats\"4\n" +
+	"\x04Seat\x12\x16\n" +
+	"\x06server\x18\x01 \x01(\tR\x06server\x12\x14\n" +
+	"\x05votes\x18\x02 \x01(\bR\x05votes\"*\n" +
 	"\x0eProposeRequest\x12\x18\n" +
 	"\acommand\x18\x01 \x01(\fR\acommand\"F\n" +
 	"\x0fProposeResponse\x12\x14\n" +
@@ -946,31 +1315,51 @@ const file_node_v1_node_proto_rawDesc = "" +
 	"cluster_id\x18\x01 \x01(\tR\tclusterId\x120\n" +
 	"\aservers\x18\x02 \x03(\v2\x16.warren.node.v1.ServerR\aservers\"-\n" +
 	"\x11BootstrapResponse\x12\x18\n" +
-	"\arefusal\x18\x01 \x01(\tR\arefusal\"g\n" +
+	"\arefusal\x18\x01 \x01(\tR\arefusal\"\xc4\x01\n" +
 	"\vJoinRequest\x12\x12\n" +
 	"\x04uuid\x18\x01 \x01(\tR\x04uuid\x12\x12\n" +
 	"\x04name\x18\x02 \x01(\tR\x04name\x12\x18\n" +
-	"\aaddress\x18\x03 \x01(\tR\aaddress\x12\x16\n" +
-	"\x06server\x18\x04 \x01(\tR\x06server\"f\n" +
+	"\aaddress\x18\x03 \x01(\tR\aaddress\x12'\n" +
+	"\x0fmachine_version\x18\x04 \x01(\rR\x0emachineVersion\x12\x18\n" +
+	"\aversion\x18\x05 \x01(\tR\aversion\x12\x12\n" +
+	"\x04lost\x18\x06 \x01(\bR\x04lost\x12\x1c\n" +
+	"\tforwarded\x18\a \x01(\bR\tforwarded\"\x98\x01\n" +
 	"\fJoinResponse\x12\x1d\n" +
 	"\n" +
 	"not_leader\x18\x01 \x01(\bR\tnotLeader\x12\x18\n" +
 	"\arefusal\x18\x02 \x01(\tR\arefusal\x12\x1d\n" +
 	"\n" +
-	"cluster_id\x18\x03 \x01(\tR\tclusterId\"\x81\x01\n" +
+	"cluster_id\x18\x03 \x01(\tR\tclusterId\x120\n" +
+	"\amembers\x18\x04 \x03(\v2\x16.warren.node.v1.ServerR\amembers\"s\n" +
+	"\x11SetLeavingRequest\x12\x12\n" +
+	"\x04node\x18\x01 \x01(\rR\x04node\x12\x18\n" +
+	"\aleaving\x18\x02 \x01(\bR\aleaving\x12\x12\n" +
+	"\x04dead\x18\x03 \x01(\bR\x04dead\x12\x1c\n" +
+	"\tforwarded\x18\x04 \x01(\bR\tforwarded\"M\n" +
+	"\x12SetLeavingResponse\x12\x1d\n" +
+	"\n" +
+	"not_leader\x18\x01 \x01(\bR\tnotLeader\x12\x18\n" +
+	"\arefusal\x18\x02 \x01(\tR\arefusal\" \n" +
+	"\fDrainRequest\x12\x10\n" +
+	"\x03off\x18\x01 \x01(\bR\x03off\"%\n" +
+	"\rDrainResponse\x12\x14\n" +
+	"\x05leads\x18\x01 \x01(\rR\x05leads\"\x81\x01\n" +
 	"\x06Member\x12\x12\n" +
 	"\x04uuid\x18\x01 \x01(\tR\x04uuid\x12\x12\n" +
 	"\x04name\x18\x02 \x01(\tR\x04name\x12\x18\n" +
 	"\aaddress\x18\x03 \x01(\tR\aaddress\x12\x1d\n" +
 	"\n" +
 	"cluster_id\x18\x04 \x01(\tR\tclusterId\x12\x16\n" +
-	"\x06expect\x18\x05 \x01(\rR\x06expect2\xf8\x02\n" +
+	"\x06expect\x18\x05 \x01(\rR\x06expect2\x93\x04\n" +
 	"\aControl\x12?\n" +
 	"\x05Watch\x12\x1c.warren.node.v1.WatchRequest\x1a\x16.warren.node.v1.Status0\x01\x12J\n" +
 	"\aPropose\x12\x1e.warren.node.v1.ProposeRequest\x1a\x1f.warren.node.v1.ProposeResponse\x12K\n" +
 	"\x06Follow\x12\x1d.warren.node.v1.FollowRequest\x1a\x1e.warren.node.v1.FollowResponse(\x010\x01\x12P\n" +
 	"\tBootstrap\x12 .warren.node.v1.BootstrapRequest\x1a!.warren.node.v1.BootstrapResponse\x12A\n" +
-	"\x04Join\x12\x1b.warren.node.v1.JoinRequest\x1a\x1c.warren.node.v1.JoinResponseB1Z/github.com/warrenmq/warren/proto/node/v1;nodev1b\x06proto3"
+	"\x04Join\x12\x1b.warren.node.v1.JoinRequest\x1a\x1c.warren.node.v1.JoinResponse\x12S\n" +
+	"\n" +
+	"SetLeaving\x12!.warren.node.v1.SetLeavingRequest\x1a\".warren.node.v1.SetLeavingResponse\x12D\n" +
+	"\x05Drain\x12\x1c.warren.node.v1.DrainRequest\x1a\x1d.warren.node.v1.DrainResponseB1Z/github.com/warrenmq/warren/proto/node/v1;nodev1b\x06proto3"
 
 var (
 	file_node_v1_node_proto_rawDescOnce sync.Once
@@ -984,42 +1373,53 @@ func file_node_v1_node_proto_rawDescGZIP() []byte {
 	return file_node_v1_node_proto_rawDescData
 }
 
-var file_node_v1_node_proto_msgTypes = make([]protoimpl.MessageInfo, 14)
+var file_node_v1_node_proto_msgTypes = make([]protoimpl.MessageInfo, 19)
 var file_node_v1_node_proto_goTypes = []any{
-	(*WatchRequest)(nil),      // 0: warren.node.v1.WatchRequest
-	(*Status)(nil),            // 1: warren.node.v1.Status
-	(*GroupStatus)(nil),       // 2: warren.node.v1.GroupStatus
-	(*ProposeRequest)(nil),    // 3: warren.node.v1.ProposeRequest
-	(*ProposeResponse)(nil),   // 4: warren.node.v1.ProposeResponse
-	(*FollowRequest)(nil),     // 5: warren.node.v1.FollowRequest
-	(*FollowResponse)(nil),    // 6: warren.node.v1.FollowResponse
-	(*CommittedCommand)(nil),  // 7: warren.node.v1.CommittedCommand
-	(*Server)(nil),            // 8: warren.node.v1.Server
-	(*BootstrapRequest)(nil),  // 9: warren.node.v1.BootstrapRequest
-	(*BootstrapResponse)(nil), // 10: warren.node.v1.BootstrapResponse
-	(*JoinRequest)(nil),       // 11: warren.node.v1.JoinRequest
-	(*JoinResponse)(nil),      // 12: warren.node.v1.JoinResponse
-	(*Member)(nil),            // 13: warren.node.v1.Member
+	(*WatchRequest)(nil),       // 0: warren.node.v1.WatchRequest
+	(*Status)(nil),             // 1: warren.node.v1.Status
+	(*GroupStatus)(nil),        // 2: warren.node.v1.GroupStatus
+	(*Seat)(nil),               // 3: warren.node.v1.Seat
+	(*ProposeRequest)(nil),     // 4: warren.node.v1.ProposeRequest
+	(*ProposeResponse)(nil),    // 5: warren.node.v1.ProposeResponse
+	(*FollowRequest)(nil),      // 6: warren.node.v1.FollowRequest
+	(*FollowResponse)(nil),     // 7: warren.node.v1.FollowResponse
+	(*CommittedCommand)(nil),   // 8: warren.node.v1.CommittedCommand
+	(*Server)(nil),             // 9: warren.node.v1.Server
+	(*BootstrapRequest)(nil),   // 10: warren.node.v1.BootstrapRequest
+	(*BootstrapResponse)(nil),  // 11: warren.node.v1.BootstrapResponse
+	(*JoinRequest)(nil),        // 12: warren.node.v1.JoinRequest
+	(*JoinResponse)(nil),       // 13: warren.node.v1.JoinResponse
+	(*SetLeavingRequest)(nil),  // 14: warren.node.v1.SetLeavingRequest
+	(*SetLeavingResponse)(nil), // 15: warren.node.v1.SetLeavingResponse
+	(*DrainRequest)(nil),       // 16: warren.node.v1.DrainRequest
+	(*DrainResponse)(nil),      // 17: warren.node.v1.DrainResponse
+	(*Member)(nil),             // 18: warren.node.v1.Member
 }
 var file_node_v1_node_proto_depIdxs = []int32{
 	2,  // 0: warren.node.v1.Status.groups:type_name -> warren.node.v1.GroupStatus
-	7,  // 1: warren.node.v1.FollowResponse.commands:type_name -> warren.node.v1.CommittedCommand
-	8,  // 2: warren.node.v1.BootstrapRequest.servers:type_name -> warren.node.v1.Server
-	0,  // 3: warren.node.v1.Control.Watch:input_type -> warren.node.v1.WatchRequest
-	3,  // 4: warren.node.v1.Control.Propose:input_type -> warren.node.v1.ProposeRequest
-	5,  // 5: warren.node.v1.Control.Follow:input_type -> warren.node.v1.FollowRequest
-	9,  // 6: warren.node.v1.Control.Bootstrap:input_type -> warren.node.v1.BootstrapRequest
-	11, // 7: warren.node.v1.Control.Join:input_type -> warren.node.v1.JoinRequest
-	1,  // 8: warren.node.v1.Control.Watch:output_type -> warren.node.v1.Status
-	4,  // 9: warren.node.v1.Control.Propose:output_type -> warren.node.v1.ProposeResponse
-	6,  // 10: warren.node.v1.Control.Follow:output_type -> warren.node.v1.FollowResponse
-	10, // 11: warren.node.v1.Control.Bootstrap:output_type -> warren.node.v1.BootstrapResponse
-	12, // 12: warren.node.v1.Control.Join:output_type -> warren.node.v1.JoinResponse
-	8,  // [8:13] is the sub-list for method output_type
-	3,  // [3:8] is the sub-list for method input_type
-	3,  // [3:3] is the sub-list for extension type_name
-	3,  // [3:3] is the sub-list for extension extendee
-	0,  // [0:3] is the sub-list for field type_name
+	3,  // 1: warren.node.v1.GroupStatus.seats:type_name -> warren.node.v1.Seat
+	8,  // 2: warren.node.v1.FollowResponse.commands:type_name -> warren.node.v1.CommittedCommand
+	9,  // 3: warren.node.v1.BootstrapRequest.servers:type_name -> warren.node.v1.Server
+	9,  // 4: warren.node.v1.JoinResponse.members:type_name -> warren.node.v1.Server
+	0,  // 5: warren.node.v1.Control.Watch:input_type -> warren.node.v1.WatchRequest
+	4,  // 6: warren.node.v1.Control.Propose:input_type -> warren.node.v1.ProposeRequest
+	6,  // 7: warren.node.v1.Control.Follow:input_type -> warren.node.v1.FollowRequest
+	10, // 8: warren.node.v1.Control.Bootstrap:input_type -> warren.node.v1.BootstrapRequest
+	12, // 9: warren.node.v1.Control.Join:input_type -> warren.node.v1.JoinRequest
+	14, // 10: warren.node.v1.Control.SetLeaving:input_type -> warren.node.v1.SetLeavingRequest
+	16, // 11: warren.node.v1.Control.Drain:input_type -> warren.node.v1.DrainRequest
+	1,  // 12: warren.node.v1.Control.Watch:output_type -> warren.node.v1.Status
+	5,  // 13: warren.node.v1.Control.Propose:output_type -> warren.node.v1.ProposeResponse
+	7,  // 14: warren.node.v1.Control.Follow:output_type -> warren.node.v1.FollowResponse
+	11, // 15: warren.node.v1.Control.Bootstrap:output_type -> warren.node.v1.BootstrapResponse
+	13, // 16: warren.node.v1.Control.Join:output_type -> warren.node.v1.JoinResponse
+	15, // 17: warren.node.v1.Control.SetLeaving:output_type -> warren.node.v1.SetLeavingResponse
+	17, // 18: warren.node.v1.Control.Drain:output_type -> warren.node.v1.DrainResponse
+	12, // [12:19] is the sub-list for method output_type
+	5,  // [5:12] is the sub-list for method input_type
+	5,  // [5:5] is the sub-list for extension type_name
+	5,  // [5:5] is the sub-list for extension extendee
+	0,  // [0:5] is the sub-list for field type_name
 }
 
 func init() { file_node_v1_node_proto_init() }
@@ -1033,7 +1433,7 @@ func file_node_v1_node_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_node_v1_node_proto_rawDesc), len(file_node_v1_node_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   14,
+			NumMessages:   19,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

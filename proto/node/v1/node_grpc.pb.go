@@ -22,11 +22,13 @@ import (
 const _ = grpc.SupportPackageIsVersion9
 
 const (
-	Control_Watch_FullMethodName     = "/warren.node.v1.Control/Watch"
-	Control_Propose_FullMethodName   = "/warren.node.v1.Control/Propose"
-	Control_Follow_FullMethodName    = "/warren.node.v1.Control/Follow"
-	Control_Bootstrap_FullMethodName = "/warren.node.v1.Control/Bootstrap"
-	Control_Join_FullMethodName      = "/warren.node.v1.Control/Join"
+	Control_Watch_FullMethodName      = "/warren.node.v1.Control/Watch"
+	Control_Propose_FullMethodName    = "/warren.node.v1.Control/Propose"
+	Control_Follow_FullMethodName     = "/warren.node.v1.Control/Follow"
+	Control_Bootstrap_FullMethodName  = "/warren.node.v1.Control/Bootstrap"
+	Control_Join_FullMethodName       = "/warren.node.v1.Control/Join"
+	Control_SetLeaving_FullMethodName = "/warren.node.v1.Control/SetLeaving"
+	Control_Drain_FullMethodName      = "/warren.node.v1.Control/Drain"
 )
 
 // ControlClient is the client API for Control service.
@@ -43,8 +45,14 @@ type ControlClient interface {
 	Follow(ctx context.Context, opts ...grpc.CallOption) (grpc.BidiStreamingClient[FollowRequest, FollowResponse], error)
 	// Bootstrap gives a node without data its part in a new cluster.
 	Bootstrap(ctx context.Context, in *BootstrapRequest, opts ...grpc.CallOption) (*BootstrapResponse, error)
-	// Join makes a node without data a member of the cluster; only the catalog's leader takes it.
+	// Join makes a node a member of the cluster, or tells a member that has lost its cluster.json where it belongs. Any member
+	// takes it and asks the catalog's leader.
 	Join(ctx context.Context, in *JoinRequest, opts ...grpc.CallOption) (*JoinResponse, error)
+	// SetLeaving begins or calls off that a member leaves for good. Any member takes it and asks the catalog's leader, who
+	// refuses what would cost a healthy majority.
+	SetLeaving(ctx context.Context, in *SetLeavingRequest, opts ...grpc.CallOption) (*SetLeavingResponse, error)
+	// Drain moves the leaderships away from the node that is asked, and keeps them away until it is called off or restarted.
+	Drain(ctx context.Context, in *DrainRequest, opts ...grpc.CallOption) (*DrainResponse, error)
 }
 
 type controlClient struct {
@@ -117,6 +125,26 @@ func (c *controlClient) Join(ctx context.Context, in *JoinRequest, opts ...grpc.
 	return out, nil
 }
 
+func (c *controlClient) SetLeaving(ctx context.Context, in *SetLeavingRequest, opts ...grpc.CallOption) (*SetLeavingResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(SetLeavingResponse)
+	err := c.cc.Invoke(ctx, Control_SetLeaving_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *controlClient) Drain(ctx context.Context, in *DrainRequest, opts ...grpc.CallOption) (*DrainResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(DrainResponse)
+	err := c.cc.Invoke(ctx, Control_Drain_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 // ControlServer is the server API for Control service.
 // All implementations must embed UnimplementedControlServer
 // for forward compatibility.
@@ -131,8 +159,14 @@ type ControlServer interface {
 	Follow(grpc.BidiStreamingServer[FollowRequest, FollowResponse]) error
 	// Bootstrap gives a node without data its part in a new cluster.
 	Bootstrap(context.Context, *BootstrapRequest) (*BootstrapResponse, error)
-	// Join makes a node without data a member of the cluster; only the catalog's leader takes it.
+	// Join makes a node a member of the cluster, or tells a member that has lost its cluster.json where it belongs. Any member
+	// takes it and asks the catalog's leader.
 	Join(context.Context, *JoinRequest) (*JoinResponse, error)
+	// SetLeaving begins or calls off that a member leaves for good. Any member takes it and asks the catalog's leader, who
+	// refuses what would cost a healthy majority.
+	SetLeaving(context.Context, *SetLeavingRequest) (*SetLeavingResponse, error)
+	// Drain moves the leaderships away from the node that is asked, and keeps them away until it is called off or restarted.
+	Drain(context.Context, *DrainRequest) (*DrainResponse, error)
 	mustEmbedUnimplementedControlServer()
 }
 
@@ -157,6 +191,12 @@ func (UnimplementedControlServer) Bootstrap(context.Context, *BootstrapRequest) 
 }
 func (UnimplementedControlServer) Join(context.Context, *JoinRequest) (*JoinResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method Join not implemented")
+}
+func (UnimplementedControlServer) SetLeaving(context.Context, *SetLeavingRequest) (*SetLeavingResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method SetLeaving not implemented")
+}
+func (UnimplementedControlServer) Drain(context.Context, *DrainRequest) (*DrainResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method Drain not implemented")
 }
 func (UnimplementedControlServer) mustEmbedUnimplementedControlServer() {}
 func (UnimplementedControlServer) testEmbeddedByValue()                 {}
@@ -251,6 +291,42 @@ func _Control_Join_Handler(srv interface{}, ctx context.Context, dec func(interf
 	return interceptor(ctx, in, info, handler)
 }
 
+func _Control_SetLeaving_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(SetLeavingRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(ControlServer).SetLeaving(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Control_SetLeaving_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(ControlServer).SetLeaving(ctx, req.(*SetLeavingRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _Control_Drain_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(DrainRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(ControlServer).Drain(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Control_Drain_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(ControlServer).Drain(ctx, req.(*DrainRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 // Control_ServiceDesc is the grpc.ServiceDesc for Control service.
 // It's only intended for direct use with grpc.RegisterService,
 // and not to be introspected or modified (even as a copy)
@@ -269,6 +345,14 @@ var Control_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "Join",
 			Handler:    _Control_Join_Handler,
+		},
+		{
+			MethodName: "SetLeaving",
+			Handler:    _Control_SetLeaving_Handler,
+		},
+		{
+			MethodName: "Drain",
+			Handler:    _Control_Drain_Handler,
 		},
 	},
 	Streams: []grpc.StreamDesc{

@@ -36,6 +36,8 @@ type CatalogCommand struct {
 	//	*CatalogCommand_SessionOver
 	//	*CatalogCommand_SetReplicas
 	//	*CatalogCommand_SetMachineVersion
+	//	*CatalogCommand_AdmitNode
+	//	*CatalogCommand_SetLeaving
 	//	*CatalogCommand_CreateVhost
 	//	*CatalogCommand_DeleteVhost
 	//	*CatalogCommand_PutUser
@@ -146,6 +148,24 @@ func (x *CatalogCommand) GetSetMachineVersion() *SetMachineVersion {
 	if x != nil {
 		if x, ok := x.Command.(*CatalogCommand_SetMachineVersion); ok {
 			return x.SetMachineVersion
+		}
+	}
+	return nil
+}
+
+func (x *CatalogCommand) GetAdmitNode() *AdmitNode {
+	if x != nil {
+		if x, ok := x.Command.(*CatalogCommand_AdmitNode); ok {
+			return x.AdmitNode
+		}
+	}
+	return nil
+}
+
+func (x *CatalogCommand) GetSetLeaving() *SetLeaving {
+	if x != nil {
+		if x, ok := x.Command.(*CatalogCommand_SetLeaving); ok {
+			return x.SetLeaving
 		}
 	}
 	return nil
@@ -287,6 +307,14 @@ type CatalogCommand_SetMachineVersion struct {
 	SetMachineVersion *SetMachineVersion `protobuf:"bytes,7,opt,name=set_machine_version,json=setMachineVersion,proto3,oneof"`
 }
 
+type CatalogCommand_AdmitNode struct {
+	AdmitNode *AdmitNode `protobuf:"bytes,8,opt,name=admit_node,json=admitNode,proto3,oneof"`
+}
+
+type CatalogCommand_SetLeaving struct {
+	SetLeaving *SetLeaving `protobuf:"bytes,9,opt,name=set_leaving,json=setLeaving,proto3,oneof"`
+}
+
 type CatalogCommand_CreateVhost struct {
 	CreateVhost *CreateVHost `protobuf:"bytes,10,opt,name=create_vhost,json=createVhost,proto3,oneof"`
 }
@@ -346,6 +374,10 @@ func (*CatalogCommand_SessionOver) isCatalogCommand_Command() {}
 func (*CatalogCommand_SetReplicas) isCatalogCommand_Command() {}
 
 func (*CatalogCommand_SetMachineVersion) isCatalogCommand_Command() {}
+
+func (*CatalogCommand_AdmitNode) isCatalogCommand_Command() {}
+
+func (*CatalogCommand_SetLeaving) isCatalogCommand_Command() {}
 
 func (*CatalogCommand_CreateVhost) isCatalogCommand_Command() {}
 
@@ -521,6 +553,138 @@ func (x *RegisterNode) GetVersion() string {
 	return ""
 }
 
+// AdmitNode makes a node a member before its first run. Names are unique among the nodes that are admitted: the new node
+// takes the place of a former one of its name, which is to leave from then on.
+type AdmitNode struct {
+	state          protoimpl.MessageState `protogen:"open.v1"`
+	Uuid           string                 `protobuf:"bytes,1,opt,name=uuid,proto3" json:"uuid,omitempty"`
+	Name           string                 `protobuf:"bytes,2,opt,name=name,proto3" json:"name,omitempty"`
+	MachineVersion uint32                 `protobuf:"varint,3,opt,name=machine_version,json=machineVersion,proto3" json:"machine_version,omitempty"`
+	Version        string                 `protobuf:"bytes,4,opt,name=version,proto3" json:"version,omitempty"`
+	// The former node of the same name, which its admitter knows to be gone; 0: there is none.
+	Replaces      uint32 `protobuf:"varint,5,opt,name=replaces,proto3" json:"replaces,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *AdmitNode) Reset() {
+	*x = AdmitNode{}
+	mi := &file_raft_v1_catalog_proto_msgTypes[3]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *AdmitNode) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*AdmitNode) ProtoMessage() {}
+
+func (x *AdmitNode) ProtoReflect() protoreflect.Message {
+	mi := &file_raft_v1_catalog_proto_msgTypes[3]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use AdmitNode.ProtoReflect.Descriptor instead.
+func (*AdmitNode) Descriptor() ([]byte, []int) {
+	return file_raft_v1_catalog_proto_rawDescGZIP(), []int{3}
+}
+
+func (x *AdmitNode) GetUuid() string {
+	if x != nil {
+		return x.Uuid
+	}
+	return ""
+}
+
+func (x *AdmitNode) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *AdmitNode) GetMachineVersion() uint32 {
+	if x != nil {
+		return x.MachineVersion
+	}
+	return 0
+}
+
+func (x *AdmitNode) GetVersion() string {
+	if x != nil {
+		return x.Version
+	}
+	return ""
+}
+
+func (x *AdmitNode) GetReplaces() uint32 {
+	if x != nil {
+		return x.Replaces
+	}
+	return 0
+}
+
+// SetLeaving begins or calls off that a node leaves: its replicas are placed elsewhere, then it is removed.
+type SetLeaving struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Number        uint32                 `protobuf:"varint,1,opt,name=number,proto3" json:"number,omitempty"`
+	Leaving       bool                   `protobuf:"varint,2,opt,name=leaving,proto3" json:"leaving,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SetLeaving) Reset() {
+	*x = SetLeaving{}
+	mi := &file_raft_v1_catalog_proto_msgTypes[4]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SetLeaving) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SetLeaving) ProtoMessage() {}
+
+func (x *SetLeaving) ProtoReflect() protoreflect.Message {
+	mi := &file_raft_v1_catalog_proto_msgTypes[4]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SetLeaving.ProtoReflect.Descriptor instead.
+func (*SetLeaving) Descriptor() ([]byte, []int) {
+	return file_raft_v1_catalog_proto_rawDescGZIP(), []int{4}
+}
+
+func (x *SetLeaving) GetNumber() uint32 {
+	if x != nil {
+		return x.Number
+	}
+	return 0
+}
+
+func (x *SetLeaving) GetLeaving() bool {
+	if x != nil {
+		return x.Leaving
+	}
+	return false
+}
+
 type RemoveNode struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Number        uint32                 `protobuf:"varint,1,opt,name=number,proto3" json:"number,omitempty"`
@@ -530,7 +694,7 @@ type RemoveNode struct {
 
 func (x *RemoveNode) Reset() {
 	*x = RemoveNode{}
-	mi := &file_raft_v1_catalog_proto_msgTypes[3]
+	mi := &file_raft_v1_catalog_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -542,7 +706,7 @@ func (x *RemoveNode) String() string {
 func (*RemoveNode) ProtoMessage() {}
 
 func (x *RemoveNode) ProtoReflect() protoreflect.Message {
-	mi := &file_raft_v1_catalog_proto_msgTypes[3]
+	mi := &file_raft_v1_catalog_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -555,7 +719,7 @@ func (x *RemoveNode) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveNode.ProtoReflect.Descriptor instead.
 func (*RemoveNode) Descriptor() ([]byte, []int) {
-	return file_raft_v1_catalog_proto_rawDescGZIP(), []int{3}
+	return file_raft_v1_catalog_proto_rawDescGZIP(), []int{5}
 }
 
 func (x *RemoveNode) GetNumber() uint32 {
@@ -577,7 +741,7 @@ type SessionOver struct {
 
 func (x *SessionOver) Reset() {
 	*x = SessionOver{}
-	mi := &file_raft_v1_catalog_proto_msgTypes[4]
+	mi := &file_raft_v1_catalog_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -589,7 +753,7 @@ func (x *SessionOver) String() string {
 func (*SessionOver) ProtoMessage() {}
 
 func (x *SessionOver) ProtoReflect() protoreflect.Message {
-	mi := &file_raft_v1_catalog_proto_msgTypes[4]
+	mi := &file_raft_v1_catalog_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -602,7 +766,7 @@ func (x *SessionOver) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SessionOver.ProtoReflect.Descriptor instead.
 func (*SessionOver) Descriptor() ([]byte, []int) {
-	return file_raft_v1_catalog_proto_rawDescGZIP(), []int{4}
+	return file_raft_v1_catalog_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *SessionOver) GetSession() uint64 {
@@ -629,7 +793,7 @@ type SetReplicas struct {
 
 func (x *SetReplicas) Reset() {
 	*x = SetReplicas{}
-	mi := &file_raft_v1_catalog_proto_msgTypes[5]
+	mi := &file_raft_v1_catalog_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -641,7 +805,7 @@ func (x *SetReplicas) String() string {
 func (*SetReplicas) ProtoMessage() {}
 
 func (x *SetReplicas) ProtoReflect() protoreflect.Message {
-	mi := &file_raft_v1_catalog_proto_msgTypes[5]
+	mi := &file_raft_v1_catalog_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -654,7 +818,7 @@ func (x *SetReplicas) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SetReplicas.ProtoReflect.Descriptor instead.
 func (*SetReplicas) Descriptor() ([]byte, []int) {
-	return file_raft_v1_catalog_proto_rawDescGZIP(), []int{5}
+	return file_raft_v1_catalog_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *SetReplicas) GetShards() []*ShardReplicas {
@@ -678,7 +842,7 @@ type ShardReplicas struct {
 
 func (x *ShardReplicas) Reset() {
 	*x = ShardReplicas{}
-	mi := &file_raft_v1_catalog_proto_msgTypes[6]
+	mi := &file_raft_v1_catalog_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -690,7 +854,7 @@ func (x *ShardReplicas) String() string {
 func (*ShardReplicas) ProtoMessage() {}
 
 func (x *ShardReplicas) ProtoReflect() protoreflect.Message {
-	mi := &file_raft_v1_catalog_proto_msgTypes[6]
+	mi := &file_raft_v1_catalog_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -703,7 +867,7 @@ func (x *ShardReplicas) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ShardReplicas.ProtoReflect.Descriptor instead.
 func (*ShardReplicas) Descriptor() ([]byte, []int) {
-	return file_raft_v1_catalog_proto_rawDescGZIP(), []int{6}
+	return file_raft_v1_catalog_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *ShardReplicas) GetShard() uint32 {
@@ -743,7 +907,7 @@ type SetMachineVersion struct {
 
 func (x *SetMachineVersion) Reset() {
 	*x = SetMachineVersion{}
-	mi := &file_raft_v1_catalog_proto_msgTypes[7]
+	mi := &file_raft_v1_catalog_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -755,7 +919,7 @@ func (x *SetMachineVersion) String() string {
 func (*SetMachineVersion) ProtoMessage() {}
 
 func (x *SetMachineVersion) ProtoReflect() protoreflect.Message {
-	mi := &file_raft_v1_catalog_proto_msgTypes[7]
+	mi := &file_raft_v1_catalog_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -768,7 +932,7 @@ func (x *SetMachineVersion) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SetMachineVersion.ProtoReflect.Descriptor instead.
 func (*SetMachineVersion) Descriptor() ([]byte, []int) {
-	return file_raft_v1_catalog_proto_rawDescGZIP(), []int{7}
+	return file_raft_v1_catalog_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *SetMachineVersion) GetVersion() uint32 {
@@ -788,7 +952,7 @@ type CreateVHost struct {
 
 func (x *CreateVHost) Reset() {
 	*x = CreateVHost{}
-	mi := &file_raft_v1_catalog_proto_msgTypes[8]
+	mi := &file_raft_v1_catalog_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -800,7 +964,7 @@ func (x *CreateVHost) String() string {
 func (*CreateVHost) ProtoMessage() {}
 
 func (x *CreateVHost) ProtoReflect() protoreflect.Message {
-	mi := &file_raft_v1_catalog_proto_msgTypes[8]
+	mi := &file_raft_v1_catalog_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -813,7 +977,7 @@ func (x *CreateVHost) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateVHost.ProtoReflect.Descriptor instead.
 func (*CreateVHost) Descriptor() ([]byte, []int) {
-	return file_raft_v1_catalog_proto_rawDescGZIP(), []int{8}
+	return file_raft_v1_catalog_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *CreateVHost) GetName() string {
@@ -839,7 +1003,7 @@ type DeleteVHost struct {
 
 func (x *DeleteVHost) Reset() {
 	*x = DeleteVHost{}
-	mi := &file_raft_v1_catalog_proto_msgTypes[9]
+	mi := &file_raft_v1_catalog_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -851,7 +1015,7 @@ func (x *DeleteVHost) String() string {
 func (*DeleteVHost) ProtoMessage() {}
 
 func (x *DeleteVHost) ProtoReflect() protoreflect.Message {
-	mi := &file_raft_v1_catalog_proto_msgTypes[9]
+	mi := &file_raft_v1_catalog_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -864,7 +1028,7 @@ func (x *DeleteVHost) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteVHost.ProtoReflect.Descriptor instead.
 func (*DeleteVHost) Descriptor() ([]byte, []int) {
-	return file_raft_v1_catalog_proto_rawDescGZIP(), []int{9}
+	return file_raft_v1_catalog_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *DeleteVHost) GetName() string {
@@ -885,7 +1049,7 @@ type PutUser struct {
 
 func (x *PutUser) Reset() {
 	*x = PutUser{}
-	mi := &file_raft_v1_catalog_proto_msgTypes[10]
+	mi := &file_raft_v1_catalog_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -897,7 +1061,7 @@ func (x *PutUser) String() string {
 func (*PutUser) ProtoMessage() {}
 
 func (x *PutUser) ProtoReflect() protoreflect.Message {
-	mi := &file_raft_v1_catalog_proto_msgTypes[10]
+	mi := &file_raft_v1_catalog_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -910,7 +1074,7 @@ func (x *PutUser) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PutUser.ProtoReflect.Descriptor instead.
 func (*PutUser) Descriptor() ([]byte, []int) {
-	return file_raft_v1_catalog_proto_rawDescGZIP(), []int{10}
+	return file_raft_v1_catalog_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *PutUser) GetName() string {
@@ -943,7 +1107,7 @@ type DeleteUser struct {
 
 func (x *DeleteUser) Reset() {
 	*x = DeleteUser{}
-	mi := &file_raft_v1_catalog_proto_msgTypes[11]
+	mi := &file_raft_v1_catalog_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -955,7 +1119,7 @@ func (x *DeleteUser) String() string {
 func (*DeleteUser) ProtoMessage() {}
 
 func (x *DeleteUser) ProtoReflect() protoreflect.Message {
-	mi := &file_raft_v1_catalog_proto_msgTypes[11]
+	mi := &file_raft_v1_catalog_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -968,7 +1132,7 @@ func (x *DeleteUser) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteUser.ProtoReflect.Descriptor instead.
 func (*DeleteUser) Descriptor() ([]byte, []int) {
-	return file_raft_v1_catalog_proto_rawDescGZIP(), []int{11}
+	return file_raft_v1_catalog_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *DeleteUser) GetName() string {
@@ -991,7 +1155,7 @@ type SetPermission struct {
 
 func (x *SetPermission) Reset() {
 	*x = SetPermission{}
-	mi := &file_raft_v1_catalog_proto_msgTypes[12]
+	mi := &file_raft_v1_catalog_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1003,7 +1167,7 @@ func (x *SetPermission) String() string {
 func (*SetPermission) ProtoMessage() {}
 
 func (x *SetPermission) ProtoReflect() protoreflect.Message {
-	mi := &file_raft_v1_catalog_proto_msgTypes[12]
+	mi := &file_raft_v1_catalog_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1016,7 +1180,7 @@ func (x *SetPermission) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SetPermission.ProtoReflect.Descriptor instead.
 func (*SetPermission) Descriptor() ([]byte, []int) {
-	return file_raft_v1_catalog_proto_rawDescGZIP(), []int{12}
+	return file_raft_v1_catalog_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *SetPermission) GetVhost() string {
@@ -1064,7 +1228,7 @@ type ClearPermission struct {
 
 func (x *ClearPermission) Reset() {
 	*x = ClearPermission{}
-	mi := &file_raft_v1_catalog_proto_msgTypes[13]
+	mi := &file_raft_v1_catalog_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1076,7 +1240,7 @@ func (x *ClearPermission) String() string {
 func (*ClearPermission) ProtoMessage() {}
 
 func (x *ClearPermission) ProtoReflect() protoreflect.Message {
-	mi := &file_raft_v1_catalog_proto_msgTypes[13]
+	mi := &file_raft_v1_catalog_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1089,7 +1253,7 @@ func (x *ClearPermission) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ClearPermission.ProtoReflect.Descriptor instead.
 func (*ClearPermission) Descriptor() ([]byte, []int) {
-	return file_raft_v1_catalog_proto_rawDescGZIP(), []int{13}
+	return file_raft_v1_catalog_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *ClearPermission) GetVhost() string {
@@ -1121,7 +1285,7 @@ type DeclareExchange struct {
 
 func (x *DeclareExchange) Reset() {
 	*x = DeclareExchange{}
-	mi := &file_raft_v1_catalog_proto_msgTypes[14]
+	mi := &file_raft_v1_catalog_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1133,7 +1297,7 @@ func (x *DeclareExchange) String() string {
 func (*DeclareExchange) ProtoMessage() {}
 
 func (x *DeclareExchange) ProtoReflect() protoreflect.Message {
-	mi := &file_raft_v1_catalog_proto_msgTypes[14]
+	mi := &file_raft_v1_catalog_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1146,7 +1310,7 @@ func (x *DeclareExchange) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeclareExchange.ProtoReflect.Descriptor instead.
 func (*DeclareExchange) Descriptor() ([]byte, []int) {
-	return file_raft_v1_catalog_proto_rawDescGZIP(), []int{14}
+	return file_raft_v1_catalog_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *DeclareExchange) GetVhost() string {
@@ -1209,7 +1373,7 @@ type DeleteExchange struct {
 
 func (x *DeleteExchange) Reset() {
 	*x = DeleteExchange{}
-	mi := &file_raft_v1_catalog_proto_msgTypes[15]
+	mi := &file_raft_v1_catalog_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1221,7 +1385,7 @@ func (x *DeleteExchange) String() string {
 func (*DeleteExchange) ProtoMessage() {}
 
 func (x *DeleteExchange) ProtoReflect() protoreflect.Message {
-	mi := &file_raft_v1_catalog_proto_msgTypes[15]
+	mi := &file_raft_v1_catalog_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1234,7 +1398,7 @@ func (x *DeleteExchange) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteExchange.ProtoReflect.Descriptor instead.
 func (*DeleteExchange) Descriptor() ([]byte, []int) {
-	return file_raft_v1_catalog_proto_rawDescGZIP(), []int{15}
+	return file_raft_v1_catalog_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *DeleteExchange) GetVhost() string {
@@ -1278,7 +1442,7 @@ type AddQueue struct {
 
 func (x *AddQueue) Reset() {
 	*x = AddQueue{}
-	mi := &file_raft_v1_catalog_proto_msgTypes[16]
+	mi := &file_raft_v1_catalog_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1290,7 +1454,7 @@ func (x *AddQueue) String() string {
 func (*AddQueue) ProtoMessage() {}
 
 func (x *AddQueue) ProtoReflect() protoreflect.Message {
-	mi := &file_raft_v1_catalog_proto_msgTypes[16]
+	mi := &file_raft_v1_catalog_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1303,7 +1467,7 @@ func (x *AddQueue) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AddQueue.ProtoReflect.Descriptor instead.
 func (*AddQueue) Descriptor() ([]byte, []int) {
-	return file_raft_v1_catalog_proto_rawDescGZIP(), []int{16}
+	return file_raft_v1_catalog_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *AddQueue) GetVhost() string {
@@ -1372,7 +1536,7 @@ type DeleteQueue struct {
 
 func (x *DeleteQueue) Reset() {
 	*x = DeleteQueue{}
-	mi := &file_raft_v1_catalog_proto_msgTypes[17]
+	mi := &file_raft_v1_catalog_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1384,7 +1548,7 @@ func (x *DeleteQueue) String() string {
 func (*DeleteQueue) ProtoMessage() {}
 
 func (x *DeleteQueue) ProtoReflect() protoreflect.Message {
-	mi := &file_raft_v1_catalog_proto_msgTypes[17]
+	mi := &file_raft_v1_catalog_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1397,7 +1561,7 @@ func (x *DeleteQueue) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteQueue.ProtoReflect.Descriptor instead.
 func (*DeleteQueue) Descriptor() ([]byte, []int) {
-	return file_raft_v1_catalog_proto_rawDescGZIP(), []int{17}
+	return file_raft_v1_catalog_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *DeleteQueue) GetIds() []uint64 {
@@ -1423,7 +1587,7 @@ type Bind struct {
 
 func (x *Bind) Reset() {
 	*x = Bind{}
-	mi := &file_raft_v1_catalog_proto_msgTypes[18]
+	mi := &file_raft_v1_catalog_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1435,7 +1599,7 @@ func (x *Bind) String() string {
 func (*Bind) ProtoMessage() {}
 
 func (x *Bind) ProtoReflect() protoreflect.Message {
-	mi := &file_raft_v1_catalog_proto_msgTypes[18]
+	mi := &file_raft_v1_catalog_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1448,7 +1612,7 @@ func (x *Bind) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Bind.ProtoReflect.Descriptor instead.
 func (*Bind) Descriptor() ([]byte, []int) {
-	return file_raft_v1_catalog_proto_rawDescGZIP(), []int{18}
+	return file_raft_v1_catalog_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *Bind) GetVhost() string {
@@ -1516,7 +1680,7 @@ type Unbind struct {
 
 func (x *Unbind) Reset() {
 	*x = Unbind{}
-	mi := &file_raft_v1_catalog_proto_msgTypes[19]
+	mi := &file_raft_v1_catalog_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1528,7 +1692,7 @@ func (x *Unbind) String() string {
 func (*Unbind) ProtoMessage() {}
 
 func (x *Unbind) ProtoReflect() protoreflect.Message {
-	mi := &file_raft_v1_catalog_proto_msgTypes[19]
+	mi := &file_raft_v1_catalog_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1541,7 +1705,7 @@ func (x *Unbind) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Unbind.ProtoReflect.Descriptor instead.
 func (*Unbind) Descriptor() ([]byte, []int) {
-	return file_raft_v1_catalog_proto_rawDescGZIP(), []int{19}
+	return file_raft_v1_catalog_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *Unbind) GetVhost() string {
@@ -1603,7 +1767,7 @@ type Table struct {
 
 func (x *Table) Reset() {
 	*x = Table{}
-	mi := &file_raft_v1_catalog_proto_msgTypes[20]
+	mi := &file_raft_v1_catalog_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1615,7 +1779,7 @@ func (x *Table) String() string {
 func (*Table) ProtoMessage() {}
 
 func (x *Table) ProtoReflect() protoreflect.Message {
-	mi := &file_raft_v1_catalog_proto_msgTypes[20]
+	mi := &file_raft_v1_catalog_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1628,7 +1792,7 @@ func (x *Table) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Table.ProtoReflect.Descriptor instead.
 func (*Table) Descriptor() ([]byte, []int) {
-	return file_raft_v1_catalog_proto_rawDescGZIP(), []int{20}
+	return file_raft_v1_catalog_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *Table) GetFields() []*Field {
@@ -1648,7 +1812,7 @@ type Field struct {
 
 func (x *Field) Reset() {
 	*x = Field{}
-	mi := &file_raft_v1_catalog_proto_msgTypes[21]
+	mi := &file_raft_v1_catalog_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1660,7 +1824,7 @@ func (x *Field) String() string {
 func (*Field) ProtoMessage() {}
 
 func (x *Field) ProtoReflect() protoreflect.Message {
-	mi := &file_raft_v1_catalog_proto_msgTypes[21]
+	mi := &file_raft_v1_catalog_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1673,7 +1837,7 @@ func (x *Field) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Field.ProtoReflect.Descriptor instead.
 func (*Field) Descriptor() ([]byte, []int) {
-	return file_raft_v1_catalog_proto_rawDescGZIP(), []int{21}
+	return file_raft_v1_catalog_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *Field) GetKey() string {
@@ -1710,7 +1874,7 @@ type Value struct {
 
 func (x *Value) Reset() {
 	*x = Value{}
-	mi := &file_raft_v1_catalog_proto_msgTypes[22]
+	mi := &file_raft_v1_catalog_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1722,7 +1886,7 @@ func (x *Value) String() string {
 func (*Value) ProtoMessage() {}
 
 func (x *Value) ProtoReflect() protoreflect.Message {
-	mi := &file_raft_v1_catalog_proto_msgTypes[22]
+	mi := &file_raft_v1_catalog_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1735,7 +1899,7 @@ func (x *Value) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Value.ProtoReflect.Descriptor instead.
 func (*Value) Descriptor() ([]byte, []int) {
-	return file_raft_v1_catalog_proto_rawDescGZIP(), []int{22}
+	return file_raft_v1_catalog_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *Value) GetWireType() uint32 {
@@ -1870,7 +2034,7 @@ type Array struct {
 
 func (x *Array) Reset() {
 	*x = Array{}
-	mi := &file_raft_v1_catalog_proto_msgTypes[23]
+	mi := &file_raft_v1_catalog_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1882,7 +2046,7 @@ func (x *Array) String() string {
 func (*Array) ProtoMessage() {}
 
 func (x *Array) ProtoReflect() protoreflect.Message {
-	mi := &file_raft_v1_catalog_proto_msgTypes[23]
+	mi := &file_raft_v1_catalog_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1895,7 +2059,7 @@ func (x *Array) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Array.ProtoReflect.Descriptor instead.
 func (*Array) Descriptor() ([]byte, []int) {
-	return file_raft_v1_catalog_proto_rawDescGZIP(), []int{23}
+	return file_raft_v1_catalog_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *Array) GetValues() []*Value {
@@ -1926,7 +2090,7 @@ type CatalogRecord struct {
 
 func (x *CatalogRecord) Reset() {
 	*x = CatalogRecord{}
-	mi := &file_raft_v1_catalog_proto_msgTypes[24]
+	mi := &file_raft_v1_catalog_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1938,7 +2102,7 @@ func (x *CatalogRecord) String() string {
 func (*CatalogRecord) ProtoMessage() {}
 
 func (x *CatalogRecord) ProtoReflect() protoreflect.Message {
-	mi := &file_raft_v1_catalog_proto_msgTypes[24]
+	mi := &file_raft_v1_catalog_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1951,7 +2115,7 @@ func (x *CatalogRecord) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CatalogRecord.ProtoReflect.Descriptor instead.
 func (*CatalogRecord) Descriptor() ([]byte, []int) {
-	return file_raft_v1_catalog_proto_rawDescGZIP(), []int{24}
+	return file_raft_v1_catalog_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *CatalogRecord) GetRecord() isCatalogRecord_Record {
@@ -2117,7 +2281,7 @@ type ClusterRecord struct {
 
 func (x *ClusterRecord) Reset() {
 	*x = ClusterRecord{}
-	mi := &file_raft_v1_catalog_proto_msgTypes[25]
+	mi := &file_raft_v1_catalog_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2129,7 +2293,7 @@ func (x *ClusterRecord) String() string {
 func (*ClusterRecord) ProtoMessage() {}
 
 func (x *ClusterRecord) ProtoReflect() protoreflect.Message {
-	mi := &file_raft_v1_catalog_proto_msgTypes[25]
+	mi := &file_raft_v1_catalog_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2142,7 +2306,7 @@ func (x *ClusterRecord) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ClusterRecord.ProtoReflect.Descriptor instead.
 func (*ClusterRecord) Descriptor() ([]byte, []int) {
-	return file_raft_v1_catalog_proto_rawDescGZIP(), []int{25}
+	return file_raft_v1_catalog_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *ClusterRecord) GetClusterId() string {
@@ -2196,13 +2360,14 @@ type NodeRecord struct {
 	MachineVersion  uint32                 `protobuf:"varint,5,opt,name=machine_version,json=machineVersion,proto3" json:"machine_version,omitempty"`
 	Version         string                 `protobuf:"bytes,6,opt,name=version,proto3" json:"version,omitempty"`
 	StartedAtMillis int64                  `protobuf:"varint,7,opt,name=started_at_millis,json=startedAtMillis,proto3" json:"started_at_millis,omitempty"`
+	Leaving         bool                   `protobuf:"varint,8,opt,name=leaving,proto3" json:"leaving,omitempty"`
 	unknownFields   protoimpl.UnknownFields
 	sizeCache       protoimpl.SizeCache
 }
 
 func (x *NodeRecord) Reset() {
 	*x = NodeRecord{}
-	mi := &file_raft_v1_catalog_proto_msgTypes[26]
+	mi := &file_raft_v1_catalog_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2214,7 +2379,7 @@ func (x *NodeRecord) String() string {
 func (*NodeRecord) ProtoMessage() {}
 
 func (x *NodeRecord) ProtoReflect() protoreflect.Message {
-	mi := &file_raft_v1_catalog_proto_msgTypes[26]
+	mi := &file_raft_v1_catalog_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2227,7 +2392,7 @@ func (x *NodeRecord) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NodeRecord.ProtoReflect.Descriptor instead.
 func (*NodeRecord) Descriptor() ([]byte, []int) {
-	return file_raft_v1_catalog_proto_rawDescGZIP(), []int{26}
+	return file_raft_v1_catalog_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *NodeRecord) GetNumber() uint32 {
@@ -2279,6 +2444,13 @@ func (x *NodeRecord) GetStartedAtMillis() int64 {
 	return 0
 }
 
+func (x *NodeRecord) GetLeaving() bool {
+	if x != nil {
+		return x.Leaving
+	}
+	return false
+}
+
 type ShardRecord struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Shard         uint32                 `protobuf:"varint,1,opt,name=shard,proto3" json:"shard,omitempty"`
@@ -2291,7 +2463,7 @@ type ShardRecord struct {
 
 func (x *ShardRecord) Reset() {
 	*x = ShardRecord{}
-	mi := &file_raft_v1_catalog_proto_msgTypes[27]
+	mi := &file_raft_v1_catalog_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2303,7 +2475,7 @@ func (x *ShardRecord) String() string {
 func (*ShardRecord) ProtoMessage() {}
 
 func (x *ShardRecord) ProtoReflect() protoreflect.Message {
-	mi := &file_raft_v1_catalog_proto_msgTypes[27]
+	mi := &file_raft_v1_catalog_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2316,7 +2488,7 @@ func (x *ShardRecord) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ShardRecord.ProtoReflect.Descriptor instead.
 func (*ShardRecord) Descriptor() ([]byte, []int) {
-	return file_raft_v1_catalog_proto_rawDescGZIP(), []int{27}
+	return file_raft_v1_catalog_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *ShardRecord) GetShard() uint32 {
@@ -2351,7 +2523,8 @@ var File_raft_v1_catalog_proto protoreflect.FileDescriptor
 
 const file_raft_v1_catalog_proto_rawDesc = "" +
 	"\n" +
-	"\x15raft/v1/catalog.proto\x12\x0ewarren.raft.v1\"\xe2\t\n" +
+	"\x15raft/v1/catalog.proto\x12\x0ewarren.raft.v1\"\xdd\n" +
+	"\n" +
 	"\x0eCatalogCommand\x12\x1f\n" +
 	"\vtime_millis\x18\x01 \x01(\x03R\n" +
 	"timeMillis\x12F\n" +
@@ -2361,7 +2534,11 @@ const file_raft_v1_catalog_proto_rawDesc = "" +
 	"removeNode\x12@\n" +
 	"\fsession_over\x18\x05 \x01(\v2\x1b.warren.raft.v1.SessionOverH\x00R\vsessionOver\x12@\n" +
 	"\fset_replicas\x18\x06 \x01(\v2\x1b.warren.raft.v1.SetReplicasH\x00R\vsetReplicas\x12S\n" +
-	"\x13set_machine_version\x18\a \x01(\v2!.warren.raft.v1.SetMachineVersionH\x00R\x11setMachineVersion\x12@\n" +
+	"\x13set_machine_version\x18\a \x01(\v2!.warren.raft.v1.SetMachineVersionH\x00R\x11setMachineVersion\x12:\n" +
+	"\n" +
+	"admit_node\x18\b \x01(\v2\x19.warren.raft.v1.AdmitNodeH\x00R\tadmitNode\x12=\n" +
+	"\vset_leaving\x18\t \x01(\v2\x1a.warren.raft.v1.SetLeavingH\x00R\n" +
+	"setLeaving\x12@\n" +
 	"\fcreate_vhost\x18\n" +
 	" \x01(\v2\x1b.warren.raft.v1.CreateVHostH\x00R\vcreateVhost\x12@\n" +
 	"\fdelete_vhost\x18\v \x01(\v2\x1b.warren.raft.v1.DeleteVHostH\x00R\vdeleteVhost\x124\n" +
@@ -2388,7 +2565,17 @@ const file_raft_v1_catalog_proto_rawDesc = "" +
 	"\x04name\x18\x02 \x01(\tR\x04name\x12\x14\n" +
 	"\x05alive\x18\x03 \x03(\rR\x05alive\x12'\n" +
 	"\x0fmachine_version\x18\x04 \x01(\rR\x0emachineVersion\x12\x18\n" +
-	"\aversion\x18\x05 \x01(\tR\aversion\"$\n" +
+	"\aversion\x18\x05 \x01(\tR\aversion\"\x92\x01\n" +
+	"\tAdmitNode\x12\x12\n" +
+	"\x04uuid\x18\x01 \x01(\tR\x04uuid\x12\x12\n" +
+	"\x04name\x18\x02 \x01(\tR\x04name\x12'\n" +
+	"\x0fmachine_version\x18\x03 \x01(\rR\x0emachineVersion\x12\x18\n" +
+	"\aversion\x18\x04 \x01(\tR\aversion\x12\x1a\n" +
+	"\breplaces\x18\x05 \x01(\rR\breplaces\">\n" +
+	"\n" +
+	"SetLeaving\x12\x16\n" +
+	"\x06number\x18\x01 \x01(\rR\x06number\x12\x18\n" +
+	"\aleaving\x18\x02 \x01(\bR\aleaving\"$\n" +
 	"\n" +
 	"RemoveNode\x12\x16\n" +
 	"\x06number\x18\x01 \x01(\rR\x06number\"G\n" +
@@ -2510,7 +2697,7 @@ const file_raft_v1_catalog_proto_rawDesc = "" +
 	"\x0fmachine_version\x18\x04 \x01(\rR\x0emachineVersion\x12\x1b\n" +
 	"\tlast_node\x18\x05 \x01(\rR\blastNode\x12\x1f\n" +
 	"\vtime_millis\x18\x06 \x01(\x03R\n" +
-	"timeMillis\"\xcd\x01\n" +
+	"timeMillis\"\xe7\x01\n" +
 	"\n" +
 	"NodeRecord\x12\x16\n" +
 	"\x06number\x18\x01 \x01(\rR\x06number\x12\x12\n" +
@@ -2519,7 +2706,8 @@ const file_raft_v1_catalog_proto_rawDesc = "" +
 	"\x03run\x18\x04 \x01(\x04R\x03run\x12'\n" +
 	"\x0fmachine_version\x18\x05 \x01(\rR\x0emachineVersion\x12\x18\n" +
 	"\aversion\x18\x06 \x01(\tR\aversion\x12*\n" +
-	"\x11started_at_millis\x18\a \x01(\x03R\x0fstartedAtMillis\"q\n" +
+	"\x11started_at_millis\x18\a \x01(\x03R\x0fstartedAtMillis\x12\x18\n" +
+	"\aleaving\x18\b \x01(\bR\aleaving\"q\n" +
 	"\vShardRecord\x12\x14\n" +
 	"\x05shard\x18\x01 \x01(\rR\x05shard\x12\x18\n" +
 	"\aversion\x18\x02 \x01(\x04R\aversion\x12\x14\n" +
@@ -2538,80 +2726,84 @@ func file_raft_v1_catalog_proto_rawDescGZIP() []byte {
 	return file_raft_v1_catalog_proto_rawDescData
 }
 
-var file_raft_v1_catalog_proto_msgTypes = make([]protoimpl.MessageInfo, 28)
+var file_raft_v1_catalog_proto_msgTypes = make([]protoimpl.MessageInfo, 30)
 var file_raft_v1_catalog_proto_goTypes = []any{
 	(*CatalogCommand)(nil),    // 0: warren.raft.v1.CatalogCommand
 	(*CreateCluster)(nil),     // 1: warren.raft.v1.CreateCluster
 	(*RegisterNode)(nil),      // 2: warren.raft.v1.RegisterNode
-	(*RemoveNode)(nil),        // 3: warren.raft.v1.RemoveNode
-	(*SessionOver)(nil),       // 4: warren.raft.v1.SessionOver
-	(*SetReplicas)(nil),       // 5: warren.raft.v1.SetReplicas
-	(*ShardReplicas)(nil),     // 6: warren.raft.v1.ShardReplicas
-	(*SetMachineVersion)(nil), // 7: warren.raft.v1.SetMachineVersion
-	(*CreateVHost)(nil),       // 8: warren.raft.v1.CreateVHost
-	(*DeleteVHost)(nil),       // 9: warren.raft.v1.DeleteVHost
-	(*PutUser)(nil),           // 10: warren.raft.v1.PutUser
-	(*DeleteUser)(nil),        // 11: warren.raft.v1.DeleteUser
-	(*SetPermission)(nil),     // 12: warren.raft.v1.SetPermission
-	(*ClearPermission)(nil),   // 13: warren.raft.v1.ClearPermission
-	(*DeclareExchange)(nil),   // 14: warren.raft.v1.DeclareExchange
-	(*DeleteExchange)(nil),    // 15: warren.raft.v1.DeleteExchange
-	(*AddQueue)(nil),          // 16: warren.raft.v1.AddQueue
-	(*DeleteQueue)(nil),       // 17: warren.raft.v1.DeleteQueue
-	(*Bind)(nil),              // 18: warren.raft.v1.Bind
-	(*Unbind)(nil),            // 19: warren.raft.v1.Unbind
-	(*Table)(nil),             // 20: warren.raft.v1.Table
-	(*Field)(nil),             // 21: warren.raft.v1.Field
-	(*Value)(nil),             // 22: warren.raft.v1.Value
-	(*Array)(nil),             // 23: warren.raft.v1.Array
-	(*CatalogRecord)(nil),     // 24: warren.raft.v1.CatalogRecord
-	(*ClusterRecord)(nil),     // 25: warren.raft.v1.ClusterRecord
-	(*NodeRecord)(nil),        // 26: warren.raft.v1.NodeRecord
-	(*ShardRecord)(nil),       // 27: warren.raft.v1.ShardRecord
+	(*AdmitNode)(nil),         // 3: warren.raft.v1.AdmitNode
+	(*SetLeaving)(nil),        // 4: warren.raft.v1.SetLeaving
+	(*RemoveNode)(nil),        // 5: warren.raft.v1.RemoveNode
+	(*SessionOver)(nil),       // 6: warren.raft.v1.SessionOver
+	(*SetReplicas)(nil),       // 7: warren.raft.v1.SetReplicas
+	(*ShardReplicas)(nil),     // 8: warren.raft.v1.ShardReplicas
+	(*SetMachineVersion)(nil), // 9: warren.raft.v1.SetMachineVersion
+	(*CreateVHost)(nil),       // 10: warren.raft.v1.CreateVHost
+	(*DeleteVHost)(nil),       // 11: warren.raft.v1.DeleteVHost
+	(*PutUser)(nil),           // 12: warren.raft.v1.PutUser
+	(*DeleteUser)(nil),        // 13: warren.raft.v1.DeleteUser
+	(*SetPermission)(nil),     // 14: warren.raft.v1.SetPermission
+	(*ClearPermission)(nil),   // 15: warren.raft.v1.ClearPermission
+	(*DeclareExchange)(nil),   // 16: warren.raft.v1.DeclareExchange
+	(*DeleteExchange)(nil),    // 17: warren.raft.v1.DeleteExchange
+	(*AddQueue)(nil),          // 18: warren.raft.v1.AddQueue
+	(*DeleteQueue)(nil),       // 19: warren.raft.v1.DeleteQueue
+	(*Bind)(nil),              // 20: warren.raft.v1.Bind
+	(*Unbind)(nil),            // 21: warren.raft.v1.Unbind
+	(*Table)(nil),             // 22: warren.raft.v1.Table
+	(*Field)(nil),             // 23: warren.raft.v1.Field
+	(*Value)(nil),             // 24: warren.raft.v1.Value
+	(*Array)(nil),             // 25: warren.raft.v1.Array
+	(*CatalogRecord)(nil),     // 26: warren.raft.v1.CatalogRecord
+	(*ClusterRecord)(nil),     // 27: warren.raft.v1.ClusterRecord
+	(*NodeRecord)(nil),        // 28: warren.raft.v1.NodeRecord
+	(*ShardRecord)(nil),       // 29: warren.raft.v1.ShardRecord
 }
 var file_raft_v1_catalog_proto_depIdxs = []int32{
 	1,  // 0: warren.raft.v1.CatalogCommand.create_cluster:type_name -> warren.raft.v1.CreateCluster
 	2,  // 1: warren.raft.v1.CatalogCommand.register_node:type_name -> warren.raft.v1.RegisterNode
-	3,  // 2: warren.raft.v1.CatalogCommand.remove_node:type_name -> warren.raft.v1.RemoveNode
-	4,  // 3: warren.raft.v1.CatalogCommand.session_over:type_name -> warren.raft.v1.SessionOver
-	5,  // 4: warren.raft.v1.CatalogCommand.set_replicas:type_name -> warren.raft.v1.SetReplicas
-	7,  // 5: warren.raft.v1.CatalogCommand.set_machine_version:type_name -> warren.raft.v1.SetMachineVersion
-	8,  // 6: warren.raft.v1.CatalogCommand.create_vhost:type_name -> warren.raft.v1.CreateVHost
-	9,  // 7: warren.raft.v1.CatalogCommand.delete_vhost:type_name -> warren.raft.v1.DeleteVHost
-	10, // 8: warren.raft.v1.CatalogCommand.put_user:type_name -> warren.raft.v1.PutUser
-	11, // 9: warren.raft.v1.CatalogCommand.delete_user:type_name -> warren.raft.v1.DeleteUser
-	12, // 10: warren.raft.v1.CatalogCommand.set_permission:type_name -> warren.raft.v1.SetPermission
-	13, // 11: warren.raft.v1.CatalogCommand.clear_permission:type_name -> warren.raft.v1.ClearPermission
-	14, // 12: warren.raft.v1.CatalogCommand.declare_exchange:type_name -> warren.raft.v1.DeclareExchange
-	15, // 13: warren.raft.v1.CatalogCommand.delete_exchange:type_name -> warren.raft.v1.DeleteExchange
-	16, // 14: warren.raft.v1.CatalogCommand.add_queue:type_name -> warren.raft.v1.AddQueue
-	17, // 15: warren.raft.v1.CatalogCommand.delete_queue:type_name -> warren.raft.v1.DeleteQueue
-	18, // 16: warren.raft.v1.CatalogCommand.bind:type_name -> warren.raft.v1.Bind
-	19, // 17: warren.raft.v1.CatalogCommand.unbind:type_name -> warren.raft.v1.Unbind
-	6,  // 18: warren.raft.v1.SetReplicas.shards:type_name -> warren.raft.v1.ShardReplicas
-	20, // 19: warren.raft.v1.DeclareExchange.arguments:type_name -> warren.raft.v1.Table
-	20, // 20: warren.raft.v1.AddQueue.arguments:type_name -> warren.raft.v1.Table
-	20, // 21: warren.raft.v1.Bind.arguments:type_name -> warren.raft.v1.Table
-	20, // 22: warren.raft.v1.Unbind.arguments:type_name -> warren.raft.v1.Table
-	21, // 23: warren.raft.v1.Table.fields:type_name -> warren.raft.v1.Field
-	22, // 24: warren.raft.v1.Field.value:type_name -> warren.raft.v1.Value
-	23, // 25: warren.raft.v1.Value.array:type_name -> warren.raft.v1.Array
-	20, // 26: warren.raft.v1.Value.table:type_name -> warren.raft.v1.Table
-	22, // 27: warren.raft.v1.Array.values:type_name -> warren.raft.v1.Value
-	25, // 28: warren.raft.v1.CatalogRecord.cluster:type_name -> warren.raft.v1.ClusterRecord
-	26, // 29: warren.raft.v1.CatalogRecord.node:type_name -> warren.raft.v1.NodeRecord
-	27, // 30: warren.raft.v1.CatalogRecord.shard:type_name -> warren.raft.v1.ShardRecord
-	10, // 31: warren.raft.v1.CatalogRecord.user:type_name -> warren.raft.v1.PutUser
-	8,  // 32: warren.raft.v1.CatalogRecord.vhost:type_name -> warren.raft.v1.CreateVHost
-	12, // 33: warren.raft.v1.CatalogRecord.permission:type_name -> warren.raft.v1.SetPermission
-	14, // 34: warren.raft.v1.CatalogRecord.exchange:type_name -> warren.raft.v1.DeclareExchange
-	16, // 35: warren.raft.v1.CatalogRecord.queue:type_name -> warren.raft.v1.AddQueue
-	18, // 36: warren.raft.v1.CatalogRecord.binding:type_name -> warren.raft.v1.Bind
-	37, // [37:37] is the sub-list for method output_type
-	37, // [37:37] is the sub-list for method input_type
-	37, // [37:37] is the sub-list for extension type_name
-	37, // [37:37] is the sub-list for extension extendee
-	0,  // [0:37] is the sub-list for field type_name
+	5,  // 2: warren.raft.v1.CatalogCommand.remove_node:type_name -> warren.raft.v1.RemoveNode
+	6,  // 3: warren.raft.v1.CatalogCommand.session_over:type_name -> warren.raft.v1.SessionOver
+	7,  // 4: warren.raft.v1.CatalogCommand.set_replicas:type_name -> warren.raft.v1.SetReplicas
+	9,  // 5: warren.raft.v1.CatalogCommand.set_machine_version:type_name -> warren.raft.v1.SetMachineVersion
+	3,  // 6: warren.raft.v1.CatalogCommand.admit_node:type_name -> warren.raft.v1.AdmitNode
+	4,  // 7: warren.raft.v1.CatalogCommand.set_leaving:type_name -> warren.raft.v1.SetLeaving
+	10, // 8: warren.raft.v1.CatalogCommand.create_vhost:type_name -> warren.raft.v1.CreateVHost
+	11, // 9: warren.raft.v1.CatalogCommand.delete_vhost:type_name -> warren.raft.v1.DeleteVHost
+	12, // 10: warren.raft.v1.CatalogCommand.put_user:type_name -> warren.raft.v1.PutUser
+	13, // 11: warren.raft.v1.CatalogCommand.delete_user:type_name -> warren.raft.v1.DeleteUser
+	14, // 12: warren.raft.v1.CatalogCommand.set_permission:type_name -> warren.raft.v1.SetPermission
+	15, // 13: warren.raft.v1.CatalogCommand.clear_permission:type_name -> warren.raft.v1.ClearPermission
+	16, // 14: warren.raft.v1.CatalogCommand.declare_exchange:type_name -> warren.raft.v1.DeclareExchange
+	17, // 15: warren.raft.v1.CatalogCommand.delete_exchange:type_name -> warren.raft.v1.DeleteExchange
+	18, // 16: warren.raft.v1.CatalogCommand.add_queue:type_name -> warren.raft.v1.AddQueue
+	19, // 17: warren.raft.v1.CatalogCommand.delete_queue:type_name -> warren.raft.v1.DeleteQueue
+	20, // 18: warren.raft.v1.CatalogCommand.bind:type_name -> warren.raft.v1.Bind
+	21, // 19: warren.raft.v1.CatalogCommand.unbind:type_name -> warren.raft.v1.Unbind
+	8,  // 20: warren.raft.v1.SetReplicas.shards:type_name -> warren.raft.v1.ShardReplicas
+	22, // 21: warren.raft.v1.DeclareExchange.arguments:type_name -> warren.raft.v1.Table
+	22, // 22: warren.raft.v1.AddQueue.arguments:type_name -> warren.raft.v1.Table
+	22, // 23: warren.raft.v1.Bind.arguments:type_name -> warren.raft.v1.Table
+	22, // 24: warren.raft.v1.Unbind.arguments:type_name -> warren.raft.v1.Table
+	23, // 25: warren.raft.v1.Table.fields:type_name -> warren.raft.v1.Field
+	24, // 26: warren.raft.v1.Field.value:type_name -> warren.raft.v1.Value
+	25, // 27: warren.raft.v1.Value.array:type_name -> warren.raft.v1.Array
+	22, // 28: warren.raft.v1.Value.table:type_name -> warren.raft.v1.Table
+	24, // 29: warren.raft.v1.Array.values:type_name -> warren.raft.v1.Value
+	27, // 30: warren.raft.v1.CatalogRecord.cluster:type_name -> warren.raft.v1.ClusterRecord
+	28, // 31: warren.raft.v1.CatalogRecord.node:type_name -> warren.raft.v1.NodeRecord
+	29, // 32: warren.raft.v1.CatalogRecord.shard:type_name -> warren.raft.v1.ShardRecord
+	12, // 33: warren.raft.v1.CatalogRecord.user:type_name -> warren.raft.v1.PutUser
+	10, // 34: warren.raft.v1.CatalogRecord.vhost:type_name -> warren.raft.v1.CreateVHost
+	14, // 35: warren.raft.v1.CatalogRecord.permission:type_name -> warren.raft.v1.SetPermission
+	16, // 36: warren.raft.v1.CatalogRecord.exchange:type_name -> warren.raft.v1.DeclareExchange
+	18, // 37: warren.raft.v1.CatalogRecord.queue:type_name -> warren.raft.v1.AddQueue
+	20, // 38: warren.raft.v1.CatalogRecord.binding:type_name -> warren.raft.v1.Bind
+	39, // [39:39] is the sub-list for method output_type
+	39, // [39:39] is the sub-list for method input_type
+	39, // [39:39] is the sub-list for extension type_name
+	39, // [39:39] is the sub-list for extension extendee
+	0,  // [0:39] is the sub-list for field type_name
 }
 
 func init() { file_raft_v1_catalog_proto_init() }
@@ -2626,6 +2818,8 @@ func file_raft_v1_catalog_proto_init() {
 		(*CatalogCommand_SessionOver)(nil),
 		(*CatalogCommand_SetReplicas)(nil),
 		(*CatalogCommand_SetMachineVersion)(nil),
+		(*CatalogCommand_AdmitNode)(nil),
+		(*CatalogCommand_SetLeaving)(nil),
 		(*CatalogCommand_CreateVhost)(nil),
 		(*CatalogCommand_DeleteVhost)(nil),
 		(*CatalogCommand_PutUser)(nil),
@@ -2639,7 +2833,7 @@ func file_raft_v1_catalog_proto_init() {
 		(*CatalogCommand_Bind)(nil),
 		(*CatalogCommand_Unbind)(nil),
 	}
-	file_raft_v1_catalog_proto_msgTypes[22].OneofWrappers = []any{
+	file_raft_v1_catalog_proto_msgTypes[24].OneofWrappers = []any{
 		(*Value_Boolean)(nil),
 		(*Value_Integer)(nil),
 		(*Value_Floating)(nil),
@@ -2648,7 +2842,7 @@ func file_raft_v1_catalog_proto_init() {
 		(*Value_Array)(nil),
 		(*Value_Table)(nil),
 	}
-	file_raft_v1_catalog_proto_msgTypes[24].OneofWrappers = []any{
+	file_raft_v1_catalog_proto_msgTypes[26].OneofWrappers = []any{
 		(*CatalogRecord_Cluster)(nil),
 		(*CatalogRecord_Node)(nil),
 		(*CatalogRecord_Shard)(nil),
@@ -2665,7 +2859,7 @@ func file_raft_v1_catalog_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_raft_v1_catalog_proto_rawDesc), len(file_raft_v1_catalog_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   28,
+			NumMessages:   30,
 			NumExtensions: 0,
 			NumServices:   0,
 		},
