@@ -9,6 +9,7 @@ import (
 	"log/slog"
 	"net"
 	"path/filepath"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -54,6 +55,10 @@ func Start(ctx context.Context, c *config.Server, version string, log *slog.Logg
 		}
 	}()
 
+	if exposed := c.Exposed(); len(exposed) > 0 {
+		log.Warn("PLAIN TEXT on an address that other machines reach: set up TLS, or say --insecure if it is meant",
+			"host", c.Host, "what", strings.Join(exposed, ", "))
+	}
 	// Health first: a probe must see a node that waits for its peers as alive and not ready.
 	if err := n.serveHTTP(); err != nil {
 		return nil, err
@@ -73,6 +78,9 @@ func Start(ctx context.Context, c *config.Server, version string, log *slog.Logg
 		return nil, errors.Join(err, listener.Close())
 	}
 	n.broker.Start(n.cluster)
+	if err := n.ensureUser(ctx); err != nil {
+		return nil, errors.Join(err, listener.Close())
+	}
 	n.amqp = amqp.NewServer(amqp.Options{Broker: n.broker, Logger: log, Version: version, Announce: c.AMQPAnnounce,
 		ClusterName: c.Name, MaxMessageSize: int64(c.MaxMessageSize), MaxConnections: maxClients, MaxSockets: clientSockets(fileLimit())})
 	n.serve("AMQP", func() error { return n.amqp.Serve(listener) })
