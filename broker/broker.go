@@ -36,6 +36,10 @@ type Options struct {
 	FreshTimeout time.Duration
 	// MaxChannelConsumers bounds the consumers of one channel. Default 0: no bound.
 	MaxChannelConsumers int
+	// ConsumerTimeout is how long a delivery may stay unsettled, where neither consumer nor queue says (x-consumer-timeout):
+	// then its channel is closed and what it holds goes back to the queues. Default 30 minutes, as RabbitMQ's; negative: no
+	// bound.
+	ConsumerTimeout time.Duration
 }
 
 func (o *Options) setDefaults() {
@@ -48,6 +52,7 @@ func (o *Options) setDefaults() {
 	o.MaxUnconfirmedBytes = cmp.Or(o.MaxUnconfirmedBytes, 256<<10)
 	o.MaxUnconfirmedMessages = cmp.Or(o.MaxUnconfirmedMessages, 8192)
 	o.OperationTimeout = cmp.Or(o.OperationTimeout, 30*time.Second)
+	o.ConsumerTimeout = max(0, cmp.Or(o.ConsumerTimeout, 30*time.Minute))
 	o.FreshTimeout = cmp.Or(o.FreshTimeout, 5*time.Second)
 }
 
@@ -58,6 +63,8 @@ type Broker struct {
 	replicator Replicator // set by Start
 	batches    batches
 	alarm      alarm
+	began      time.Time
+	now        atomic.Uint32 // ticks since then, at the last Tick
 	verifier   *auth.Verifier
 	patterns   *auth.Patterns
 
@@ -72,7 +79,7 @@ type Broker struct {
 // New returns a Broker that serves nobody until Start.
 func New(o Options) *Broker {
 	o.setDefaults()
-	b := &Broker{options: o, log: o.Logger, verifier: auth.NewVerifier(0), patterns: auth.NewPatterns(0),
+	b := &Broker{options: o, log: o.Logger, verifier: auth.NewVerifier(0), patterns: auth.NewPatterns(0), began: time.Now(),
 		vhosts: map[string]*vhost{}, conns: map[*Conn]struct{}{}}
 	b.rights.Store(1)
 	return b

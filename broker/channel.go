@@ -5,6 +5,7 @@ import (
 	"slices"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"github.com/warrenmq/warren/raftfsm/queue"
 )
@@ -33,6 +34,8 @@ type Channel struct {
 	ended     map[*consumer]bool // cancelled, with deliveries out
 	unacked   unacked
 	closed    bool
+	shortest  time.Duration // the least timeout of its consumers, 0: none has one
+	timedOut  bool          // a delivery was out for too long
 
 	// The limit that the channel's consumers share (qos with global), 0: none, and how much of it is used.
 	limit       atomic.Int64
@@ -113,7 +116,9 @@ func (ch *Channel) Close(ctx context.Context) {
 	if ch.conn.channels[ch.number] != ch {
 		return
 	}
+	ch.conn.channelsMu.Lock()
 	delete(ch.conn.channels, ch.number)
+	ch.conn.channelsMu.Unlock()
 	ch.abandon()
 	if err := ch.conn.flush(ctx); err != nil {
 		ch.conn.broker.log.Warn("channel's end could not be sent", "connection", ch.conn.name, "channel", ch.number, "err", err)

@@ -58,6 +58,8 @@ type Conn struct {
 	end     context.CancelFunc
 	closing sync.Once
 
+	channelsMu sync.Mutex // held by the reader to change channels, and by others to read it
+
 	// The reader's.
 	channels   map[uint16]*Channel
 	stage      staging
@@ -108,7 +110,9 @@ func (r *routing) headers() map[string]any {
 func (c *Conn) OpenChannel(number uint16) *Channel {
 	ch := &Channel{conn: c, number: number, consumers: map[string]*consumer{}, ended: map[*consumer]bool{}}
 	ch.permissions.conn = c
+	c.channelsMu.Lock()
 	c.channels[number] = ch
+	c.channelsMu.Unlock()
 	return ch
 }
 
@@ -203,7 +207,9 @@ func (c *Conn) close(ctx context.Context) {
 	for _, ch := range c.channels {
 		ch.abandon()
 	}
+	c.channelsMu.Lock()
 	c.channels = nil
+	c.channelsMu.Unlock()
 	for _, id := range c.exclusive {
 		c.stage.batch(id.Shard()).Delete(id, false, false)
 	}

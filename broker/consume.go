@@ -33,6 +33,9 @@ func (ch *Channel) Consume(ctx context.Context, p *Consume) (tag string, err err
 		return "", err
 	}
 	c := &consumer{channel: ch, tag: tag, queue: q.ID, name: q.Name, shard: q.ID.Shard(), noAck: p.NoAck, credit: ch.newCredit(p.NoAck)}
+	ch.mu.Lock()
+	ch.watch(c, ch.conn.broker.timeoutOf(p.Arguments, q.Arguments))
+	ch.mu.Unlock()
 	return tag, ch.attach(ctx, c, &queue.AttachOptions{Priority: priority(p.Arguments), Exclusive: p.Exclusive, NoAck: p.NoAck, Tag: tag})
 }
 
@@ -90,7 +93,7 @@ func (ch *Channel) newCredit(noAck bool) uint32 {
 // consumerArguments are the arguments of a consumer that some type of queue of RabbitMQ knows.
 var consumerArguments = []queueArgument{
 	{consumerPriority, []string{classicKind, quorumKind}, checkNumber},
-	{"x-consumer-timeout", []string{quorumKind}, checkNatural},
+	{consumerTimeout, []string{quorumKind}, checkNatural},
 	{"x-stream-offset", []string{streamKind}, nil},
 	{"x-stream-filter", []string{streamKind}, nil},
 	{"x-stream-match-unfiltered", []string{streamKind}, nil},

@@ -1,6 +1,8 @@
 package broker
 
 import (
+	"time"
+
 	"github.com/warrenmq/warren/raftfsm/queue"
 )
 
@@ -15,7 +17,8 @@ type consumer struct {
 	shard   queue.ShardID
 	noAck   bool
 	getter  bool
-	credit  uint32 // its own bound, without the channel's
+	credit  uint32        // its own bound, without the channel's
+	timeout time.Duration // for which a delivery may be out, 0: without end
 
 	// Guarded by the channel.
 	unsettled int  // deliveries out, without those settled in a transaction that is not committed

@@ -263,7 +263,7 @@ func (ch *Channel) handOver(to *consumer, ds []Delivery) (first uint64, ok bool)
 		if to.noAck {
 			ch.unacked.skip()
 		} else {
-			ch.unacked.add(to, ds[i].ID)
+			ch.hold(to, ds[i].ID)
 		}
 	}
 	return first, true

@@ -49,6 +49,9 @@ func (ch *Channel) getter(shard queue.ShardID) *consumer {
 	}
 	r := ch.conn.broker.replicator
 	g := &consumer{channel: ch, id: queue.ConsumerID(r.NewID()), shard: shard, getter: true}
+	ch.mu.Lock()
+	ch.watch(g, ch.conn.broker.options.ConsumerTimeout)
+	ch.mu.Unlock()
 	r.Subscribe(shard, g.id, g)
 	ch.getters = append(ch.getters, g)
 	return g
@@ -68,7 +71,7 @@ func (ch *Channel) got(ctx context.Context, getter *consumer, result *queue.Resu
 		w.fill(ch.unacked.skip(), d, &e)
 		ch.conn.stage.batch(getter.shard).settle(getter.id, queue.Ack, queue.Range{From: d.ID, To: d.ID})
 	} else {
-		w.fill(ch.unacked.add(getter, d.ID), d, &e)
+		w.fill(ch.hold(getter, d.ID), d, &e)
 		getter.unsettled++
 	}
 	ch.mu.Unlock()

@@ -14,7 +14,7 @@ func queueSettings(vhost, name string, d *QueueDeclare) *queue.Settings {
 	s.Expires, _ = natural(a, expiresArgument)
 	s.MaxLength, s.HasMaxLength = natural(a, "x-max-length")
 	s.MaxLengthBytes, s.HasMaxLengthBytes = natural(a, "x-max-length-bytes")
-	s.ConsumerTimeout, _ = natural(a, "x-consumer-timeout")
+	s.ConsumerTimeout, _ = natural(a, consumerTimeout)
 	priority, _ := natural(a, "x-max-priority")
 	s.MaxPriority = uint8(min(priority, 255))
 	overflow, _ := text(lookup(a, "x-overflow"))

@@ -27,12 +27,13 @@ type unackedPage struct {
 type unsettled struct {
 	consumer *consumer
 	id       uint64 // delivery id of the consumer
+	at       ticks  // when it was handed out
 }
 
 // add gives out the next tag.
-func (u *unacked) add(c *consumer, id uint64) (tag uint64) {
+func (u *unacked) add(c *consumer, id uint64, at ticks) (tag uint64) {
 	u.last++
-	u.put(u.last, unsettled{c, id})
+	u.put(u.last, unsettled{c, id, at})
 	return u.last
 }
 
@@ -96,6 +97,26 @@ func (u *unacked) take(tag uint64) (unsettled, bool) {
 		u.spare = p
 	}
 	return e, true
+}
+
+// oldest returns the delivery with the lowest tag.
+func (u *unacked) oldest() (first unsettled, ok bool) {
+	u.each(func(e unsettled) bool {
+		first, ok = e, true
+		return false
+	})
+	return first, ok
+}
+
+// each goes through the deliveries in the order of their tags, while f says so.
+func (u *unacked) each(f func(unsettled) bool) {
+	for _, p := range u.pages {
+		for i := range p.slots {
+			if p.slots[i].consumer != nil && !f(p.slots[i]) {
+				return
+			}
+		}
+	}
 }
 
 func (u *unacked) has(tag uint64) bool {

@@ -19,7 +19,7 @@ func TestUnackedAgainstMap(t *testing.T) {
 			"add": func(t *rapid.T) {
 				for range rapid.IntRange(1, 3*pageSize).Draw(t, "n") {
 					last++
-					if tag := u.add(c, last*10); tag != last {
+					if tag := u.add(c, last*10, 0); tag != last {
 						t.Fatalf("tag %d, want %d", tag, last)
 					}
 					model[last] = last * 10

@@ -13,6 +13,7 @@ import (
 	"os"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/spf13/pflag"
 	"go.yaml.in/yaml/v3"
@@ -40,8 +41,10 @@ type Server struct {
 	MemoryLimit    Memory
 	DiskFreeLimit  Size
 	MaxMessageSize Size
-	WALFileSize    Size
-	CacheSize      Size
+	// ConsumerTimeout is how long a delivery may stay unsettled; 0: without end.
+	ConsumerTimeout time.Duration
+	WALFileSize     Size
+	CacheSize       Size
 
 	DefaultUser         string
 	DefaultPasswordFile string
@@ -84,6 +87,7 @@ func Register(flags *pflag.FlagSet) *Server {
 	fs.IntVar(&c.Replicas, "replicas", 3, "nodes that hold each shard; fixed when the cluster is created")
 	fs.Var(&c.MemoryLimit, "memory-limit", "memory above which publishers are blocked: 40% or a size such as 2GiB")
 	fs.Var(&c.DiskFreeLimit, "disk-free-limit", "free disk space below which publishers are blocked")
+	fs.DurationVar(&c.ConsumerTimeout, "consumer-timeout", 30*time.Minute, "how long a delivery may stay unsettled before its channel is closed; 0: without end")
 	fs.Var(&c.MaxMessageSize, "max-message-size", "largest message accepted, up to 512MiB")
 	fs.Var(&c.WALFileSize, "wal-file-size", "size of a write-ahead log file")
 	fs.Var(&c.CacheSize, "cache-size", "memory for recent log entries and bodies read back")
@@ -256,6 +260,7 @@ func (c *Server) validate() error {
 	check(c.Shards >= 1 && c.Shards <= 1024, "--shards %d: between 1 and 1024", c.Shards)
 	check(c.Replicas >= 1 && c.Replicas <= 7, "--replicas %d: between 1 and 7", c.Replicas)
 	check(c.Expect >= 0 && c.Expect <= 100, "--expect %d: between 0 and 100", c.Expect)
+	check(c.ConsumerTimeout >= 0, "--consumer-timeout %s: not below 0", c.ConsumerTimeout)
 	check(c.MaxMessageSize >= 1 && c.MaxMessageSize <= 512<<20, "--max-message-size %s: between 1 and 512MiB", c.MaxMessageSize.String())
 	check(c.WALFileSize >= 1<<20 && c.WALFileSize <= 4<<30, "--wal-file-size %s: between 1MiB and 4GiB", c.WALFileSize.String())
 	check(c.CacheSize >= 1<<20, "--cache-size %s: at least 1MiB", c.CacheSize.String())

@@ -73,7 +73,11 @@ func Start(ctx context.Context, c *config.Server, version string, log *slog.Logg
 	if err != nil {
 		return nil, errors.Join(err, listener.Close())
 	}
-	n.broker = broker.New(broker.Options{Logger: log, MaxMessageSize: int64(c.MaxMessageSize)})
+	consumerTimeout := c.ConsumerTimeout
+	if consumerTimeout == 0 {
+		consumerTimeout = -1 // none, where 0 is the broker's default
+	}
+	n.broker = broker.New(broker.Options{Logger: log, MaxMessageSize: int64(c.MaxMessageSize), ConsumerTimeout: consumerTimeout})
 	if n.cluster, err = n.startCluster(ctx, version); err != nil {
 		return nil, errors.Join(err, listener.Close())
 	}

@@ -16,7 +16,8 @@ import (
 // megabytes in that time, less than the least disk limit that makes sense.
 const resourcePeriod = 500 * time.Millisecond
 
-// watchResources raises and clears the alarms that block publishers, until the node stops.
+// watchResources raises and clears the alarms that block publishers, and lets the broker look for deliveries that are out
+// for too long, until the node stops.
 func (n *Node) watchResources() {
 	limit := n.config.MemoryLimit.Of(totalMemory())
 	// The collector works harder near the limit, so that garbage alone does not raise the alarm.
@@ -30,6 +31,7 @@ func (n *Node) watchResources() {
 			return
 		case <-ticker.C:
 		}
+		n.broker.Tick()
 		reason := alarm(usedMemory() > limit, n.diskLow())
 		if reason == last {
 			continue
