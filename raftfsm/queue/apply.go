@@ -124,6 +124,8 @@ func (s *State) applyCommand(ss *session, k Kind, flags uint8, index uint64, p [
 		s.suspect(SessionID(u64(p)), flags&SuspectCleared != 0)
 	case KindMachineVersion:
 		s.version = max(s.version, u32(p))
+	case KindPeek:
+		s.peek(ss, QueueID(u64(p)), u32(p[8:]))
 	case KindTick, KindHash: // done by the entry's time and before the entry
 	}
 }
@@ -133,8 +135,34 @@ func (s *State) answer(code ResultCode, messages uint64, consumers uint32) {
 	s.results = append(s.results, Result{Command: s.command, Code: code, Messages: messages, Consumers: consumers})
 }
 
-// applyEnqueue stores a message in its queues. Those that are not here were deleted.
+// applyEnqueue stores a message in its queues, unless it is one that its producer sends again.
 func (s *State) applyEnqueue(ss *session, c *enqueueCommand) {
+	if c.flags&EnqueueProducer == 0 {
+		if code := s.store(ss, c); code != OK {
+			s.answer(code, 0, 0)
+		}
+		return
+	}
+	p := s.producer(c.producer)
+	if c.sequence > p.last {
+		code := s.store(ss, c)
+		p.note(c.sequence, code != OK)
+		if code != OK {
+			s.answer(code, 0, 0)
+		}
+	} else {
+		if c.flags&EnqueueChunked != 0 {
+			s.finishUpload(ss, c.upload, c.envelope) // its pieces are not needed
+		}
+		if p.wasRefused(c.sequence) {
+			s.answer(Full, 0, 0)
+		}
+	}
+	s.resum(&p.sum, p.hash())
+}
+
+// store puts a message in its queues. Those that are not here were deleted.
+func (s *State) store(ss *session, c *enqueueCommand) ResultCode {
 	r := record{index: c.envelope.Index, offset: c.envelope.Offset, size: c.envelope.Size}
 	size := uint64(r.size)
 	if c.flags&EnqueuePersistent != 0 {
@@ -143,21 +171,20 @@ func (s *State) applyEnqueue(ss *session, c *enqueueCommand) {
 	var l *large
 	if c.flags&EnqueueChunked != 0 {
 		if l = s.finishUpload(ss, c.upload, c.envelope); l == nil {
-			s.answer(Refused, 0, 0)
-			return
+			return Refused
 		}
 		r.flags |= recordLarge
 		s.large[r.place()] = l
 		l.users++ // this command, so that a queue that drops it at once leaves it for the next
 		size = l.size
 	}
-	full := false
+	code := OK
 	for ids := c.queues; len(ids) > 0; ids = ids[8:] {
 		q := s.queue(QueueID(u64(ids)))
 		switch {
 		case q == nil:
 		case !s.admits(q, size):
-			full = true
+			code = Full
 		default:
 			s.enqueueAs(q, r, c)
 		}
@@ -165,9 +192,7 @@ func (s *State) applyEnqueue(ss *session, c *enqueueCommand) {
 	if l != nil {
 		s.release(&r)
 	}
-	if full {
-		s.answer(Full, 0, 0)
-	}
+	return code
 }
 
 // enqueueAs stores a message with what depends on the queue.
@@ -218,6 +243,24 @@ func (s *State) delete(id QueueID, ifUnused, ifEmpty bool) {
 		s.answer(OK, q.ready, 0)
 		s.remove(q)
 	}
+}
+
+// peek shows a ready message.
+func (s *State) peek(ss *session, id QueueID, skip uint32) {
+	q := s.queue(id)
+	if q == nil {
+		s.answer(Gone, 0, 0)
+		return
+	}
+	r := q.readyAt(uint64(skip))
+	if r == nil {
+		s.answer(Empty, 0, 0)
+		return
+	}
+	s.answer(Message, q.ready, 0)
+	d := &s.results[len(s.results)-1].Delivery
+	s.fillRecord(d, id, r)
+	d.Session = ss.id
 }
 
 // purge drops the ready messages of a queue.

@@ -75,6 +75,7 @@ func checkState(t tester, s *State) {
 		}
 		checkConsumers(t, q)
 	}
+	sum += checkProducers(t, s)
 	unsettled, gotten := map[QueueID]uint64{}, map[QueueID]uint64{}
 	for node, ss := range s.sessions {
 		if ss.id.Node() != node || ss.meta != ss.hash() {
@@ -159,6 +160,25 @@ func checkConsumers(t tester, q *queue) {
 	if !q.settings.RejectPublish && q.over(0, 0) {
 		t.Fatalf("queue %#x is over its limit with %d", q.id, q.ready)
 	}
+}
+
+func checkProducers(t tester, s *State) (sum uint64) {
+	n, last := 0, int64(0)
+	for p := s.producers.oldest; p != nil; p = p.newer {
+		if s.producers.byID[p.id] != p || p.lastUsed < last || p.last == 0 || p.sum != p.hash() || p.newer == nil && s.producers.newest != p {
+			t.Fatalf("producer %x: %+v", p.id, p)
+		}
+		if later(p.lastUsed, ProducerWindow) <= s.now {
+			t.Fatalf("producer %x is remembered since %d at %d", p.id, p.lastUsed, s.now)
+		}
+		sum += p.sum
+		last = p.lastUsed
+		n++
+	}
+	if n != len(s.producers.byID) || n > MaxProducers {
+		t.Fatalf("%d producers in order, %d by id", n, len(s.producers.byID))
+	}
+	return sum
 }
 
 func checkPages(t tester, ps *pages) {

@@ -41,6 +41,7 @@ const (
 	KindTick           Kind = 15 // leader: let time pass
 	KindMachineVersion Kind = 16 // leader: from here on entries mean what this version says
 	KindHash           Kind = 17 // leader: the hash of its state after the entry before; replicas compare
+	KindPeek           Kind = 18 // look at a ready message
 )
 
 // Flags of commands; each belongs to the kinds in its name.
@@ -49,6 +50,7 @@ const (
 	EnqueueChunked    = 1 << 1 // the envelope ends here, its beginning came in Chunk commands
 	EnqueueTTL        = 1 << 2 // the message has an expiration
 	EnqueuePriority   = 1 << 3 // the message has a priority
+	EnqueueProducer   = 1 << 4 // the message has a number of a producer: it is stored once, however often it comes
 	DeleteIfUnused    = 1 << 0
 	DeleteIfEmpty     = 1 << 1
 	AttachExclusive   = 1 << 0
@@ -85,15 +87,19 @@ type EnqueueOptions struct {
 	HasTTL      bool
 	TTLMillis   uint64 // the message's own expiration
 	Upload      uint64 // not 0: the pieces sent with this number come before the envelope's rest given here
+	// Sequence, not 0, is the message's number of Producer. The numbers that come to a shard by one way grow; one that came
+	// before is answered as it was then, and not stored again.
+	Sequence uint64
+	Producer ProducerID
 }
 
 // BeginEnqueue starts an enqueue to the queues, all of this shard, and returns a mark for EndEnqueue. The caller
 // appends the envelope (or, after chunks, the rest of it) to b.Data in between, so that a body is copied once.
 //
 //	enqueue  priority u8 | reserved u8 | queues u16 | [ttl u64 if EnqueueTTL] | [upload u64 if EnqueueChunked] |
-//	         queue u64 … | envelope to the end
+//	         [producer 16 bytes, sequence u64 if EnqueueProducer] | queue u64 … | envelope to the end
 //
-// There may be 1 to 65,535 queues; a message for more is several enqueues.
+// There may be 1 to 65,535 queues; a message for more is several enqueues, and cannot have a number of a producer.
 func (b *Batch) BeginEnqueue(queues []QueueID, o *EnqueueOptions) (mark int) {
 	var flags uint8
 	if o.Persistent {
@@ -108,6 +114,9 @@ func (b *Batch) BeginEnqueue(queues []QueueID, o *EnqueueOptions) (mark int) {
 	if o.Upload != 0 {
 		flags |= EnqueueChunked
 	}
+	if o.Sequence != 0 {
+		flags |= EnqueueProducer
+	}
 	mark = b.begin(KindEnqueue, flags)
 	b.Data = append(b.Data, o.Priority, 0)
 	b.Data = binary.LittleEndian.AppendUint16(b.Data, uint16(len(queues)))
@@ -116,6 +125,10 @@ func (b *Batch) BeginEnqueue(queues []QueueID, o *EnqueueOptions) (mark int) {
 	}
 	if o.Upload != 0 {
 		b.Data = binary.LittleEndian.AppendUint64(b.Data, o.Upload)
+	}
+	if o.Sequence != 0 {
+		b.Data = append(b.Data, o.Producer[:]...)
+		b.Data = binary.LittleEndian.AppendUint64(b.Data, o.Sequence)
 	}
 	for _, q := range queues {
 		b.Data = binary.LittleEndian.AppendUint64(b.Data, uint64(q))
@@ -255,6 +268,17 @@ func (b *Batch) Get(id QueueID, c ConsumerID) {
 	start := b.begin(KindGet, 0)
 	b.Data = binary.LittleEndian.AppendUint64(b.Data, uint64(id))
 	b.Data = binary.LittleEndian.AppendUint64(b.Data, uint64(c))
+	b.end(start)
+}
+
+// Peek looks at a queue's ready message behind skip others and changes nothing; the answer is always a Result (Message,
+// with a delivery that no consumer has, Empty or Gone).
+//
+//	peek  queue u64 | skip u32
+func (b *Batch) Peek(id QueueID, skip uint32) {
+	start := b.begin(KindPeek, 0)
+	b.Data = binary.LittleEndian.AppendUint64(b.Data, uint64(id))
+	b.Data = binary.LittleEndian.AppendUint32(b.Data, skip)
 	b.end(start)
 }
 

@@ -100,7 +100,7 @@ type shape struct {
 }
 
 var shapes = [...]shape{
-	KindEnqueue:        {flags: EnqueuePersistent | EnqueueChunked | EnqueueTTL | EnqueuePriority, size: 4, open: true, session: true},
+	KindEnqueue:        {flags: EnqueuePersistent | EnqueueChunked | EnqueueTTL | EnqueuePriority | EnqueueProducer, size: 4, open: true, session: true},
 	KindChunk:          {size: 8, open: true, session: true},
 	KindConfigure:      {size: 8, open: true, session: true, leader: true},
 	KindDelete:         {flags: DeleteIfUnused | DeleteIfEmpty, size: 8, session: true, leader: true},
@@ -117,6 +117,7 @@ var shapes = [...]shape{
 	KindTick:           {leader: true},
 	KindMachineVersion: {size: 4, leader: true},
 	KindHash:           {size: 16, leader: true},
+	KindPeek:           {size: 12, session: true},
 }
 
 func checkCommand(k Kind, flags uint8, leader bool, p []byte) error {
@@ -169,8 +170,15 @@ func checkEnqueue(flags uint8, p []byte) error {
 	if flags&EnqueueChunked != 0 {
 		size += 8
 	}
+	sequence := size - 8*int(u16(p[2:])) + len(ProducerID{})
+	if flags&EnqueueProducer != 0 {
+		size += len(ProducerID{}) + 8
+	}
 	if size > len(p) || p[1] != 0 {
 		return fmt.Errorf("%w: enqueue with %d bytes, %d needed, reserved byte %d", ErrMalformed, len(p), size, p[1])
+	}
+	if flags&EnqueueProducer != 0 && u64(p[sequence:]) == 0 {
+		return fmt.Errorf("%w: enqueue with number 0 of a producer", ErrMalformed)
 	}
 	return nil
 }
@@ -181,6 +189,8 @@ type enqueueCommand struct {
 	envelope Ref
 	ttl      uint64
 	upload   uint64
+	producer ProducerID
+	sequence uint64
 	flags    uint8
 	priority uint8
 }
@@ -195,6 +205,11 @@ func decodeEnqueue(flags uint8, p []byte, index uint64, at int) enqueueCommand {
 	}
 	if flags&EnqueueChunked != 0 {
 		c.upload = u64(p[head:])
+		head += 8
+	}
+	if flags&EnqueueProducer != 0 {
+		head += copy(c.producer[:], p[head:])
+		c.sequence = u64(p[head:])
 		head += 8
 	}
 	c.queues = p[head : head+queues]

@@ -29,6 +29,8 @@ type step struct {
 	ranges        []Range
 	settings      *Settings
 	index, hash   uint64
+	producer      ProducerID
+	sequence      uint64
 }
 
 // proposal is a batch.
@@ -74,7 +76,8 @@ func (c *step) append(b *Batch) {
 	switch c.kind {
 	case KindEnqueue:
 		mark := b.BeginEnqueue(c.queues, &EnqueueOptions{Persistent: c.first, HasPriority: c.hasPriority,
-			Priority: uint8(c.priority), HasTTL: c.hasTTL, TTLMillis: c.ttl, Upload: c.upload})
+			Priority: uint8(c.priority), HasTTL: c.hasTTL, TTLMillis: c.ttl, Upload: c.upload,
+			Producer: c.producer, Sequence: c.sequence})
 		b.Data = append(b.Data, c.body...)
 		b.EndEnqueue(mark)
 	case KindChunk:
@@ -97,6 +100,8 @@ func (c *step) append(b *Batch) {
 		b.Settle(c.consumer, c.outcome, c.ranges...)
 	case KindGet:
 		b.Get(c.queue, c.consumer)
+	case KindPeek:
+		b.Peek(c.queue, c.credit)
 	case KindSessionUp:
 		b.SessionUp(c.session)
 	case KindSessionDown:
@@ -125,7 +130,7 @@ const generatedQueues, generatedConsumers = 4, 4
 var sessionKinds = []Kind{
 	KindEnqueue, KindEnqueue, KindEnqueue, KindEnqueue, KindEnqueue, KindEnqueue, KindChunk, KindChunk, KindConfigure, KindConfigure,
 	KindDelete, KindPurge, KindAttach, KindAttach, KindAttach, KindCredit, KindCredit, KindCancel, KindDetach,
-	KindSettle, KindSettle, KindSettle, KindSettle, KindGet, KindGet,
+	KindSettle, KindSettle, KindSettle, KindSettle, KindGet, KindGet, KindPeek,
 }
 
 var leaderKinds = []Kind{KindSessionUp, KindSessionDown, KindSuspect, KindSuspect, KindTick, KindConfigure, KindDelete, KindPurge}
@@ -247,6 +252,9 @@ func (g *generator) enqueue(c *step) {
 	c.hasTTL, c.ttl = g.chance(5), pick[uint64](g, 0, 1, 10, 30, math.MaxUint64)
 	if g.chance(6) {
 		c.upload = uint64(g.number(1, 2))
+	}
+	if g.chance(3) {
+		c.producer[0], c.sequence = byte(g.number(1, 2)), uint64(g.number(1, 20))
 	}
 }
 

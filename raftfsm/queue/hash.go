@@ -10,7 +10,7 @@ import (
 //
 //	each ready message      key of its queue × hash of the record
 //	each unsettled message  key of its consumer × hash of delivery id and record
-//	each queue, consumer, session, upload: a hash of its own fields
+//	each queue, consumer, session, upload, producer: a hash of its own fields
 //
 // It finds replicas that differ by mistake; it does not resist anybody who looks for collisions.
 

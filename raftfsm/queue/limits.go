@@ -105,6 +105,7 @@ func (s *State) schedule(q *queue) {
 
 // passTime lets happen what an entry's time brings, before its commands: they leave no deadline that is over.
 func (s *State) passTime() {
+	s.forgetSilentProducers()
 	for len(s.timers) > 0 && s.timers[0].deadline <= s.now {
 		q := s.timers[0]
 		s.expireHeads(q)

@@ -61,6 +61,11 @@ func (m *model) expire(q *modelQueue) {
 }
 
 func (m *model) passTime() {
+	for id, p := range m.series {
+		if p.lastUsed+ProducerWindow <= m.now {
+			delete(m.series, id)
+		}
+	}
 	for _, q := range m.sortedQueues() {
 		m.expire(q)
 		if at := q.expiresAt(); at != 0 && at <= m.now {

@@ -15,6 +15,7 @@ type model struct {
 	now      int64
 	queues   map[QueueID]*modelQueue
 	sessions map[uint16]*modelSession
+	series   map[ProducerID]*modelProducer
 	stamps   int
 	effects  modelEffects
 	results  []string
@@ -69,6 +70,13 @@ type modelSession struct {
 	consumers   map[ConsumerID]*modelConsumer
 }
 
+// modelProducer is a producer with each of its numbers that came, and whether that was refused.
+type modelProducer struct {
+	numbers  []uint64
+	refused  map[uint64]bool
+	lastUsed int64
+}
+
 type modelKept struct{ results, bodies []string }
 
 type modelUpload struct {
@@ -86,7 +94,8 @@ type modelEffects struct {
 }
 
 func newModel() *model {
-	return &model{queues: map[QueueID]*modelQueue{}, sessions: map[uint16]*modelSession{}}
+	return &model{queues: map[QueueID]*modelQueue{}, sessions: map[uint16]*modelSession{},
+		series: map[ProducerID]*modelProducer{}}
 }
 
 func (m *model) apply(time int64, batches []proposal) {
@@ -240,6 +249,8 @@ func (m *model) step(ss *modelSession, c *step) {
 		m.settle(ss, c)
 	case KindGet:
 		m.get(ss, c)
+	case KindPeek:
+		m.peek(ss, c)
 	case KindSessionUp:
 		if opened := m.open(c.session); opened != nil {
 			opened.state = SessionActive
@@ -252,13 +263,70 @@ func (m *model) step(ss *modelSession, c *step) {
 }
 
 func (m *model) enqueue(ss *modelSession, c *step) {
+	if c.sequence == 0 {
+		m.answerUnlessOK(m.store(ss, c))
+		return
+	}
+	p := m.series[c.producer]
+	if p == nil {
+		p = &modelProducer{refused: map[uint64]bool{}}
+		m.series[c.producer] = p
+	}
+	p.lastUsed = m.now
+	if n := len(p.numbers); n == 0 || p.numbers[n-1] < c.sequence {
+		code := m.store(ss, c)
+		p.numbers = append(p.numbers, c.sequence)
+		p.refused[c.sequence] = code != OK
+		m.answerUnlessOK(code)
+		return
+	}
+	delete(ss.uploads, c.upload)
+	if p.wasRefused(c.sequence) {
+		m.answer(Full, 0, 0)
+	}
+}
+
+// wasRefused tells it of a number that came; one that did not counts as refused when those around it were.
+func (p *modelProducer) wasRefused(sequence uint64) bool {
+	i, found := slices.BinarySearch(p.numbers, sequence)
+	if found {
+		return p.refused[sequence]
+	}
+	return i > 0 && p.refused[p.numbers[i-1]] && p.refused[p.numbers[i]]
+}
+
+func (m *model) answerUnlessOK(code ResultCode) {
+	if code != OK {
+		m.answer(code, 0, 0)
+	}
+}
+
+func (m *model) peek(ss *modelSession, c *step) {
+	q := m.queues[c.queue]
+	if q == nil {
+		m.answer(Gone, 0, 0)
+		return
+	}
+	ready := slices.Clone(q.ready)
+	slices.SortStableFunc(ready, func(a, b *modelMessage) int { return int(b.priority) - int(a.priority) })
+	if int(c.credit) >= len(ready) {
+		m.answer(Empty, 0, 0)
+		return
+	}
+	msg := ready[c.credit]
+	m.answer(Message, len(ready), 0)
+	m.results[len(m.results)-1] += ": " + deliveryText(&Delivery{Session: ss.id, Queue: q.id, Redelivered: msg.acquired > 0,
+		Persistent: msg.persistent, DeliveryCount: msg.failed, AcquiredCount: msg.acquired}, strings.Join(msg.pieces, ""))
+	m.held = append(m.held, msg.pieces...)
+}
+
+func (m *model) store(ss *modelSession, c *step) ResultCode {
 	pieces := []string{c.body}
 	if c.upload != 0 {
 		u := ss.uploads[c.upload]
 		delete(ss.uploads, c.upload)
 		if u == nil || u.refused {
-			m.answer(Refused, 0, 0)
-			return
+			return Refused
 		}
 		pieces = append(slices.Clone(u.pieces), c.body)
 	}
@@ -285,8 +353,9 @@ func (m *model) enqueue(ss *modelSession, c *step) {
 		q.ready = append(q.ready, msg)
 	}
 	if full {
-		m.answer(Full, 0, 0)
+		return Full
 	}
+	return OK
 }
 
 func (m *model) expiry(q *modelQueue, c *step) int64 {

@@ -60,6 +60,9 @@ func newTrial(t *rapid.T) *trial {
 // entry draws an entry and applies it everywhere.
 func (tr *trial) entry() {
 	tr.time += pick[int64](tr.g, 0, 0, 1, 5, 50, -3)
+	if tr.g.chance(30) {
+		tr.time += ProducerWindow - int64(tr.g.number(0, 60))
+	}
 	batches := tr.g.batches()
 	switch {
 	case len(tr.log) == 0:
@@ -142,12 +145,30 @@ func (tr *trial) compareState(s *State) {
 	if len(s.queues) != len(tr.m.queues) || len(s.sessions) != len(tr.m.sessions) {
 		tr.t.Fatalf("%d queues, %d sessions, wanted %d, %d", len(s.queues), len(s.sessions), len(tr.m.queues), len(tr.m.sessions))
 	}
+	tr.compareProducers(s)
 	out := map[QueueID]uint64{}
 	for _, ss := range tr.m.sessions {
 		tr.compareSession(s, ss, out)
 	}
 	for _, q := range tr.m.sortedQueues() {
 		tr.compareQueue(s, q, out[q.id])
+	}
+}
+
+func (tr *trial) compareProducers(s *State) {
+	if len(s.producers.byID) != len(tr.m.series) {
+		tr.t.Fatalf("%d producers, wanted %d", len(s.producers.byID), len(tr.m.series))
+	}
+	for id, want := range tr.m.series {
+		p := s.producers.byID[id]
+		if p == nil || p.last != want.numbers[len(want.numbers)-1] || p.lastUsed != want.lastUsed {
+			tr.t.Fatalf("producer %x: %+v, wanted %+v", id, p, want)
+		}
+		for n := uint64(1); n <= p.last; n++ {
+			if p.wasRefused(n) != want.wasRefused(n) {
+				tr.t.Fatalf("number %d of producer %x: refused %t, wanted %+v", n, id, p.wasRefused(n), want)
+			}
+		}
 	}
 }
 

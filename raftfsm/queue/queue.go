@@ -234,16 +234,44 @@ func (s *State) handOut(q *queue, c *consumer) *entry {
 
 // fill describes a delivery.
 func (s *State) fill(d *Delivery, c *consumer, e *entry) {
-	r := &e.record
+	s.fillRecord(d, e.queue, &e.record)
+	d.Session, d.Consumer, d.ID = c.session.id, c.id, e.id
+}
+
+// fillRecord describes a message.
+func (s *State) fillRecord(d *Delivery, id QueueID, r *record) {
 	*d = Delivery{
-		Session: c.session.id, Consumer: c.id, ID: e.id, Queue: e.queue,
-		Body:        Body{First: Ref{r.index, r.offset, r.size}},
+		Queue: id, Body: Body{First: Ref{r.index, r.offset, r.size}},
 		Redelivered: r.acquired > 0, Persistent: r.flags&recordPersistent != 0,
 		DeliveryCount: uint32(r.failed), AcquiredCount: r.acquired,
 	}
 	if r.flags&recordLarge != 0 {
 		d.Body = s.body(r)
 	}
+}
+
+// readyAt returns the ready message behind skip others, in the order of their turn; nil when there are not so many.
+func (q *queue) readyAt(skip uint64) *record {
+	if skip >= q.ready {
+		return nil
+	}
+	for priority := len(q.lanes) - 1; priority >= 0; priority-- {
+		l := q.lanes[priority]
+		if l == nil {
+			continue
+		}
+		if n := uint64(l.len()); skip >= n {
+			skip -= n
+			continue
+		}
+		for r := range l.all() {
+			if skip == 0 {
+				return r
+			}
+			skip--
+		}
+	}
+	return nil
 }
 
 // remove is the end of a queue: of its messages, wherever they are, and of its consumers, whose sessions are told.

@@ -123,7 +123,8 @@ func (d *decoder) state() {
 		d.fail("begins with %q", magic)
 		return
 	}
-	if format := d.u16(); format != snapshotFormat {
+	format := d.u16()
+	if format == 0 || format > snapshotFormat {
 		d.err = fmt.Errorf("%w: snapshot format %d", ErrVersion, format)
 		return
 	}
@@ -142,6 +143,9 @@ func (d *decoder) state() {
 		if d.err == nil {
 			d.turns(q)
 		}
+	}
+	if format > 1 {
+		d.producers(d.u32())
 	}
 	d.finish()
 }

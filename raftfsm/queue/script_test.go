@@ -19,8 +19,8 @@ var rewrite = flag.Bool("rewrite", false, "write what the scripts in testdata no
 //
 //	n1 configure q [auto-delete] [single-active] [max-priority=n] [ttl=ms] [expires=ms] [max-length=n]
 //	               [max-bytes=n] [reject] [delivery-limit=n]
-//	n1 enqueue q,r body [persistent] [priority=n] [ttl=ms] [upload=n] [times=n]
-//	n1 chunk n bytes | n1 purge q | n1 delete q [if-unused] [if-empty] | n1 get q g
+//	n1 enqueue q,r body [persistent] [priority=n] [ttl=ms] [upload=n] [times=n] [producer=p number=n]
+//	n1 chunk n bytes | n1 purge q | n1 delete q [if-unused] [if-empty] | n1 get q g | n1 peek q skip
 //	n1 attach q c credit=n [priority=n] [exclusive] | n1 credit c n | n1 cancel c | n1 detach c [failed]
 //	n1 settle c outcome from-to…
 //	leader up|down|suspect|clear n1 | leader tick | leader version n | leader hash index [wrong]
@@ -258,6 +258,8 @@ func (w *world) command(b *Batch, words []string) {
 		w.settle(b, words)
 	case "get":
 		b.Get(QueueID(w.name(words[1])), ConsumerID(w.name(words[2])))
+	case "peek":
+		b.Peek(QueueID(w.name(words[1])), uint32(w.number(words[2])))
 	default:
 		w.t.Fatalf("unknown command %q", words)
 	}
@@ -292,6 +294,8 @@ func (w *world) enqueue(b *Batch, queues, body string, o options) {
 	if o.has("upload") {
 		eo.Upload = w.name(o["upload"])
 	}
+	eo.Sequence, _ = w.option(o, "number")
+	copy(eo.Producer[:], o["producer"])
 	times := uint64(1)
 	if n, ok := w.option(o, "times"); ok {
 		times = n

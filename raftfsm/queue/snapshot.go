@@ -12,7 +12,7 @@ import (
 
 // A snapshot, all integers little endian:
 //
-//	header    "WrnQ" | format u16 (1) | reserved u16 | machine version u32 | applied u64 | time i64 |
+//	header    "WrnQ" | format u16 (2) | reserved u16 | machine version u32 | applied u64 | time i64 |
 //	          large messages u32 | queues u32 | sessions u32
 //	large     index u64 | offset u32 | refs                                       by index, offset
 //	queue     id u64 | settings u32, bytes | last order u64 | last used i64 |     by id
@@ -26,16 +26,18 @@ import (
 //	          tag u32, bytes | last id u64 | unsettled u64, each: id u64, queue u64, record
 //	turns     for each queue in order: consumers u32 (in order of Attach), each: session u64, id u64;
 //	          ring u32 (in order of service), each: ordinal u32 in that list; active u32: ordinal + 1 or 0
+//	producers u32, in order of their last use, each: id 16 bytes | last u64 | unknown u64 | last used i64 |
+//	          refused u32, each: from u64, to u64
 //	end       digest u64 of the state
 //
 //	refs      u32, each: index u64, offset u32, size u32
 //	record    index u64, order u64, expiry i64, offset u32, size u32, acquired u32, failed u16, flags u8, priority u8
 //
 // What follows from the rest (counts, timers, hashes, the current lane) is not in it. The bytes depend on the state
-// alone, not on how it came about.
+// alone, not on how it came about. Format 1 had no producers.
 const (
 	snapshotMagic  = "WrnQ"
-	snapshotFormat = 1
+	snapshotFormat = 2
 	describedQueue = 160 // bytes that most queues need, beside their messages
 )
 
@@ -191,6 +193,10 @@ func (s *State) describe(sn *Snapshot) {
 	}
 	for _, q := range queues {
 		q.describeTurns(sn)
+	}
+	sn.u32(uint32(len(s.producers.byID)))
+	for p := s.producers.oldest; p != nil; p = p.newer {
+		p.describe(sn)
 	}
 	sn.u64(s.Hash())
 }

@@ -28,6 +28,8 @@ type State struct {
 	large    map[place]*large
 	timers   timers
 
+	producers producers
+
 	sum    uint64 // see hash.go
 	recent hashes
 
@@ -44,10 +46,11 @@ type State struct {
 // New returns the state before the first entry.
 func New() *State {
 	return &State{
-		version:  Version,
-		queues:   make(map[QueueID]*queue),
-		sessions: make(map[uint16]*session),
-		large:    make(map[place]*large),
+		version:   Version,
+		queues:    make(map[QueueID]*queue),
+		sessions:  make(map[uint16]*session),
+		large:     make(map[place]*large),
+		producers: producers{byID: make(map[ProducerID]*producer)},
 	}
 }
 

@@ -85,7 +85,7 @@ const (
 	OK       ResultCode = iota
 	Gone                // no such queue (any more): it was deleted, and a publish to it counts as done
 	Empty               // get: nothing ready
-	Message             // get: Result.Delivery holds it
+	Message             // get, peek: Result.Delivery holds it
 	Full                // enqueue: a limit with reject-publish refused it in at least one queue
 	InUse               // attach: exclusive use in conflict; delete if-unused: has consumers
 	NotEmpty            // delete if-empty: has messages
