@@ -12,7 +12,8 @@ import (
 // A frame is a request or the answer to one; all integers are little endian:
 //
 //	request   version u8 (1) | kind u8 | zero u16 | group u32 | id u64 | from text | to text | protocol u8 | payload
-//	answer    version u8 (1) | kind u8 + 128 | status u8 | zero u8 | group u32 | id u64 | payload, or a text if status is 1
+//	answer    version u8 (1) | kind u8 + 128 | status u8 | zero u8 | group u32 | id u64 | payload, or a text if the status is
+//	          1 (an error) or 2 (the seat is not on the node)
 //	text      length u16 | bytes
 //	append    term u64 | previous index u64 | previous term u64 | commit u64 | entries u32 | entry…
 //	entry     index u64 | term u64 | appended at i64 (nanoseconds since 1970; 0: unknown) | type u8 | data u32 | extensions u32 |
@@ -23,6 +24,7 @@ import (
 //	timeout   nothing;                                                 answered by nothing
 //	snapshot  snapshot version u8 | term u64 | index u64 | index's term u64 | configuration index u64 | size u64 |
 //	          configuration length u32 | configuration; answered by: term u64 | success u8
+//	presence  nothing;                                                 answered by nothing once the seat is there
 //
 // A snapshot's request is the first frame of a bulk stream; the octets follow as frames of any length, up to its size.
 const (
@@ -33,10 +35,12 @@ const (
 	kindPreVote  = 3
 	kindTimeout  = 4
 	kindSnapshot = 5
+	kindPresence = 6
 	answerBit    = 0x80
 
-	statusOK    = 0
-	statusError = 1
+	statusOK     = 0
+	statusError  = 1
+	statusAbsent = 2
 
 	headerSize = 16
 	entrySize  = 8 + 8 + 8 + 1 + 4 + 4
@@ -285,6 +289,8 @@ func cutRequest(h header, r *reader, a *address) (any, error) {
 		return &raft.TimeoutNowRequest{RPCHeader: a.rpcHeader()}, r.err("request to campaign")
 	case kindSnapshot:
 		return cutSnapshot(r, a)
+	case kindPresence:
+		return nil, r.err("question for a seat")
 	}
 	return nil, fmt.Errorf("request of kind %d: %w", h.kind, errMalformed)
 }
@@ -319,7 +325,7 @@ func cutAnswer(r *reader, response any) error {
 		p.Term, p.Granted = r.u64(), r.u8() == 1
 	case *raft.InstallSnapshotResponse:
 		p.Term, p.Success = r.u64(), r.u8() == 1
-	case *raft.TimeoutNowResponse:
+	case *raft.TimeoutNowResponse, nil:
 	default:
 		return fmt.Errorf("answer for a %T", response)
 	}

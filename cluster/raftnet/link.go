@@ -10,8 +10,9 @@ import (
 	"github.com/hashicorp/raft"
 )
 
-// link is this node's stream of requests to another node, for all groups. It is made when it is needed and given up with
-// the first failure; what waits for an answer then fails.
+// link is this node's stream of requests to another node, for all groups. It is made when it is needed and given up when it
+// fails, or takes no more; what waits for an answer then fails. A request that is not answered in time fails alone: the
+// group there may be busy, and the others are not.
 type link struct {
 	t    *Transport
 	uuid string
@@ -120,32 +121,31 @@ func (l *link) fail(err error) {
 // errUnreachable tells that a node does not take a stream now.
 var errUnreachable = errors.New("node cannot be reached")
 
-var errTimeout = errors.New("no answer in time")
+var (
+	errTimeout = errors.New("no answer in time")
+	errStuck   = errors.New("the stream takes no more")
+)
 
 // call sends a request and waits for its answer. payload, if not nil, completes the head.
-func (t *Transport) call(to string, group uint32, head []byte, payload func([]byte) [][]byte, response any) error {
-	l := t.link(NodeOf(to))
-	timer := time.AfterFunc(t.o.Timeout, func() { l.fail(errTimeout) })
-	defer timer.Stop()
-	frame, err := l.exchange(head, payload)
+func (t *Transport) call(ctx context.Context, to string, group uint32, head []byte, payload func([]byte) [][]byte, response any) error {
+	ctx, cancel := context.WithTimeoutCause(ctx, t.o.Timeout, errTimeout)
+	defer cancel()
+	frame, err := t.link(NodeOf(to)).exchange(ctx, head, payload)
 	if err != nil {
 		return fmt.Errorf("group %d: request to %s: %w", group, to, err)
 	}
 	return readAnswer(frame, response)
 }
 
-func (l *link) exchange(head []byte, payload func([]byte) [][]byte) ([]byte, error) {
+func (l *link) exchange(ctx context.Context, head []byte, payload func([]byte) [][]byte) ([]byte, error) {
 	select {
 	case <-l.ready:
 	case <-l.ended:
 		return nil, l.err
+	case <-ctx.Done():
+		return nil, context.Cause(ctx)
 	}
-	answer := make(chan []byte, 1)
-	l.mu.Lock()
-	l.last++
-	id := l.last
-	l.waiting[id] = answer
-	l.mu.Unlock()
+	id, answer := l.expect()
 	le.PutUint64(head[8:], id)
 	parts := [][]byte{head}
 	if payload != nil {
@@ -160,7 +160,22 @@ func (l *link) exchange(head []byte, payload func([]byte) [][]byte) ([]byte, err
 		return frame, nil
 	case <-l.ended:
 		return nil, l.err
+	case <-ctx.Done():
+		l.mu.Lock()
+		delete(l.waiting, id)
+		l.mu.Unlock()
+		return nil, context.Cause(ctx)
 	}
+}
+
+// expect makes a place for the answer to a request.
+func (l *link) expect() (id uint64, answer chan []byte) {
+	answer = make(chan []byte, 1)
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.last++
+	l.waiting[l.last] = answer
+	return l.last, answer
 }
 
 func (l *link) send(parts [][]byte) error {
@@ -169,6 +184,8 @@ func (l *link) send(parts [][]byte) error {
 	if l.over() {
 		return l.err
 	}
+	stuck := time.AfterFunc(l.t.o.Timeout, func() { l.fail(errStuck) })
+	defer stuck.Stop()
 	return l.stream.Send(parts...)
 }
 
@@ -179,7 +196,11 @@ func readAnswer(frame []byte, response any) error {
 	if err != nil {
 		return err
 	}
-	if h.status != statusOK {
+	switch h.status {
+	case statusOK:
+	case statusAbsent:
+		return fmt.Errorf("the other node refused: %w: %s", errAbsent, r.b)
+	default:
 		return fmt.Errorf("the other node refused: %s", r.b)
 	}
 	return cutAnswer(&r, response)

@@ -203,7 +203,7 @@ func answerAll(g *Group, answer func(raft.RPC) (any, error)) {
 		select {
 		case rpc := <-g.Consumer():
 			rpc.Respond(answer(rpc))
-		case <-g.closed:
+		case <-g.life.Done():
 			return
 		}
 	}

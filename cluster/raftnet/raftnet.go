@@ -32,8 +32,7 @@ type Options struct {
 	// Open opens a stream to a node whose other end goes to Transport.Serve there, or (bulk) to Transport.ServeBulk.
 	Open   func(ctx context.Context, uuid string, bulk bool) (Stream, error)
 	Logger *slog.Logger
-	// Timeout bounds each request but those with snapshots; a stream on which one was not answered in time is given up.
-	// It must be above the worst fsync. Default 4 s.
+	// Timeout bounds each request but those with snapshots. It must be above the worst fsync. Default 4 s.
 	Timeout time.Duration
 }
 
@@ -41,10 +40,11 @@ type Options struct {
 type Transport struct {
 	o Options
 
-	mu     sync.Mutex // guards what follows
-	groups map[uint32]*Group
-	links  map[string]*link
-	closed bool
+	mu      sync.Mutex // guards what follows
+	groups  map[uint32]*Group
+	arrived chan struct{} // closed and replaced when a group gets a seat here
+	links   map[string]*link
+	closed  bool
 }
 
 // New makes a transport.
@@ -52,7 +52,7 @@ func New(o Options) *Transport {
 	if o.Timeout == 0 {
 		o.Timeout = 4 * time.Second
 	}
-	return &Transport{o: o, groups: map[uint32]*Group{}, links: map[string]*link{}}
+	return &Transport{o: o, groups: map[uint32]*Group{}, arrived: make(chan struct{}), links: map[string]*link{}}
 }
 
 // ServerID names a node's seat in a group: the node, and how often its replica was made anew. A replica that has lost what
@@ -69,11 +69,15 @@ func NodeOf(server string) string {
 
 // Group returns the facade of a group on this node, under the id that its seat has. It replaces one that was there.
 func (t *Transport) Group(group uint32, server raft.ServerID) *Group {
-	g := &Group{t: t, group: group, server: string(server), requests: make(chan raft.RPC), closed: make(chan struct{}),
-		followed: map[raft.ServerAddress]following{}, released: make(chan struct{})}
+	g := &Group{t: t, group: group, server: string(server), requests: make(chan raft.RPC), followed: map[raft.ServerAddress]following{},
+		member: func(raft.ServerAddress) bool { return true }}
+	g.life, g.endLife = context.WithCancel(context.Background())
+	g.leads, g.endLeads = context.WithCancel(g.life)
 	t.mu.Lock()
 	old := t.groups[group]
 	t.groups[group] = g
+	close(t.arrived)
+	t.arrived = make(chan struct{})
 	t.mu.Unlock()
 	if old != nil {
 		old.end()
@@ -81,10 +85,14 @@ func (t *Transport) Group(group uint32, server raft.ServerID) *Group {
 	return g
 }
 
-func (t *Transport) group(group uint32) *Group {
+// seat returns the facade of a group if it has the seat that is meant here, and else what is closed when another comes.
+func (t *Transport) seat(group uint32, server string) (*Group, <-chan struct{}) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	return t.groups[group]
+	if g := t.groups[group]; g != nil && g.server == server {
+		return g, nil
+	}
+	return nil, t.arrived
 }
 
 // Close gives up all streams: requests under way fail, and all later ones.
@@ -104,12 +112,14 @@ type Group struct {
 	group    uint32
 	server   string
 	requests chan raft.RPC
-	once     sync.Once
-	closed   chan struct{}
+	life     context.Context // ends when the group is closed
+	endLife  context.CancelFunc
 
 	mu       sync.Mutex // guards what follows
 	followed map[raft.ServerAddress]following
-	released chan struct{} // closed and replaced when the seat does not lead any more
+	leads    context.Context // ends with Release, and is replaced
+	endLeads context.CancelFunc
+	member   func(raft.ServerAddress) bool
 }
 
 // following is the last request that a seat has answered as a follower of this one.
@@ -155,52 +165,73 @@ func (g *Group) Close() error {
 	return nil
 }
 
-func (g *Group) end() { g.once.Do(func() { close(g.closed) }) }
+func (g *Group) end() { g.endLife() }
 
-// AppendEntries implements raft.Transport. A seat that cannot be reached is waited for: the library counts failures and lets
-// up to ten seconds pass before it tries again, in which a node that has come back would not be brought up to date. What the
-// library sends as a heartbeat fails at once, since those have a bound of their own.
+// Members tells how to find out whether a seat is in the group's configuration: one that is not is not waited for. member must
+// not block.
+func (g *Group) Members(member func(raft.ServerAddress) bool) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.member = member
+}
+
+// Release ends the waiting for seats that are away: this one does not lead any more.
+func (g *Group) Release() {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.endLeads()
+	g.leads, g.endLeads = context.WithCancel(g.life)
+}
+
+// AppendEntries implements raft.Transport. A seat that is away is waited for: the library counts failures and lets up to ten
+// seconds pass before it tries again, in which a node that has come back would not be brought up to date. What the library
+// sends as a heartbeat fails at once, since those have a bound of their own.
 func (g *Group) AppendEntries(_ raft.ServerID, to raft.ServerAddress, q *raft.AppendEntriesRequest, p *raft.AppendEntriesResponse) error {
 	heartbeat := q.PrevLogEntry == 0 && q.LeaderCommitIndex == 0 && len(q.Entries) == 0
+	g.mu.Lock()
+	leads := g.leads
+	g.mu.Unlock()
 	for {
 		err := g.appendEntries(to, q, p)
-		if err == nil || heartbeat || !errors.Is(err, errUnreachable) || !g.pause() {
+		if err == nil || heartbeat || !isAway(err) || !g.await(leads, to) {
 			return err
 		}
 	}
 }
 
-// reachPause is waited between two tries to reach a seat.
-const reachPause = 50 * time.Millisecond
+// isAway tells whether a request has failed because the node cannot be reached, or has not got the seat now.
+func isAway(err error) bool { return errors.Is(err, errUnreachable) || errors.Is(err, errAbsent) }
 
-// pause waits a little; false: the group is closed, or its seat here does not lead any more.
-func (g *Group) pause() bool {
-	g.mu.Lock()
-	released := g.released
-	g.mu.Unlock()
-	timer := time.NewTimer(reachPause)
-	defer timer.Stop()
-	select {
-	case <-timer.C:
-		return true
-	case <-released:
-	case <-g.closed:
+// awayPause is waited between two tries to reach a seat.
+const awayPause = 50 * time.Millisecond
+
+// await waits until a seat is there. It returns false when ctx ends, or when the seat is in the configuration no more.
+func (g *Group) await(ctx context.Context, to raft.ServerAddress) bool {
+	for {
+		g.mu.Lock()
+		member := g.member
+		g.mu.Unlock()
+		if !member(to) {
+			return false
+		}
+		err := g.t.call(ctx, string(to), g.group, g.head(kindPresence, to, raft.RPCHeader{}, 0), nil, nil)
+		if err == nil || errors.Is(err, raft.ErrTransportShutdown) {
+			return err == nil
+		}
+		timer := time.NewTimer(awayPause)
+		select {
+		case <-timer.C:
+		case <-ctx.Done():
+			timer.Stop()
+			return false
+		}
 	}
-	return false
-}
-
-// Release ends the waiting for seats that cannot be reached: this one does not lead any more.
-func (g *Group) Release() {
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	close(g.released)
-	g.released = make(chan struct{})
 }
 
 func (g *Group) appendEntries(to raft.ServerAddress, q *raft.AppendEntriesRequest, p *raft.AppendEntriesResponse) error {
 	head := g.head(kindAppend, to, q.RPCHeader, 40+len(q.Entries)*(entrySize+64))
 	sent := time.Now()
-	err := g.t.call(string(to), g.group, head, func(head []byte) [][]byte { return appendEntriesParts(head, q) }, p)
+	err := g.t.call(g.life, string(to), g.group, head, func(head []byte) [][]byte { return appendEntriesParts(head, q) }, p)
 	if err == nil && p.Success {
 		g.mu.Lock()
 		if f := g.followed[to]; q.Term > f.term || q.Term == f.term && sent.After(f.sent) {
@@ -224,18 +255,18 @@ func (g *Group) FollowedSince(seat raft.ServerAddress, term uint64, since time.T
 // RequestVote implements raft.Transport.
 func (g *Group) RequestVote(_ raft.ServerID, to raft.ServerAddress, q *raft.RequestVoteRequest, p *raft.RequestVoteResponse) error {
 	head := appendVote(g.head(kindVote, to, q.RPCHeader, 32), q)
-	return g.t.call(string(to), g.group, head, nil, p)
+	return g.t.call(g.life, string(to), g.group, head, nil, p)
 }
 
 // RequestPreVote implements raft.WithPreVote.
 func (g *Group) RequestPreVote(_ raft.ServerID, to raft.ServerAddress, q *raft.RequestPreVoteRequest, p *raft.RequestPreVoteResponse) error {
 	head := appendPreVote(g.head(kindPreVote, to, q.RPCHeader, 32), q)
-	return g.t.call(string(to), g.group, head, nil, p)
+	return g.t.call(g.life, string(to), g.group, head, nil, p)
 }
 
 // TimeoutNow implements raft.Transport.
 func (g *Group) TimeoutNow(_ raft.ServerID, to raft.ServerAddress, q *raft.TimeoutNowRequest, p *raft.TimeoutNowResponse) error {
-	return g.t.call(string(to), g.group, g.head(kindTimeout, to, q.RPCHeader, 0), nil, p)
+	return g.t.call(g.life, string(to), g.group, g.head(kindTimeout, to, q.RPCHeader, 0), nil, p)
 }
 
 // head is a request up to its payload, with room for it; the id comes when the request is sent.
@@ -245,31 +276,42 @@ func (g *Group) head(kind byte, to raft.ServerAddress, h raft.RPCHeader, room in
 	return a.append(hd.append(make([]byte, 0, headerSize+5+len(a.from)+len(a.to)+room)))
 }
 
-// errGroupClosed tells that a group is not on this node (any more).
-var errGroupClosed = errors.New("no such group here")
+var (
+	// errGroupClosed tells that a group is not on this node (any more).
+	errGroupClosed = errors.New("no such group here")
+	// errAbsent tells that a seat is not on the node that was asked.
+	errAbsent = errors.New("the seat is not there")
+)
 
 // Campaign makes this seat stand for election at once, without asking whether the others miss the leader. Whoever calls it
 // knows that the leader's process is gone.
 func (g *Group) Campaign() error {
 	a := address{g.server, g.server, raft.ProtocolVersionMax}
-	_, err := g.ask(&raft.TimeoutNowRequest{RPCHeader: a.rpcHeader()}, nil, nil)
+	ctx, cancel := context.WithTimeout(g.life, g.t.o.Timeout)
+	defer cancel()
+	_, err := g.ask(ctx, &raft.TimeoutNowRequest{RPCHeader: a.rpcHeader()}, nil)
 	return err
 }
 
-// ask hands a request to the group's main loop and waits for the answer.
-func (g *Group) ask(command any, snapshot io.Reader, done <-chan struct{}) (any, error) {
+// ask hands a request to the group's main loop, as long as ctx allows, and waits for the answer.
+func (g *Group) ask(ctx context.Context, command any, snapshot io.Reader) (any, error) {
 	answers := make(chan raft.RPCResponse, 1)
 	select {
-	case g.requests <- raft.RPC{Command: command, Reader: snapshot, RespChan: answers}:
-	case <-g.closed:
+	case <-g.life.Done():
 		return nil, errGroupClosed
-	case <-done:
-		return nil, context.Canceled
+	default:
+	}
+	select {
+	case g.requests <- raft.RPC{Command: command, Reader: snapshot, RespChan: answers}:
+	case <-g.life.Done():
+		return nil, errGroupClosed
+	case <-ctx.Done():
+		return nil, ctx.Err()
 	}
 	select {
 	case a := <-answers:
 		return a.Response, a.Error
-	case <-g.closed:
+	case <-g.life.Done():
 		return nil, errGroupClosed
 	}
 }

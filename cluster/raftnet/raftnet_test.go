@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"log/slog"
 	"strings"
 	"sync"
 	"testing"
@@ -78,6 +79,7 @@ func TestAnotherIncarnationIsRefused(t *testing.T) {
 	transport := n.join("b")
 	old, renewed := transport.Group(7, "b.1"), transport.Group(7, "b.2")
 	defer renewed.Close()
+	a.Members(nobody)
 	came := make(chan any, 100)
 	go answerAll(renewed, func(rpc raft.RPC) (any, error) {
 		came <- rpc.Command
@@ -85,7 +87,7 @@ func TestAnotherIncarnationIsRefused(t *testing.T) {
 	})
 	for _, to := range []raft.ServerAddress{"b.1", "b.3", "b"} {
 		for name, call := range requests(a, to) {
-			if err := call(); err == nil || !strings.Contains(err.Error(), errGroupClosed.Error()) {
+			if err := call(); !errors.Is(err, errAbsent) {
 				t.Errorf("%s for seat %s, where b.2 sits: %v", name, to, err)
 			}
 		}
@@ -104,6 +106,9 @@ func TestAnotherIncarnationIsRefused(t *testing.T) {
 		t.Fatalf("the vote of the present incarnation: %+v, %v", p, err)
 	}
 }
+
+// nobody is a configuration without other seats: none is waited for.
+func nobody(raft.ServerAddress) bool { return false }
 
 // requests is one request of each kind.
 func requests(g *Group, to raft.ServerAddress) map[string]func() error {
@@ -124,9 +129,10 @@ func requests(g *Group, to raft.ServerAddress) map[string]func() error {
 
 func TestUnknownGroupIsRefused(t *testing.T) {
 	a, b := two(t, newNetwork(t))
+	a.Members(nobody)
 	b.Close()
 	for name, call := range requests(a, "b.1") {
-		if err := call(); err == nil || !strings.Contains(err.Error(), "refused") {
+		if err := call(); !errors.Is(err, errAbsent) {
 			t.Errorf("%s for a group that was closed: %v", name, err)
 		}
 	}
@@ -223,27 +229,116 @@ func TestManyGroupsShareAStream(t *testing.T) {
 	}
 }
 
-// A peer that takes requests and never answers fails the call in time, and the next call gets a new stream.
+// A peer that takes requests and never answers fails the call in time.
 func TestPeerThatNeverAnswers(t *testing.T) {
 	n := newNetwork(t)
 	n.timeout = 50 * time.Millisecond
-	a, b := two(t, n)
+	a, _ := two(t, n)
 	err := a.RequestVote("b.1", "b.1", &raft.RequestVoteRequest{}, &raft.RequestVoteResponse{})
-	if !errors.Is(err, errTimeout) {
-		t.Fatalf("a request that nobody answers: %v", err)
+	if err == nil {
+		t.Fatal("a request that nobody answers succeeded")
 	}
-	a.t.mu.Lock()
-	links := len(a.t.links)
-	a.t.mu.Unlock()
-	if links != 0 {
-		t.Fatal("the link is kept")
+}
+
+// A request that is not answered in time costs the others of the link nothing, and its late answer is dropped.
+func TestTimeoutCostsItsRequestAlone(t *testing.T) {
+	n := newNetwork(t)
+	a, b := two(t, n)
+	other, far := a.t.Group(8, "a.1"), b.t.Group(8, "b.1")
+	defer other.Close()
+	defer far.Close()
+	answered := make(chan error, 1)
+	go func() {
+		answered <- other.RequestVote("b.1", "b.1", &raft.RequestVoteRequest{}, &raft.RequestVoteResponse{})
+	}()
+	waits := next(t, far)
+	ctx, cancel := context.WithCancelCause(t.Context())
+	failed := make(chan error, 1)
+	go func() {
+		failed <- a.t.call(ctx, "b.1", 7, a.head(kindTimeout, "b.1", raft.RPCHeader{}, 0), nil, &raft.TimeoutNowResponse{})
+	}()
+	late := next(t, b)
+	cancel(errTimeout)
+	if err := <-failed; !errors.Is(err, errTimeout) {
+		t.Errorf("the request that is not answered: %v", err)
 	}
-	go answerAll(b, func(raft.RPC) (any, error) { return &raft.RequestVoteResponse{Granted: true}, nil })
-	// On a busy machine an answer may well take longer than 50 ms, so the second call has its own limit.
-	a.t.o.Timeout = patience
-	var p raft.RequestVoteResponse
-	if err := a.RequestVote("b.1", "b.1", &raft.RequestVoteRequest{}, &p); err != nil || !p.Granted || n.opens() != 2 {
-		t.Fatalf("after the time-out: %+v, %v, %d streams", p, err, n.opens())
+	late.Respond(&raft.TimeoutNowResponse{}, nil)
+	waits.Respond(&raft.RequestVoteResponse{}, nil)
+	if err := <-answered; err != nil {
+		t.Errorf("the other request of the link: %v", err)
+	}
+	if n.opens() != 1 {
+		t.Errorf("%d streams were opened", n.opens())
+	}
+}
+
+// A stream that takes nothing for the whole of a request's time is given up.
+func TestStreamThatTakesNothing(t *testing.T) {
+	opened := 0
+	transport := New(Options{Logger: slog.New(slog.DiscardHandler), Timeout: 20 * time.Millisecond, Open: func(context.Context, string, bool) (Stream, error) {
+		opened++
+		near, _ := streamPair() // nobody reads the far end
+		return near, nil
+	}})
+	defer transport.Close()
+	g := transport.Group(7, "a.1")
+	defer g.Close()
+	for range 20 {
+		if err := g.RequestVote("b.1", "b.1", &raft.RequestVoteRequest{}, &raft.RequestVoteResponse{}); err == nil {
+			t.Fatal("a request that nobody reads succeeded")
+		}
+	}
+	transport.Close() // no link opens another stream from here on
+	if opened < 2 {
+		t.Error("the first stream was kept")
+	}
+}
+
+// A request that its sender has given up is not handed to the main loop any more.
+func TestStaleRequestsAreDropped(t *testing.T) {
+	n := newNetwork(t)
+	a := n.join("a").Group(7, "a.1")
+	defer a.Close()
+	n.timeout = 20 * time.Millisecond
+	b := n.join("b").Group(7, "b.1")
+	defer b.Close()
+	if err := a.RequestVote("b.1", "b.1", &raft.RequestVoteRequest{Term: 1}, &raft.RequestVoteResponse{}); err == nil {
+		t.Fatal("nobody took the request, and it succeeded")
+	}
+	b.t.o.Timeout = patience
+	go func() {
+		_ = a.RequestVote("b.1", "b.1", &raft.RequestVoteRequest{Term: 2}, &raft.RequestVoteResponse{})
+	}()
+	if q := next(t, b).Command.(*raft.RequestVoteRequest); q.Term != 2 {
+		t.Errorf("the request of term %d was handed over", q.Term)
+	}
+}
+
+// A stream's end ends Serve, also when nobody answers any of the requests that came over it.
+func TestServeEndsWhileAllSlotsAreTaken(t *testing.T) {
+	n := newNetwork(t)
+	b := n.join("b").Group(7, "b.1")
+	defer b.Close()
+	near, far := streamPair()
+	ctx, cancel := context.WithCancel(t.Context())
+	served := make(chan struct{})
+	go func() {
+		defer close(served)
+		b.t.Serve(ctx, far)
+	}()
+	h := header{kind: kindTimeout, group: 7}
+	frame := (&address{from: "a.1", to: "b.1"}).append(h.append(nil))
+	for range maxServing + 1 {
+		if err := near.Send(frame); err != nil {
+			t.Fatal(err)
+		}
+	}
+	eventually(t, "all requests were read", func() bool { return len(near.out) == 0 })
+	cancel()
+	select {
+	case <-served:
+	case <-time.After(patience):
+		t.Fatal("Serve goes on")
 	}
 }
 

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"log/slog"
+	"strings"
 	"sync/atomic"
 	"testing"
 
@@ -50,5 +51,69 @@ func TestWaitsForASeatThatIsAway(t *testing.T) {
 	request.Respond(&raft.AppendEntriesResponse{Term: 2, Success: true}, nil)
 	if err := <-waiting; err != nil {
 		t.Error(err)
+	}
+	there.Store(false)
+	away.link("b").fail(errCut)
+	var removed atomic.Bool
+	g.Members(func(raft.ServerAddress) bool { return !removed.Load() })
+	waiting = send(&raft.AppendEntriesRequest{Term: 2, PrevLogEntry: 3})
+	before = tries.Load()
+	eventually(t, "it tries again", func() bool { return tries.Load() > before+1 })
+	removed.Store(true)
+	if err := <-waiting; !errors.Is(err, errUnreachable) {
+		t.Errorf("after the seat was removed: %v", err)
+	}
+	removed.Store(false)
+	waiting = send(&raft.AppendEntriesRequest{Term: 2, PrevLogEntry: 3})
+	g.Close()
+	if err := <-waiting; !errors.Is(err, context.Canceled) && !errors.Is(err, errUnreachable) {
+		t.Errorf("after the group's end: %v", err)
+	}
+}
+
+// TestWaitsForASeatThatIsNotThereYet: a node that has not started its replica yet, or has closed it, is not one that fails.
+// What waits for the seat goes on as soon as it is there, an append as well as a snapshot.
+func TestWaitsForASeatThatIsNotThereYet(t *testing.T) {
+	n := newNetwork(t)
+	a := n.join("a").Group(7, "a.1")
+	defer a.Close()
+	b := n.join("b")
+	done := make(chan error, 2)
+	go func() {
+		done <- a.AppendEntries("b.2", "b.2", &raft.AppendEntriesRequest{Term: 1, PrevLogEntry: 3}, &raft.AppendEntriesResponse{})
+	}()
+	go func() {
+		done <- a.InstallSnapshot("b.2", "b.2", &raft.InstallSnapshotRequest{Term: 1}, &raft.InstallSnapshotResponse{}, strings.NewReader(""))
+	}()
+	waiting := func() int {
+		l := a.t.link("b")
+		l.mu.Lock()
+		defer l.mu.Unlock()
+		return len(l.waiting)
+	}
+	eventually(t, "both ask for the seat", func() bool { return waiting() == 2 })
+	if err := a.AppendEntries("b.2", "b.2", &raft.AppendEntriesRequest{Term: 1}, &raft.AppendEntriesResponse{}); !errors.Is(err, errAbsent) {
+		t.Errorf("heartbeat: %v", err)
+	}
+	older := b.Group(7, "b.1") // another seat than the one that is waited for
+	seat := b.Group(7, "b.2")
+	defer seat.Close()
+	for range 2 {
+		switch request := next(t, seat); request.Command.(type) {
+		case *raft.AppendEntriesRequest:
+			request.Respond(&raft.AppendEntriesResponse{Success: true}, nil)
+		case *raft.InstallSnapshotRequest:
+			request.Respond(&raft.InstallSnapshotResponse{Success: true}, nil)
+		}
+	}
+	for range 2 {
+		if err := <-done; err != nil {
+			t.Error(err)
+		}
+	}
+	select {
+	case rpc := <-older.Consumer():
+		t.Errorf("%+v came to another seat", rpc.Command)
+	default:
 	}
 }

@@ -2,24 +2,30 @@ package raftnet
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"sync"
+	"time"
 )
 
-// maxServing bounds the requests of one stream that are being answered. A group has three to one other node at most: an
-// append, a heartbeat and a vote.
-const maxServing = 1024
+const (
+	// maxServing bounds the requests of one stream that are being answered. A group has three to one other node at most (an
+	// append, a heartbeat and a vote), and those that were given up and wait for a busy main loop.
+	maxServing = 1024
+	// presenceWait is how long a question for a seat that is not here waits for it. It must be below the asker's timeout.
+	presenceWait = time.Second
+)
 
 // Serve answers the requests on a stream that another node has opened, until it ends. Each has a goroutine of its own, since
 // one group's main loop may be busy with its disk while another's is not.
 func (t *Transport) Serve(ctx context.Context, s Stream) {
-	defer s.Close()
 	var sending sync.Mutex
 	slots := make(chan struct{}, maxServing)
 	var serving sync.WaitGroup
 	defer serving.Wait()
-	done := make(chan struct{})
-	defer close(done)
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	defer s.Close() // before it waits for what is being answered
 	stop := context.AfterFunc(ctx, s.Close)
 	defer stop()
 	for {
@@ -27,10 +33,14 @@ func (t *Transport) Serve(ctx context.Context, s Stream) {
 		if err != nil {
 			return
 		}
-		slots <- struct{}{}
+		select {
+		case slots <- struct{}{}:
+		case <-ctx.Done():
+			return
+		}
 		serving.Go(func() {
 			defer func() { <-slots }()
-			answer, ok := t.answer(frame, done)
+			answer, ok := t.answer(ctx, frame)
 			if !ok {
 				t.o.Logger.Warn("malformed Raft request from another node: stream closed")
 				s.Close()
@@ -46,7 +56,7 @@ func (t *Transport) Serve(ctx context.Context, s Stream) {
 }
 
 // answer gives the answer to a request; false: it makes no sense.
-func (t *Transport) answer(frame []byte, done <-chan struct{}) ([]byte, bool) {
+func (t *Transport) answer(ctx context.Context, frame []byte) ([]byte, bool) {
 	r := reader{b: frame}
 	h, err := cutHeader(&r)
 	if err != nil {
@@ -57,12 +67,39 @@ func (t *Transport) answer(frame []byte, done <-chan struct{}) ([]byte, bool) {
 	if err != nil || h.kind == kindSnapshot {
 		return nil, false
 	}
-	g := t.group(h.group)
-	if g == nil || g.server != a.to {
-		return refusal(h, fmt.Errorf("%w: seat %s of group %d", errGroupClosed, a.to, h.group)), true
+	ctx, cancel := context.WithTimeout(ctx, t.o.Timeout) // whoever asks has given up by then
+	defer cancel()
+	if h.kind == kindPresence {
+		return t.answerPresence(ctx, h, a.to), true
 	}
-	response, err := g.ask(command, nil, done)
+	g, _ := t.seat(h.group, a.to)
+	if g == nil {
+		return refusal(h, noSeat(h, a.to)), true
+	}
+	response, err := g.ask(ctx, command, nil)
 	return answerFrame(h, response, err), true
+}
+
+// noSeat tells that a seat is not on this node.
+func noSeat(h header, server string) error {
+	return fmt.Errorf("%w: seat %s of group %d", errGroupClosed, server, h.group)
+}
+
+// answerPresence answers once a seat is here, or says after a while that it is not.
+func (t *Transport) answerPresence(ctx context.Context, h header, server string) []byte {
+	ctx, cancel := context.WithTimeout(ctx, presenceWait)
+	defer cancel()
+	for {
+		g, arrived := t.seat(h.group, server)
+		if g != nil {
+			return answerHead(h, statusOK)
+		}
+		select {
+		case <-arrived:
+		case <-ctx.Done():
+			return refusal(h, noSeat(h, server))
+		}
+	}
 }
 
 func answerFrame(h header, response any, err error) []byte {
@@ -82,5 +119,9 @@ func answerHead(h header, status byte) []byte {
 }
 
 func refusal(h header, err error) []byte {
-	return append(answerHead(h, statusError), err.Error()...)
+	status := byte(statusError)
+	if errors.Is(err, errGroupClosed) {
+		status = statusAbsent
+	}
+	return append(answerHead(h, status), err.Error()...)
 }

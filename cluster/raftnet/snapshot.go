@@ -15,11 +15,20 @@ const (
 	chunk = 256 << 10
 	// stallTimeout is how long a snapshot may stand still, and how long the other node may take to make it its own.
 	stallTimeout = 2 * time.Minute
+	// snapshotPatience bounds the wait for a seat that is away: the snapshot that waits for it keeps log files.
+	snapshotPatience = time.Minute
 )
 
-// InstallSnapshot implements raft.Transport, over a stream of its own.
+// InstallSnapshot implements raft.Transport, over a stream of its own. A seat that is away is waited for, see AppendEntries.
 func (g *Group) InstallSnapshot(_ raft.ServerID, to raft.ServerAddress, q *raft.InstallSnapshotRequest, p *raft.InstallSnapshotResponse, data io.Reader) error {
-	ctx, cancel := context.WithTimeout(context.Background(), openTimeout)
+	g.mu.Lock()
+	waiting, cancel := context.WithTimeout(g.leads, snapshotPatience)
+	g.mu.Unlock()
+	defer cancel()
+	if !g.await(waiting, to) {
+		return fmt.Errorf("group %d: snapshot to %s: %w", g.group, to, errAbsent)
+	}
+	ctx, cancel := context.WithTimeout(g.life, openTimeout)
 	s, err := g.t.o.Open(ctx, NodeOf(string(to)), true)
 	cancel()
 	if err != nil {
@@ -86,11 +95,11 @@ func (t *Transport) ServeBulk(ctx context.Context, s Stream) {
 }
 
 func (t *Transport) takeSnapshot(ctx context.Context, s Stream, h header, a *address, q *raft.InstallSnapshotRequest) []byte {
-	g := t.group(h.group)
-	if g == nil || g.server != a.to {
-		return refusal(h, errGroupClosed)
+	g, _ := t.seat(h.group, a.to)
+	if g == nil {
+		return refusal(h, noSeat(h, a.to))
 	}
-	response, err := g.ask(q, &snapshotReader{s: s, left: q.Size}, ctx.Done())
+	response, err := g.ask(ctx, q, &snapshotReader{s: s, left: q.Size})
 	return answerFrame(h, response, err)
 }
 
