@@ -7,7 +7,7 @@ VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo unkn
 LDFLAGS := -s -w -X main.version=$(VERSION)
 FUZZTIME ?= 10m
 
-.PHONY: help build run test verify fmt vet lint arrows generate generated cluster cluster-stop fuzz bench chaos soak clean setup
+.PHONY: help build run test verify fmt vet lint arrows generate generated cluster cluster-stop fuzz bench chaos soak image docker-test clean setup
 
 help: ## list the targets
 	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -71,6 +71,14 @@ chaos: build ## faults under load for DURATION (SEED=, FAULTS=); report in chaos
 
 soak: ## the same for hours (DURATION=2h)
 	$(MAKE) chaos DURATION=$(if $(filter command line,$(origin DURATION)),$(DURATION),2h)
+
+IMAGE ?= warren:latest
+
+image: build ## the Docker image, from the binary of `make build`
+	DOCKER_BUILDKIT=0 docker build --target prebuilt -t $(IMAGE) -f deploy/docker/Dockerfile .
+
+docker-test: ## the image and the compose file on a Docker engine, with faults (minutes)
+	WARREN_DOCKER=1 $(GO) test -count=1 -v -timeout 25m ./test/docker
 
 clean: ## remove what was built
 	rm -rf bin
