@@ -5,10 +5,12 @@ package management
 import (
 	"context"
 	"errors"
+	"io"
 	"log/slog"
 	"net"
 	"net/http"
 	"net/http/pprof"
+	"strings"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -23,7 +25,10 @@ type Options struct {
 	Metrics prometheus.Gatherer
 	// Profiles serves the Go runtime's profiles. They tell much and cost CPU, so they are asked for.
 	Profiles bool
-	Logger   *slog.Logger
+	// Digests writes a line for each replica: its group, the index it is at and a checksum of its state. Two replicas of a
+	// group at the same index must have the same. It costs as much as a snapshot of each, so it is served with Profiles only.
+	Digests func(io.Writer) error
+	Logger  *slog.Logger
 }
 
 // Server answers HTTP requests of operators and probes.
@@ -67,6 +72,9 @@ func routes(o Options) []route {
 		list = append(list, route{http.MethodGet, "/debug/pprof/", http.HandlerFunc(pprof.Index)},
 			route{http.MethodGet, "/debug/pprof/profile", http.HandlerFunc(pprof.Profile)},
 			route{http.MethodGet, "/debug/pprof/trace", http.HandlerFunc(pprof.Trace)})
+		if o.Digests != nil {
+			list = append(list, route{http.MethodGet, "/debug/digests", digests(o.Digests)})
+		}
 	}
 	return list
 }
@@ -81,6 +89,17 @@ func ready(check func() error) http.Handler {
 			return
 		}
 		answer(w, http.StatusOK, "ready")
+	})
+}
+
+func digests(write func(io.Writer) error) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		var text strings.Builder
+		if err := write(&text); err != nil {
+			answer(w, http.StatusServiceUnavailable, err.Error())
+			return
+		}
+		answer(w, http.StatusOK, strings.TrimSuffix(text.String(), "\n"))
 	})
 }
 

@@ -2,6 +2,7 @@ package management
 
 import (
 	"errors"
+	"io"
 	"log/slog"
 	"net/http"
 	"net/http/httptest"
@@ -40,5 +41,30 @@ func TestHealth(t *testing.T) {
 	}
 	if code, _ := get(t, s, "/nothing"); code != http.StatusNotFound {
 		t.Fatal(code)
+	}
+}
+
+// TestDigests: they cost much, so they are there with the profiles only.
+func TestDigests(t *testing.T) {
+	failure := errors.New("starting")
+	write := func(w io.Writer) error {
+		if failure == nil {
+			_, err := io.WriteString(w, "shard-1 7 00ff\n")
+			return err
+		}
+		return failure
+	}
+	o := Options{Ready: func() error { return nil }, Digests: write, Logger: slog.New(slog.DiscardHandler)}
+	if code, _ := get(t, New(o), "/debug/digests"); code != http.StatusNotFound {
+		t.Fatal(code)
+	}
+	o.Profiles = true
+	s := New(o)
+	if code, text := get(t, s, "/debug/digests"); code != http.StatusServiceUnavailable || text != "starting" {
+		t.Fatal(code, text)
+	}
+	failure = nil
+	if code, text := get(t, s, "/debug/digests"); code != http.StatusOK || text != "shard-1 7 00ff" {
+		t.Fatal(code, text)
 	}
 }

@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"net"
 	"path/filepath"
@@ -31,6 +32,7 @@ type Node struct {
 	config *config.Server
 	log    *slog.Logger
 
+	metrics *prometheus.Registry
 	store   *storage.Store
 	broker  *broker.Broker
 	cluster *cluster.Cluster
@@ -48,7 +50,7 @@ const joinTimeout = 24 * time.Hour
 
 // Start brings a node up and returns when it serves. A ctx that ends stops the start.
 func Start(ctx context.Context, c *config.Server, version string, log *slog.Logger) (_ *Node, err error) {
-	n := &Node{config: c, log: log, fatal: make(chan error, 1), quit: make(chan struct{})}
+	n := &Node{config: c, log: log, metrics: prometheus.NewRegistry(), fatal: make(chan error, 1), quit: make(chan struct{})}
 	defer func() {
 		if err != nil {
 			n.abandon()
@@ -81,6 +83,7 @@ func Start(ctx context.Context, c *config.Server, version string, log *slog.Logg
 	if n.cluster, err = n.startCluster(ctx, version); err != nil {
 		return nil, errors.Join(err, listener.Close())
 	}
+	n.metrics.MustRegister(n.cluster.Metrics())
 	n.broker.Start(n.cluster)
 	if err := n.ensureUser(ctx); err != nil {
 		return nil, errors.Join(err, listener.Close())
@@ -114,9 +117,8 @@ func (n *Node) serveHTTP() error {
 	if err != nil {
 		return fmt.Errorf("listen for HTTP: %w", err)
 	}
-	registry := prometheus.NewRegistry()
-	registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
-	n.http = management.New(management.Options{Ready: n.Ready, Metrics: registry, Profiles: n.config.Profiles, Logger: n.log})
+	n.metrics.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
+	n.http = management.New(management.Options{Ready: n.Ready, Metrics: n.metrics, Profiles: n.config.Profiles, Digests: n.writeDigests, Logger: n.log})
 	n.serve("HTTP", func() error { return n.http.Serve(listener) })
 	return nil
 }
@@ -148,6 +150,27 @@ func (n *Node) Ready() error {
 		return errors.New("starting")
 	}
 	return n.cluster.Ready()
+}
+
+// writeDigests tells the state of each of this node's replicas in short, for comparing them with other nodes'.
+func (n *Node) writeDigests(w io.Writer) error {
+	if !n.serving.Load() {
+		return errors.New("starting")
+	}
+	list, err := n.cluster.Digests()
+	if err != nil {
+		return err
+	}
+	for _, d := range list {
+		group := "catalog"
+		if d.Group != cluster.CatalogGroup {
+			group = fmt.Sprintf("shard-%d", d.Group)
+		}
+		if _, err := fmt.Fprintf(w, "%s %d %x\n", group, d.Index, d.Sum); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // stopTimeout bounds each step of a graceful stop.
