@@ -161,6 +161,7 @@ func (c *Cluster) open() (err error) {
 		close(c.begun)
 	}
 	c.db.Around(c.o.Surroundings.VoteWrite)
+	c.db.OnFatal(c.o.OnFatal)
 	listener, err := c.o.Surroundings.Listen(gossip.Join(c.o.Host, c.o.ClusterPort))
 	if err != nil {
 		return fmt.Errorf("listen for other nodes: %w", err)

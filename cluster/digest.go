@@ -42,3 +42,9 @@ func (c *Cluster) Digests() ([]Digest, error) {
 	}
 	return list, nil
 }
+
+// LeadsCatalog tells whether this node leads the catalog, as far as it knows.
+func (c *Cluster) LeadsCatalog() bool {
+	_, leads := c.catalog.leading()
+	return leads
+}

@@ -165,16 +165,16 @@ func (g *Gossip) Update(self *nodev1.Member) {
 	}
 }
 
-// Leave tells the others that this node goes, and ends.
+// Leave tells the others that this node goes, and ends. Who does not hear of it in time finds out.
 func (g *Gossip) Leave() error {
 	g.end()
-	err := g.list.Leave(leaveTime)
-	if shutdown := g.list.Shutdown(); err == nil {
-		err = shutdown
+	if err := g.list.Leave(leaveTime); err != nil {
+		g.o.Logger.Info("gossip: leave", "err", err)
 	}
+	err := g.list.Shutdown()
 	g.work.Wait()
 	if err != nil {
-		return fmt.Errorf("gossip: leave: %w", err)
+		return fmt.Errorf("gossip: shut down: %w", err)
 	}
 	return nil
 }
