@@ -135,30 +135,42 @@ func (s *State) answer(code ResultCode, messages uint64, consumers uint32) {
 	s.results = append(s.results, Result{Command: s.command, Code: code, Messages: messages, Consumers: consumers})
 }
 
-// applyEnqueue stores a message in its queues, unless it is one that its producer sends again.
+// applyEnqueue stores a message in its queues, unless its producer sends it again.
 func (s *State) applyEnqueue(ss *session, c *enqueueCommand) {
+	code := OK
 	if c.flags&EnqueueProducer == 0 {
-		if code := s.store(ss, c); code != OK {
-			s.answer(code, 0, 0)
-		}
-		return
-	}
-	p := s.producer(c.producer)
-	if c.sequence > p.last {
-		code := s.store(ss, c)
-		p.note(c.sequence, code != OK)
-		if code != OK {
-			s.answer(code, 0, 0)
-		}
+		code = s.store(ss, c)
 	} else {
-		if c.flags&EnqueueChunked != 0 {
-			s.finishUpload(ss, c.upload, c.envelope) // its pieces are not needed
-		}
-		if p.wasRefused(c.sequence) {
-			s.answer(Full, 0, 0)
-		}
+		p := s.producer(c.producer)
+		p.raise(c.floor)
+		code = s.storeOnce(ss, c, p)
+		s.resum(&p.sum, p.hash())
 	}
-	s.resum(&p.sum, p.hash())
+	if code != OK {
+		s.answer(code, 0, 0)
+	}
+}
+
+// storeOnce stores a message that its producer has not sent before, and answers one that it has. One that was Refused may
+// come again.
+func (s *State) storeOnce(ss *session, c *enqueueCommand, p *producer) ResultCode {
+	if c.sequence >= p.floor && !p.has(p.seen, c.sequence) {
+		code := s.store(ss, c)
+		if code != Refused {
+			p.note(c.sequence, code == Full)
+		}
+		return code
+	}
+	if c.flags&EnqueueChunked != 0 {
+		s.finishUpload(ss, c.upload, c.envelope) // its pieces are not needed
+	}
+	switch {
+	case c.sequence < p.floor:
+		return Refused
+	case p.has(p.full, c.sequence):
+		return Full
+	}
+	return OK
 }
 
 // store puts a message in its queues. Those that are not here were deleted.

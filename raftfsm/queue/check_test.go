@@ -165,7 +165,7 @@ func checkConsumers(t tester, q *queue) {
 func checkProducers(t tester, s *State) (sum uint64) {
 	n, last := 0, int64(0)
 	for p := s.producers.oldest; p != nil; p = p.newer {
-		if s.producers.byID[p.id] != p || p.lastUsed < last || p.last == 0 || p.sum != p.hash() || p.newer == nil && s.producers.newest != p {
+		if s.producers.byID[p.id] != p || p.lastUsed < last || p.floor == 0 || p.sum != p.hash() || p.newer == nil && s.producers.newest != p {
 			t.Fatalf("producer %x: %+v", p.id, p)
 		}
 		if later(p.lastUsed, ProducerWindow) <= s.now {

@@ -87,9 +87,11 @@ type EnqueueOptions struct {
 	HasTTL      bool
 	TTLMillis   uint64 // the message's own expiration
 	Upload      uint64 // not 0: the pieces sent with this number come before the envelope's rest given here
-	// Sequence, not 0, is the message's number of Producer. The numbers that come to a shard by one way grow; one that came
-	// before is answered as it was then, and not stored again.
+	// Sequence, not 0, is the message's number of Producer: one that came before is answered as it was then, and not stored
+	// again. Behind is how far the lowest number that may come again is below it, at most ProducerSpan and less than
+	// Sequence: what is lower still is forgotten.
 	Sequence uint64
+	Behind   uint16
 	Producer ProducerID
 }
 
@@ -97,7 +99,7 @@ type EnqueueOptions struct {
 // appends the envelope (or, after chunks, the rest of it) to b.Data in between, so that a body is copied once.
 //
 //	enqueue  priority u8 | reserved u8 | queues u16 | [ttl u64 if EnqueueTTL] | [upload u64 if EnqueueChunked] |
-//	         [producer 16 bytes, sequence u64 if EnqueueProducer] | queue u64 … | envelope to the end
+//	         [producer 16 bytes, sequence u64, behind u16 if EnqueueProducer] | queue u64 … | envelope to the end
 //
 // There may be 1 to 65,535 queues; a message for more is several enqueues, and cannot have a number of a producer.
 func (b *Batch) BeginEnqueue(queues []QueueID, o *EnqueueOptions) (mark int) {
@@ -129,6 +131,7 @@ func (b *Batch) BeginEnqueue(queues []QueueID, o *EnqueueOptions) (mark int) {
 	if o.Sequence != 0 {
 		b.Data = append(b.Data, o.Producer[:]...)
 		b.Data = binary.LittleEndian.AppendUint64(b.Data, o.Sequence)
+		b.Data = binary.LittleEndian.AppendUint16(b.Data, o.Behind)
 	}
 	for _, q := range queues {
 		b.Data = binary.LittleEndian.AppendUint64(b.Data, uint64(q))

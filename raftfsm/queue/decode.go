@@ -162,6 +162,9 @@ func checkCommand(k Kind, flags uint8, leader bool, p []byte) error {
 	return nil
 }
 
+// producerSize is what an enqueue says of a producer.
+const producerSize = len(ProducerID{}) + 8 + 2
+
 func checkEnqueue(flags uint8, p []byte) error {
 	size := 4 + 8*int(u16(p[2:]))
 	if flags&EnqueueTTL != 0 {
@@ -170,15 +173,18 @@ func checkEnqueue(flags uint8, p []byte) error {
 	if flags&EnqueueChunked != 0 {
 		size += 8
 	}
-	sequence := size - 8*int(u16(p[2:])) + len(ProducerID{})
+	producer := size - 8*int(u16(p[2:]))
 	if flags&EnqueueProducer != 0 {
-		size += len(ProducerID{}) + 8
+		size += producerSize
 	}
 	if size > len(p) || p[1] != 0 {
 		return fmt.Errorf("%w: enqueue with %d bytes, %d needed, reserved byte %d", ErrMalformed, len(p), size, p[1])
 	}
-	if flags&EnqueueProducer != 0 && u64(p[sequence:]) == 0 {
-		return fmt.Errorf("%w: enqueue with number 0 of a producer", ErrMalformed)
+	if flags&EnqueueProducer != 0 {
+		sequence, behind := u64(p[producer+16:]), u16(p[producer+24:])
+		if uint64(behind) >= sequence || behind > ProducerSpan {
+			return fmt.Errorf("%w: enqueue with number %d of a producer, %d behind", ErrMalformed, sequence, behind)
+		}
 	}
 	return nil
 }
@@ -191,6 +197,7 @@ type enqueueCommand struct {
 	upload   uint64
 	producer ProducerID
 	sequence uint64
+	floor    uint64 // the lowest number that may come again
 	flags    uint8
 	priority uint8
 }
@@ -210,7 +217,8 @@ func decodeEnqueue(flags uint8, p []byte, index uint64, at int) enqueueCommand {
 	if flags&EnqueueProducer != 0 {
 		head += copy(c.producer[:], p[head:])
 		c.sequence = u64(p[head:])
-		head += 8
+		c.floor = c.sequence - uint64(u16(p[head+8:]))
+		head += 10
 	}
 	c.queues = p[head : head+queues]
 	head += queues

@@ -31,6 +31,7 @@ type step struct {
 	index, hash   uint64
 	producer      ProducerID
 	sequence      uint64
+	behind        uint16
 }
 
 // proposal is a batch.
@@ -77,7 +78,7 @@ func (c *step) append(b *Batch) {
 	case KindEnqueue:
 		mark := b.BeginEnqueue(c.queues, &EnqueueOptions{Persistent: c.first, HasPriority: c.hasPriority,
 			Priority: uint8(c.priority), HasTTL: c.hasTTL, TTLMillis: c.ttl, Upload: c.upload,
-			Producer: c.producer, Sequence: c.sequence})
+			Producer: c.producer, Sequence: c.sequence, Behind: c.behind})
 		b.Data = append(b.Data, c.body...)
 		b.EndEnqueue(mark)
 	case KindChunk:
@@ -255,6 +256,10 @@ func (g *generator) enqueue(c *step) {
 	}
 	if g.chance(3) {
 		c.producer[0], c.sequence = byte(g.number(1, 2)), uint64(g.number(1, 20))
+		if g.chance(8) {
+			c.sequence = uint64(g.number(1, 400))
+		}
+		c.behind = uint16(min(int(c.sequence)-1, g.number(0, 20)))
 	}
 }
 

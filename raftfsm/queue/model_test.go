@@ -70,10 +70,10 @@ type modelSession struct {
 	consumers   map[ConsumerID]*modelConsumer
 }
 
-// modelProducer is a producer with each of its numbers that came, and whether that was refused.
+// modelProducer is a producer with each of its numbers that was seen, and whether a queue was full.
 type modelProducer struct {
-	numbers  []uint64
-	refused  map[uint64]bool
+	floor    uint64
+	full     map[uint64]bool
 	lastUsed int64
 }
 
@@ -269,30 +269,27 @@ func (m *model) enqueue(ss *modelSession, c *step) {
 	}
 	p := m.series[c.producer]
 	if p == nil {
-		p = &modelProducer{refused: map[uint64]bool{}}
+		p = &modelProducer{full: map[uint64]bool{}}
 		m.series[c.producer] = p
 	}
-	p.lastUsed = m.now
-	if n := len(p.numbers); n == 0 || p.numbers[n-1] < c.sequence {
+	p.lastUsed, p.floor = m.now, max(p.floor, c.sequence-uint64(c.behind))
+	maps.DeleteFunc(p.full, func(n uint64, _ bool) bool { return n < p.floor })
+	full, seen := p.full[c.sequence]
+	if c.sequence >= p.floor && !seen {
 		code := m.store(ss, c)
-		p.numbers = append(p.numbers, c.sequence)
-		p.refused[c.sequence] = code != OK
+		if code != Refused {
+			p.full[c.sequence] = code == Full
+		}
 		m.answerUnlessOK(code)
 		return
 	}
 	delete(ss.uploads, c.upload)
-	if p.wasRefused(c.sequence) {
+	switch {
+	case c.sequence < p.floor:
+		m.answer(Refused, 0, 0)
+	case full:
 		m.answer(Full, 0, 0)
 	}
-}
-
-// wasRefused tells it of a number that came; one that did not counts as refused when those around it were.
-func (p *modelProducer) wasRefused(sequence uint64) bool {
-	i, found := slices.BinarySearch(p.numbers, sequence)
-	if found {
-		return p.refused[sequence]
-	}
-	return i > 0 && p.refused[p.numbers[i-1]] && p.refused[p.numbers[i]]
 }
 
 func (m *model) answerUnlessOK(code ResultCode) {

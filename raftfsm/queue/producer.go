@@ -2,34 +2,36 @@ package queue
 
 import (
 	"encoding/binary"
-	"slices"
+	"math/bits"
 )
 
-// ProducerID names a producer, a series of messages with growing numbers that somebody may send again, on any node:
-// sequence n of a producer is always the same message. It is a digest of who and what the client says it is.
+// ProducerID names a producer, a series of numbered messages that somebody may send again, on any node: number n of a
+// producer is always the same message. It is a digest of who and what the client says it is.
 type ProducerID [16]byte
 
-// The machine remembers of each producer the highest number that came to its shard. A number up to it has been here
-// before, since numbers come in order, and is answered as it was then and not stored again. What is forgotten, and when,
-// follows from the entries alone (docs/adr/0004).
+// The machine remembers of each producer which numbers it has seen, from the floor on: the lowest number that may still
+// come again. One that was seen is answered as it was then and not stored again; one below the floor is refused, as
+// whoever sends it has said that it is settled. What is forgotten, and when, follows from the entries alone
+// (docs/adr/0004).
 const (
 	// ProducerWindow is how long a producer is remembered after its last message, in milliseconds of the entries' clock.
 	ProducerWindow = 60 * 60 * 1000
 	// MaxProducers is how many a shard remembers; one more forgets the one that was silent for longest.
 	MaxProducers = 16384
-	// maxRefusals bounds the runs of refused messages remembered of a producer. A number from before them is answered as
-	// refused, whatever it was: nobody takes that for stored.
-	maxRefusals = 64
+	// ProducerSpan is how far a number may be above the lowest that may still come again.
+	ProducerSpan = 16384
 )
 
 // producer is what is known of one.
 type producer struct {
 	id       ProducerID
-	last     uint64  // the highest number seen
-	refused  []Range // the runs of numbers that were refused, with no accepted one between their ends; ascending
-	unknown  uint64  // up to this number it is not known any more what was refused
-	lastUsed int64   // milliseconds
-	sum      uint64  // its part of State.sum
+	key      uint64   // see hash.go; odd
+	floor    uint64   // no number below it comes again
+	seen     []uint64 // bit i: floor&^63 + i was seen; without zeros at the end
+	full     []uint64 // likewise: it was seen, and a queue was full; empty when there is none
+	numbers  uint64   // sum of the hashes of what was seen
+	lastUsed int64    // milliseconds
+	sum      uint64   // its part of State.sum
 
 	older, newer *producer
 }
@@ -64,6 +66,11 @@ func (ps *producers) append(p *producer) {
 	ps.newest = p
 }
 
+func newProducer(id ProducerID) *producer {
+	key := fold(binary.LittleEndian.Uint64(id[:]), binary.LittleEndian.Uint64(id[8:]))
+	return &producer{id: id, key: key | 1}
+}
+
 // producer returns what is known of a producer, which is used now; a new one pushes out the oldest of too many.
 func (s *State) producer(id ProducerID) *producer {
 	ps := &s.producers
@@ -74,7 +81,7 @@ func (s *State) producer(id ProducerID) *producer {
 		if len(ps.byID) >= MaxProducers {
 			s.forgetProducer(ps.oldest)
 		}
-		p = &producer{id: id}
+		p = newProducer(id)
 		ps.byID[id] = p
 	}
 	p.lastUsed = s.now
@@ -95,58 +102,88 @@ func (s *State) forgetSilentProducers() {
 	}
 }
 
-// wasRefused tells how a number up to the last was answered.
-func (p *producer) wasRefused(sequence uint64) bool {
-	if sequence <= p.unknown {
-		return true
-	}
-	i, _ := slices.BinarySearchFunc(p.refused, sequence, func(r Range, sequence uint64) int {
-		if r.To < sequence {
-			return -1
-		}
-		return 1
-	})
-	return i < len(p.refused) && p.refused[i].From <= sequence
+// has tells whether a number from the floor on is in a set.
+func (p *producer) has(set []uint64, number uint64) bool {
+	i := number - p.base()
+	return i>>6 < uint64(len(set)) && set[i>>6]>>(i&63)&1 == 1
 }
 
-// note takes the next number and how it was answered.
-func (p *producer) note(sequence uint64, refused bool) {
-	if refused {
-		p.refuse(sequence)
+// base is the number of the sets' first bit.
+func (p *producer) base() uint64 { return p.floor &^ 63 }
+
+// add puts a number in a set.
+func (p *producer) add(set *[]uint64, number uint64) {
+	i := number - p.base()
+	for uint64(len(*set)) <= i>>6 {
+		*set = append(*set, 0)
 	}
-	p.last = sequence
+	(*set)[i>>6] |= 1 << (i & 63)
 }
 
-func (p *producer) refuse(sequence uint64) {
-	if n := len(p.refused); n > 0 && p.refused[n-1].To == p.last {
-		p.refused[n-1].To = sequence
+// note takes a number that has not been seen.
+func (p *producer) note(number uint64, full bool) {
+	p.add(&p.seen, number)
+	if full {
+		p.add(&p.full, number)
+	}
+	p.numbers += hashNumber(number, full)
+}
+
+// raise forgets the numbers below a floor.
+func (p *producer) raise(floor uint64) {
+	if floor <= p.floor {
 		return
 	}
-	if len(p.refused) == maxRefusals {
-		p.unknown = p.refused[0].To
-		p.refused = slices.Delete(p.refused, 0, 1)
+	for n := range p.below(floor) {
+		p.numbers -= hashNumber(n, p.has(p.full, n))
 	}
-	p.refused = append(p.refused, Range{sequence, sequence})
+	words := floor>>6 - p.floor>>6
+	p.floor = floor
+	for _, set := range []*[]uint64{&p.seen, &p.full} {
+		*set = (*set)[:copy(*set, (*set)[min(words, uint64(len(*set))):])]
+		if len(*set) > 0 {
+			(*set)[0] &^= 1<<(floor&63) - 1
+		}
+		for n := len(*set); n > 0 && (*set)[n-1] == 0; n-- {
+			*set = (*set)[:n-1]
+		}
+	}
+}
+
+// below yields the numbers seen that are below a limit, in order.
+func (p *producer) below(limit uint64) func(yield func(uint64) bool) {
+	return func(yield func(uint64) bool) {
+		for i, set := range p.seen {
+			for ; set != 0; set &= set - 1 {
+				n := p.base() + uint64(i)<<6 + uint64(bits.TrailingZeros64(set))
+				if n >= limit || !yield(n) {
+					return
+				}
+			}
+		}
+	}
+}
+
+func hashNumber(number uint64, full bool) uint64 {
+	if full {
+		return fold(number, salt0)
+	}
+	return fold(number, salt1)
 }
 
 func (p *producer) hash() uint64 {
-	h := fold(binary.LittleEndian.Uint64(p.id[:])^salt0, binary.LittleEndian.Uint64(p.id[8:]))
-	h = fold(fold(h, p.last), fold(p.unknown, uint64(p.lastUsed)))
-	for _, r := range p.refused {
-		h = fold(h, fold(r.From, r.To))
-	}
-	return h
+	return fold(p.key, fold(p.floor, uint64(p.lastUsed))) + p.key*p.numbers
 }
 
 func (p *producer) describe(sn *Snapshot) {
 	sn.meta = append(sn.meta, p.id[:]...)
-	sn.u64(p.last)
-	sn.u64(p.unknown)
+	sn.u64(p.floor)
 	sn.u64(uint64(p.lastUsed))
-	sn.u32(uint32(len(p.refused)))
-	for _, r := range p.refused {
-		sn.u64(r.From)
-		sn.u64(r.To)
+	for _, set := range [][]uint64{p.seen, p.full} {
+		sn.u16(uint16(len(set)))
+		for _, word := range set {
+			sn.u64(word)
+		}
 	}
 }
 
@@ -156,7 +193,7 @@ func (d *decoder) producers(n uint32) {
 	lastUsed := int64(0)
 	for ; n > 0 && d.err == nil; n-- {
 		p := d.producer()
-		d.demand(p.lastUsed >= lastUsed && p.lastUsed <= d.s.now, "producers out of order")
+		d.demand(p.lastUsed >= lastUsed && p.lastUsed <= d.s.now && later(p.lastUsed, ProducerWindow) > d.s.now, "producers out of order")
 		d.demand(d.s.producers.byID[p.id] == nil, "a producer twice")
 		if d.err != nil {
 			return
@@ -169,17 +206,30 @@ func (d *decoder) producers(n uint32) {
 }
 
 func (d *decoder) producer() *producer {
-	p := &producer{}
-	copy(p.id[:], d.bytes(len(p.id))) // before the next read: the bytes are the buffer's
-	p.last, p.unknown, p.lastUsed = d.u64(), d.u64(), d.time()
-	n := d.u32()
-	d.demand(p.last > 0 && p.unknown <= p.last && n <= maxRefusals, "impossible producer")
-	before := p.unknown
-	for ; n > 0 && d.err == nil; n-- {
-		r := Range{d.u64(), d.u64()}
-		d.demand(r.From > before && r.To >= r.From && r.To <= p.last, "refusals out of order")
-		p.refused = append(p.refused, r)
-		before = r.To
+	var id ProducerID
+	copy(id[:], d.bytes(len(id))) // before the next read: the bytes are the buffer's
+	p := newProducer(id)
+	p.floor, p.lastUsed = d.u64(), d.time()
+	p.seen, p.full = d.numbers(p), d.numbers(p)
+	d.demand(p.floor > 0 && len(p.full) <= len(p.seen), "impossible producer")
+	for i, word := range p.full {
+		d.demand(i < len(p.seen) && word&^p.seen[i] == 0, "a number full that was not seen")
+	}
+	for n := range p.below(1<<64 - 1) {
+		p.numbers += hashNumber(n, p.has(p.full, n))
 	}
 	return p
+}
+
+// numbers reads a set of a producer.
+func (d *decoder) numbers(p *producer) (set []uint64) {
+	n := d.u16()
+	d.demand(n <= ProducerSpan/64+1, "producer with too many numbers")
+	for ; n > 0 && d.err == nil; n-- {
+		set = append(set, d.u64())
+	}
+	if len(set) > 0 && d.err == nil {
+		d.demand(set[0]&(1<<(p.floor&63)-1) == 0 && set[len(set)-1] != 0 && p.base() <= 1<<64-1-64*uint64(len(set)), "numbers out of bounds")
+	}
+	return set
 }

@@ -50,18 +50,17 @@ func TestTheProducerThatWasSilentForLongestGoes(t *testing.T) {
 	throughSnapshot(t, w.s)
 }
 
-func TestOldRefusalsAreTakenForGranted(t *testing.T) {
-	p := &producer{}
-	for n := uint64(1); n <= 4*maxRefusals; n++ {
-		p.note(n, n%2 == 0)
+func TestTheWidestSpan(t *testing.T) {
+	w := newWorld(t)
+	for _, n := range []uint64{1, ProducerSpan + 1} {
+		b := w.batch(MakeSessionID(1, 1), 0)
+		b.EndEnqueue(b.BeginEnqueue([]QueueID{QueueID(w.name("q"))}, &EnqueueOptions{Producer: producerID(1), Sequence: n, Behind: uint16(n - 1)}))
 	}
-	if len(p.refused) != maxRefusals || p.unknown != 2*maxRefusals {
-		t.Fatalf("%d runs, unknown up to %d", len(p.refused), p.unknown)
-	}
-	for n := uint64(1); n <= p.last; n++ {
-		if got, want := p.wasRefused(n), n%2 == 0 || n <= p.unknown; got != want {
-			t.Errorf("number %d: refused %t, want %t", n, got, want)
-		}
+	w.apply()
+	checkState(t, w.s)
+	p := throughSnapshot(t, w.s).producers.byID[producerID(1)]
+	if !p.has(p.seen, 1) || p.has(p.seen, 2) || !p.has(p.seen, ProducerSpan+1) {
+		t.Errorf("seen: %v", p.seen)
 	}
 }
 

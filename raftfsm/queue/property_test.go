@@ -161,13 +161,15 @@ func (tr *trial) compareProducers(s *State) {
 	}
 	for id, want := range tr.m.series {
 		p := s.producers.byID[id]
-		if p == nil || p.last != want.numbers[len(want.numbers)-1] || p.lastUsed != want.lastUsed {
+		if p == nil || p.floor != want.floor || p.lastUsed != want.lastUsed {
 			tr.t.Fatalf("producer %x: %+v, wanted %+v", id, p, want)
 		}
-		for n := uint64(1); n <= p.last; n++ {
-			if p.wasRefused(n) != want.wasRefused(n) {
-				tr.t.Fatalf("number %d of producer %x: refused %t, wanted %+v", n, id, p.wasRefused(n), want)
-			}
+		seen := map[uint64]bool{}
+		for n := range p.below(math.MaxUint64) {
+			seen[n] = p.has(p.full, n)
+		}
+		if !maps.Equal(seen, want.full) {
+			tr.t.Fatalf("producer %x has seen %v, wanted %v", id, seen, want.full)
 		}
 	}
 }

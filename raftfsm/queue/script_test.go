@@ -19,7 +19,7 @@ var rewrite = flag.Bool("rewrite", false, "write what the scripts in testdata no
 //
 //	n1 configure q [auto-delete] [single-active] [max-priority=n] [ttl=ms] [expires=ms] [max-length=n]
 //	               [max-bytes=n] [reject] [delivery-limit=n]
-//	n1 enqueue q,r body [persistent] [priority=n] [ttl=ms] [upload=n] [times=n] [producer=p number=n]
+//	n1 enqueue q,r body [persistent] [priority=n] [ttl=ms] [upload=n] [times=n] [producer=p number=n [behind=n]]
 //	n1 chunk n bytes | n1 purge q | n1 delete q [if-unused] [if-empty] | n1 get q g | n1 peek q skip
 //	n1 attach q c credit=n [priority=n] [exclusive] | n1 credit c n | n1 cancel c | n1 detach c [failed]
 //	n1 settle c outcome from-to…
@@ -295,6 +295,8 @@ func (w *world) enqueue(b *Batch, queues, body string, o options) {
 		eo.Upload = w.name(o["upload"])
 	}
 	eo.Sequence, _ = w.option(o, "number")
+	behind, _ := w.option(o, "behind")
+	eo.Behind = uint16(behind)
 	copy(eo.Producer[:], o["producer"])
 	times := uint64(1)
 	if n, ok := w.option(o, "times"); ok {

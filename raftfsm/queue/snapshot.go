@@ -26,8 +26,8 @@ import (
 //	          tag u32, bytes | last id u64 | unsettled u64, each: id u64, queue u64, record
 //	turns     for each queue in order: consumers u32 (in order of Attach), each: session u64, id u64;
 //	          ring u32 (in order of service), each: ordinal u32 in that list; active u32: ordinal + 1 or 0
-//	producers u32, in order of their last use, each: id 16 bytes | last u64 | unknown u64 | last used i64 |
-//	          refused u32, each: from u64, to u64
+//	producers u32, in order of their last use, each: id 16 bytes | floor u64 | last used i64 |
+//	          seen u16, each 64 numbers from floor/64*64 on | full u16, likewise
 //	end       digest u64 of the state
 //
 //	refs      u32, each: index u64, offset u32, size u32

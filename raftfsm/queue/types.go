@@ -92,7 +92,7 @@ const (
 	IDTaken             // configure: another queue has this id
 	Single              // get: refused, the queue has a single active consumer
 	Unknown             // settle, cancel, credit: no such consumer in this session; attach, get: the id is in use already
-	Refused             // enqueue: its upload is too large, was never begun, or lost pieces while its session was over
+	Refused             // enqueue: its upload is too large, was never begun, or lost pieces while its session was over; its number is too low
 )
 
 // Result is the answer to one command of a batch. Commands that ended as their sender expects without saying more
