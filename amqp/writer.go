@@ -237,8 +237,8 @@ func (f *frames) Return(channel uint16, code uint16, text string, exchange, rout
 }
 
 // Confirm appends basic.ack or basic.nack.
-func (f *frames) Confirm(channel uint16, tag uint64, multiple, ack bool) {
-	if ack {
+func (f *frames) Confirm(channel uint16, tag uint64, multiple bool, o broker.Outcome) {
+	if o.Acked() {
 		*f.target = wire.AppendAck(*f.target, channel, tag, multiple)
 		return
 	}

@@ -26,7 +26,7 @@ func (k *counter) Deliver(_ uint16, _ string, m *broker.Outgoing) {
 	k.delivered = m.Tag
 	k.deliveries++
 }
-func (k *counter) Confirm(_ uint16, tag uint64, _, _ bool) {
+func (k *counter) Confirm(_ uint16, tag uint64, _ bool, _ broker.Outcome) {
 	k.acked = tag
 	k.confirm++
 }

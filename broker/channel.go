@@ -2,6 +2,8 @@ package broker
 
 import (
 	"context"
+	"crypto/sha256"
+	"encoding/binary"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -21,7 +23,9 @@ type Channel struct {
 	tx        *transaction
 
 	confirming   bool
-	counts       []uint16 // of commands of the publishes staged since confirms.begin
+	outcomes     bool             // see ConfirmOutcomes
+	producer     queue.ProducerID // of what is published with a Sequence
+	counts       []uint16         // of commands of the publishes staged since confirms.begin
 	lastSequence uint64
 	prefetch     uint16 // of consumers to come
 	permissions  permissions
@@ -58,6 +62,41 @@ func (ch *Channel) ConfirmSelect() error {
 	}
 	return nil
 }
+
+// ConfirmOutcomes is ConfirmSelect for a front door that tells outcomes: Unroutable is told apart from Confirmed, and what
+// may be tried again (CutOff) is an error of Publish instead. producer, if not empty, names the producer of the numbers in
+// Publish.Sequence (docs/adr/0004).
+func (ch *Channel) ConfirmOutcomes(producer string) {
+	ch.outcomes, ch.confirming = true, true
+	ch.confirms.start()
+	if producer != "" {
+		ch.producer = ch.conn.producerID(producer)
+	}
+}
+
+// producerID is the machines' name for a producer of the user.
+func (c *Conn) producerID(name string) queue.ProducerID {
+	h := sha256.New()
+	for _, part := range []string{c.vhost.name, c.user, name} {
+		h.Write(binary.LittleEndian.AppendUint32(nil, uint32(len(part))))
+		h.Write([]byte(part))
+	}
+	return queue.ProducerID(h.Sum(nil)[:len(queue.ProducerID{})])
+}
+
+// SetCredit changes how many unsettled deliveries a consumer may have; 0 pauses it. An unknown tag is no error.
+func (ch *Channel) SetCredit(tag string, credit uint32) {
+	ch.mu.Lock()
+	c := ch.consumers[tag]
+	ch.mu.Unlock()
+	if c != nil {
+		c.credit = min(credit, maxCredit)
+		ch.conn.stage.credit(c.shard, c.id, ch.creditOf(c))
+	}
+}
+
+// maxCredit is the most that a consumer can ask for: as much as AMQP's prefetch count can say.
+const maxCredit = 1<<16 - 1
 
 // Qos bounds how many unsettled deliveries there may be: for each consumer started later or, global, for all consumers
 // of the channel together. 0: no bound.

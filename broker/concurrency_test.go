@@ -122,9 +122,9 @@ func (k *client) Deliver(_ uint16, _ string, m *broker.Outgoing) {
 	k.changed.Broadcast()
 }
 
-func (k *client) Confirm(_ uint16, tag uint64, multiple, ack bool) {
+func (k *client) Confirm(_ uint16, tag uint64, multiple bool, o broker.Outcome) {
 	k.mu.Lock()
-	k.confirms = append(k.confirms, told{tag, multiple, ack})
+	k.confirms = append(k.confirms, told{tag, multiple, o.Acked()})
 	k.mu.Unlock()
 	k.changed.Broadcast()
 }

@@ -18,25 +18,56 @@ type confirms struct {
 
 type publishSlot struct {
 	pending uint16
-	nack    bool
+	outcome Outcome
 	told    bool
 }
 
+// Outcome is what became of a message published on a channel in confirm mode.
+type Outcome uint8
+
+// The outcomes. Where a message has several, as it goes to several shards, the highest is told.
+const (
+	Confirmed  Outcome = iota // every queue it was routed to has it; a channel without outcomes (AMQP) also confirms what goes nowhere
+	Unroutable                // no queue is bound for it; told on channels with outcomes alone
+	QueueFull                 // a queue with a limit refused it
+	Refused                   // its pieces were lost while this node was cut off, or its producer's number is too low
+	CutOff                    // this node does not know whether its routes are current; never told on channels with outcomes
+)
+
+// Acked tells whether the message is where it should be, as far as AMQP's ack and nack go.
+func (o Outcome) Acked() bool { return o <= Unroutable }
+
 // verdict is a run of messages up to a number with the same answer.
 type verdict struct {
-	to    uint64
-	count uint32 // messages that have not been told singly
-	ack   bool
-	open  bool // more may join
+	to      uint64
+	count   uint32 // messages that have not been told singly
+	outcome Outcome
+	open    bool // more may join
 }
 
 // told is a frame to write.
 type told struct {
-	tag           uint64
-	multiple, ack bool
+	tag      uint64
+	multiple bool
+	outcome  Outcome
 }
 
-const refused = 1 << 15 // in a count of pending commands: the message is nacked from the start
+// In a count of pending commands, with no command: the outcome that the message has from the start.
+const (
+	refused    = 1 << 15 // CutOff
+	unroutable = 1 << 14
+)
+
+// publishSlotOf reads a count.
+func publishSlotOf(count uint16) publishSlot {
+	switch count {
+	case refused:
+		return publishSlot{outcome: CutOff}
+	case unroutable:
+		return publishSlot{outcome: Unroutable}
+	}
+	return publishSlot{pending: count}
+}
 
 // begin starts the numbers from c.next on, each waiting for so many commands; 0 is complete at once. It tells whether
 // something became ready to be told.
@@ -46,7 +77,7 @@ func (c *confirms) begin(counts []uint16) (ready bool) {
 	for _, n := range counts {
 		c.room()
 		s := c.slot(c.next)
-		*s = publishSlot{pending: n &^ refused, nack: n&refused != 0}
+		*s = publishSlotOf(n)
 		c.next++
 		if s.pending == 0 {
 			c.complete(c.next - 1)
@@ -70,10 +101,11 @@ func (c *confirms) finish(from uint64, count uint32) (ready bool) {
 	return ready && c.list()
 }
 
-// refuse makes the answer for a number, not complete yet, a nack.
-func (c *confirms) refuse(seq uint64) {
+// refuse makes the answer for a number, not complete yet, a refusal.
+func (c *confirms) refuse(seq uint64, o Outcome) {
 	c.mu.Lock()
-	c.slot(seq).nack = true
+	s := c.slot(seq)
+	s.outcome = max(s.outcome, o)
 	c.mu.Unlock()
 }
 
@@ -115,7 +147,7 @@ func (c *confirms) join(s *publishSlot, seq uint64) {
 	if n := len(c.front); n > 0 && c.front[n-1].open {
 		last = &c.front[n-1]
 	}
-	same := last != nil && last.ack == !s.nack
+	same := last != nil && last.outcome == s.outcome
 	switch {
 	case s.told:
 		if last != nil {
@@ -125,7 +157,7 @@ func (c *confirms) join(s *publishSlot, seq uint64) {
 		last.to = seq
 		last.count++
 	default:
-		c.front = append(c.front, verdict{to: seq, count: 1, ack: !s.nack, open: true})
+		c.front = append(c.front, verdict{to: seq, count: 1, outcome: s.outcome, open: true})
 	}
 }
 
@@ -135,7 +167,7 @@ func (c *confirms) drain(frames []told) []told {
 	defer c.mu.Unlock()
 	c.listed = false
 	for _, v := range c.front {
-		frames = append(frames, told{tag: v.to, multiple: v.count > 1, ack: v.ack})
+		frames = append(frames, told{tag: v.to, multiple: v.count > 1, outcome: v.outcome})
 	}
 	for _, seq := range c.early {
 		if seq < c.head {
@@ -143,7 +175,7 @@ func (c *confirms) drain(frames []told) []told {
 		}
 		s := c.slot(seq)
 		s.told = true
-		frames = append(frames, told{tag: seq, ack: !s.nack})
+		frames = append(frames, told{tag: seq, outcome: s.outcome})
 	}
 	c.front, c.early = c.front[:0], c.early[:0]
 	return frames

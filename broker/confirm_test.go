@@ -42,7 +42,7 @@ func TestConfirmsAgainstClient(t *testing.T) {
 						continue
 					}
 					if rapid.Bool().Draw(t, "refused") {
-						c.refuse(seq)
+						c.refuse(seq, QueueFull)
 						nacked[seq] = true
 					}
 					finish(seq)
@@ -75,7 +75,7 @@ func (k *confirmClient) read(t *rapid.T, frames []told) {
 	for _, f := range frames {
 		if f.multiple {
 			for k.next <= f.tag {
-				k.answers[k.next] = f.ack
+				k.answers[k.next] = f.outcome.Acked()
 				k.next++
 				k.resequence()
 			}
@@ -84,7 +84,7 @@ func (k *confirmClient) read(t *rapid.T, frames []told) {
 		if _, twice := k.answers[f.tag]; twice {
 			t.Fatalf("%d answered twice", f.tag)
 		}
-		k.waiting[f.tag] = f.ack
+		k.waiting[f.tag] = f.outcome.Acked()
 		k.resequence()
 	}
 }

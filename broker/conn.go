@@ -37,7 +37,7 @@ type Writer interface {
 	sync.Locker
 	Deliver(channel uint16, consumerTag string, d *Outgoing)
 	Return(channel uint16, code uint16, text string, exchange, routingKey, properties, body []byte)
-	Confirm(channel uint16, tag uint64, multiple, ack bool)
+	Confirm(channel uint16, tag uint64, multiple bool, o Outcome)
 	CancelConsumer(channel uint16, consumerTag string)
 	CloseChannel(channel uint16, err *Error) // an error of the channel that no method of the client is waiting for
 }

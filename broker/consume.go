@@ -32,7 +32,7 @@ func (ch *Channel) Consume(ctx context.Context, p *Consume) (tag string, err err
 	if err := checkConsumerArguments(queueIn(q.Name, ch.conn.vhost.name), queueKind(q.Arguments), p.Arguments); err != nil {
 		return "", err
 	}
-	c := &consumer{channel: ch, tag: tag, queue: q.ID, name: q.Name, shard: q.ID.Shard(), noAck: p.NoAck, credit: ch.newCredit(p.NoAck)}
+	c := &consumer{channel: ch, tag: tag, queue: q.ID, name: q.Name, shard: q.ID.Shard(), noAck: p.NoAck, credit: ch.newCredit(p)}
 	ch.mu.Lock()
 	ch.watch(c, ch.conn.broker.timeoutOf(p.Arguments, q.Arguments))
 	ch.mu.Unlock()
@@ -80,10 +80,12 @@ func (ch *Channel) queueName(name string) (string, error) {
 	return ch.lastQueue, nil
 }
 
-func (ch *Channel) newCredit(noAck bool) uint32 {
+func (ch *Channel) newCredit(p *Consume) uint32 {
 	switch {
-	case noAck:
+	case p.NoAck:
 		return ch.conn.broker.options.NoAckCredit
+	case p.Credit > 0:
+		return min(p.Credit, maxCredit)
 	case ch.prefetch > 0:
 		return uint32(ch.prefetch)
 	}

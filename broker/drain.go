@@ -79,7 +79,7 @@ func (c *Conn) drainConfirms(w Writer) {
 	c.DrainReturns(w)
 	for i, f := range s.frames {
 		if !s.of[i].isClosed() {
-			w.Confirm(s.of[i].number, f.tag, f.multiple, f.ack)
+			w.Confirm(s.of[i].number, f.tag, f.multiple, f.outcome)
 		}
 	}
 	clear(s.of)

@@ -29,7 +29,7 @@ func (ch *Channel) Publish(ctx context.Context, p *Publish) error {
 		return err
 	}
 	m := envelope{exchange: p.Exchange, routingKey: p.RoutingKey, properties: p.Properties, body: p.Body}
-	var o queue.EnqueueOptions
+	o := queue.EnqueueOptions{Producer: ch.producer, Sequence: p.Sequence, Behind: p.Behind}
 	if err := ch.examine(x, &m, &o); err != nil {
 		return err
 	}
@@ -76,7 +76,7 @@ func (ch *Channel) examine(x *router.Exchange, m *envelope, o *queue.EnqueueOpti
 		return errorf(Internal, "%v", err)
 	}
 	r.copies = r.copies[:0]
-	*o = queue.EnqueueOptions{Persistent: p.DeliveryMode == 2, HasPriority: p.HasPriority, Priority: p.Priority}
+	o.Persistent, o.HasPriority, o.Priority = p.DeliveryMode == 2, p.HasPriority, p.Priority
 	var replyTo []byte
 	if string(p.ReplyTo) == replyToName {
 		if ch.replies == nil {
@@ -184,7 +184,11 @@ func (ch *Channel) send(ctx context.Context, m *envelope, o *queue.EnqueueOption
 		if mandatory {
 			c.out.sendBack(ch, m)
 		}
-		ch.count(0)
+		if ch.outcomes {
+			ch.count(unroutable)
+		} else {
+			ch.count(0)
+		}
 		return c.out.waitForRoom(ctx)
 	}
 	return ch.stage(ctx, m, o, dests)
@@ -193,14 +197,14 @@ func (ch *Channel) send(ctx context.Context, m *envelope, o *queue.EnqueueOption
 // sendStale sends a message while this node does not know whether its routes are current: it goes where they say, and
 // nothing is confirmed or returned that depends on there being no other.
 func (ch *Channel) sendStale(ctx context.Context, m *envelope, o *queue.EnqueueOptions, dests []router.Dest, mandatory bool) error {
-	if ch.confirming {
+	if ch.confirming && !ch.outcomes {
 		ch.count(refused)
 		return nil
 	}
+	if ch.outcomes || mandatory && len(dests) == 0 {
+		return errorf(Unavailable, "this node is cut off from the cluster: whether %s routes the message is not known", exchangeIn(string(m.exchange), ch.conn.vhost.name))
+	}
 	if len(dests) == 0 {
-		if mandatory {
-			return errorf(Unavailable, "this node is cut off from the cluster: whether %s routes the message is not known", exchangeIn(string(m.exchange), ch.conn.vhost.name))
-		}
 		return nil
 	}
 	return ch.stage(ctx, m, o, dests)
@@ -235,6 +239,9 @@ func (ch *Channel) stage(ctx context.Context, m *envelope, o *queue.EnqueueOptio
 		seq = ch.count(1)
 		c.routing.queues = append(c.routing.queues[:0], queue.QueueID(dests[0]))
 		return c.enqueue(ctx, c.routing.queues, m, o, of, seq)
+	}
+	if o.Sequence != 0 && len(dests) > maxQueues {
+		return errorf(PreconditionFailed, "a message for %d queues cannot have a producer's number: at most %d", len(dests), maxQueues)
 	}
 	slices.Sort(dests)
 	groups := uint16(0)

@@ -376,8 +376,8 @@ func (d *door) Return(channel uint16, code uint16, text string, exchange, key, _
 	d.frame(channel, "return %d %s %s/%s %s", code, text, exchange, key, body)
 }
 
-func (d *door) Confirm(channel uint16, tag uint64, multiple, ack bool) {
-	what := map[bool]string{true: "ack", false: "nack"}[ack]
+func (d *door) Confirm(channel uint16, tag uint64, multiple bool, o broker.Outcome) {
+	what := map[bool]string{true: "ack", false: "nack"}[o.Acked()]
 	if multiple {
 		what += " through"
 	}

@@ -164,8 +164,8 @@ func (b *batch) answer(results []queue.Result) {
 // confirm counts the publishes as applied; those that a queue refused become nacks.
 func (b *batch) confirm(results []queue.Result) {
 	for i := range results {
-		if results[i].Code == queue.Full {
-			b.refuse(results[i].Command)
+		if o := outcomeOf(results[i].Code); o != Confirmed {
+			b.refuse(results[i].Command, o)
 		}
 	}
 	for _, r := range b.runs {
@@ -175,7 +175,18 @@ func (b *batch) confirm(results []queue.Result) {
 	}
 }
 
-func (b *batch) refuse(command uint32) {
+// outcomeOf is what the answer to an enqueue means.
+func outcomeOf(c queue.ResultCode) Outcome {
+	switch c {
+	case queue.Full:
+		return QueueFull
+	case queue.Refused:
+		return Refused
+	}
+	return Confirmed
+}
+
+func (b *batch) refuse(command uint32, o Outcome) {
 	i, found := slices.BinarySearchFunc(b.runs, command, func(r publishRun, n uint32) int {
 		switch {
 		case n < r.command:
@@ -187,7 +198,7 @@ func (b *batch) refuse(command uint32) {
 	})
 	if found {
 		r := b.runs[i]
-		r.channel.confirms.refuse(r.from + uint64(command-r.command))
+		r.channel.confirms.refuse(r.from+uint64(command-r.command), o)
 	}
 }
 

@@ -117,7 +117,7 @@ type commit struct {
 // applied counts one batch.
 func (t *commit) applied(results []queue.Result) {
 	for i := range results {
-		if results[i].Code == queue.Full {
+		if outcomeOf(results[i].Code) != Confirmed {
 			t.partial.Store(true)
 		}
 	}

@@ -1,5 +1,10 @@
 package broker
 
+import "github.com/warrenmq/warren/raftfsm/queue"
+
+// MaxBehind bounds how far apart the numbers of a producer are that may be published again.
+const MaxBehind = queue.ProducerSpan
+
 // Publish is a message on its way in. Its slices alias the front door's buffer: Channel.Publish copies what it needs
 // before it returns.
 type Publish struct {
@@ -9,6 +14,8 @@ type Publish struct {
 	Immediate  bool
 	Properties []byte // property flags and list as AMQP 0-9-1 writes them in a content header
 	Body       []byte
+	Sequence   uint64 // the message's number of the channel's producer; 0: none
+	Behind     uint16 // how far below it the lowest number is that may be published again (at most MaxBehind)
 }
 
 // Outgoing is a message on its way out. Its slices are read-only and valid until the call that got it returns, except
@@ -67,5 +74,6 @@ type Consume struct {
 	NoLocal   bool   // ignored
 	NoAck     bool
 	Exclusive bool
+	Credit    uint32 // unsettled deliveries allowed; 0: what Qos says
 	Arguments *Table
 }
