@@ -60,8 +60,9 @@ const (
 	ErrorReason_ERROR_REASON_INVALID_ARGUMENT ErrorReason = 12
 	// Of a message: a queue with overflow policy reject-publish is full.
 	ErrorReason_ERROR_REASON_QUEUE_FULL ErrorReason = 13
-	// Of a message too large for one log entry: the node was cut off while its pieces went out, and they were dropped.
-	ErrorReason_ERROR_REASON_INTERRUPTED ErrorReason = 14
+	// Of a message: its number is below the lowest that its producer may publish again; or it was too large for one log entry
+	// and some of its pieces were lost while the node was cut off: then the same number may be published again.
+	ErrorReason_ERROR_REASON_REFUSED ErrorReason = 14
 	// UNAVAILABLE: the node stops, or the connection was closed by an operator.
 	ErrorReason_ERROR_REASON_CLOSED ErrorReason = 15
 )
@@ -83,7 +84,7 @@ var (
 		11: "ERROR_REASON_LOGIN_REFUSED",
 		12: "ERROR_REASON_INVALID_ARGUMENT",
 		13: "ERROR_REASON_QUEUE_FULL",
-		14: "ERROR_REASON_INTERRUPTED",
+		14: "ERROR_REASON_REFUSED",
 		15: "ERROR_REASON_CLOSED",
 	}
 	ErrorReason_value = map[string]int32{
@@ -101,7 +102,7 @@ var (
 		"ERROR_REASON_LOGIN_REFUSED":       11,
 		"ERROR_REASON_INVALID_ARGUMENT":    12,
 		"ERROR_REASON_QUEUE_FULL":          13,
-		"ERROR_REASON_INTERRUPTED":         14,
+		"ERROR_REASON_REFUSED":             14,
 		"ERROR_REASON_CLOSED":              15,
 	}
 )
@@ -952,7 +953,7 @@ const file_broker_v1_message_proto_rawDesc = "" +
 	"\x05value\x18\x02 \x01(\v2\x1c.warren.broker.v1.FieldValueR\x05value:\x028\x01\";\n" +
 	"\aDecimal\x12\x14\n" +
 	"\x05scale\x18\x01 \x01(\rR\x05scale\x12\x1a\n" +
-	"\bunscaled\x18\x02 \x01(\rR\bunscaled*\x82\x04\n" +
+	"\bunscaled\x18\x02 \x01(\rR\bunscaled*\xfe\x03\n" +
 	"\vErrorReason\x12\x1c\n" +
 	"\x18ERROR_REASON_UNSPECIFIED\x10\x00\x12\x19\n" +
 	"\x15ERROR_REASON_INTERNAL\x10\x01\x12\x1a\n" +
@@ -968,8 +969,8 @@ const file_broker_v1_message_proto_rawDesc = "" +
 	"\x12\x1e\n" +
 	"\x1aERROR_REASON_LOGIN_REFUSED\x10\v\x12!\n" +
 	"\x1dERROR_REASON_INVALID_ARGUMENT\x10\f\x12\x1b\n" +
-	"\x17ERROR_REASON_QUEUE_FULL\x10\r\x12\x1c\n" +
-	"\x18ERROR_REASON_INTERRUPTED\x10\x0e\x12\x17\n" +
+	"\x17ERROR_REASON_QUEUE_FULL\x10\r\x12\x18\n" +
+	"\x14ERROR_REASON_REFUSED\x10\x0e\x12\x17\n" +
 	"\x13ERROR_REASON_CLOSED\x10\x0fB5Z3github.com/warrenmq/warren/proto/broker/v1;brokerv1b\x06proto3"
 
 var (

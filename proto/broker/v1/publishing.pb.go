@@ -30,8 +30,8 @@ const (
 	Outcome_OUTCOME_CONFIRMED Outcome = 1
 	// No queue is bound for it: it is nowhere.
 	Outcome_OUTCOME_UNROUTABLE Outcome = 2
-	// It was refused, for the reason given; another publish of the same number is answered in the same way. Where several
-	// queues were to get it, those that did not refuse have it.
+	// It was refused, for the reason given. Where several queues were to get it, those that did not refuse have it. A full
+	// queue's refusal stays, however often the number is published: to try again, give the message another number.
 	Outcome_OUTCOME_REJECTED Outcome = 3
 )
 
@@ -164,10 +164,9 @@ func (*PublishRequest_Batch) isPublishRequest_Request() {}
 type PublishStart struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Names a series of messages, up to 255 bytes, such as a random UUID or "orders-import-7"; empty: none, and what is
-	// published again is stored again. Message number n of a producer must always be the same message: the broker takes a
-	// number that a queue's shard has seen, or a smaller one, for a repetition, confirms it and does not store it again. It
-	// remembers a producer for an hour after its last message. Users do not share producers. Two streams of one producer at
-	// a time are fine only while the messages of one are a repetition of the other's.
+	// published again is stored again. Number n of a producer must always be the same message: the broker takes a number that
+	// it has seen for a repetition, answers it as the first time and does not store it again. It remembers a producer for an
+	// hour after its last message. Users do not share producers.
 	ProducerId    string `protobuf:"bytes,1,opt,name=producer_id,json=producerId,proto3" json:"producer_id,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -213,12 +212,16 @@ func (x *PublishStart) GetProducerId() string {
 // PublishBatch is messages with consecutive numbers.
 type PublishBatch struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// The number of the first message: at least 1, and greater than all numbers that the stream has sent before. Without a
-	// producer it may be 0, which continues after the last (from 1).
+	// The number of the first message. Numbers grow along a stream, and may leave some out. 0: the one after the last
+	// (from 1).
 	FirstSequence uint64     `protobuf:"varint,1,opt,name=first_sequence,json=firstSequence,proto3" json:"first_sequence,omitempty"`
 	Messages      []*Message `protobuf:"bytes,2,rep,name=messages,proto3" json:"messages,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	// With a producer: the lowest number that it may still publish again; the client has seen the confirms of all below. No
+	// number may be 16,384 or more above it. 0: the first number that the stream has sent or, once it has been said, the
+	// last one said.
+	LowestUnconfirmed uint64 `protobuf:"varint,3,opt,name=lowest_unconfirmed,json=lowestUnconfirmed,proto3" json:"lowest_unconfirmed,omitempty"`
+	unknownFields     protoimpl.UnknownFields
+	sizeCache         protoimpl.SizeCache
 }
 
 func (x *PublishBatch) Reset() {
@@ -263,6 +266,13 @@ func (x *PublishBatch) GetMessages() []*Message {
 		return x.Messages
 	}
 	return nil
+}
+
+func (x *PublishBatch) GetLowestUnconfirmed() uint64 {
+	if x != nil {
+		return x.LowestUnconfirmed
+	}
+	return 0
 }
 
 type PublishResponse struct {
@@ -530,10 +540,11 @@ const file_broker_v1_publishing_proto_rawDesc = "" +
 	"\arequest\"/\n" +
 	"\fPublishStart\x12\x1f\n" +
 	"\vproducer_id\x18\x01 \x01(\tR\n" +
-	"producerId\"l\n" +
+	"producerId\"\x9b\x01\n" +
 	"\fPublishBatch\x12%\n" +
 	"\x0efirst_sequence\x18\x01 \x01(\x04R\rfirstSequence\x125\n" +
-	"\bmessages\x18\x02 \x03(\v2\x19.warren.broker.v1.MessageR\bmessages\"\x8e\x01\n" +
+	"\bmessages\x18\x02 \x03(\v2\x19.warren.broker.v1.MessageR\bmessages\x12-\n" +
+	"\x12lowest_unconfirmed\x18\x03 \x01(\x04R\x11lowestUnconfirmed\"\x8e\x01\n" +
 	"\x0fPublishResponse\x128\n" +
 	"\bconfirms\x18\x01 \x01(\v2\x1a.warren.broker.v1.ConfirmsH\x00R\bconfirms\x125\n" +
 	"\ablocked\x18\x02 \x01(\v2\x19.warren.broker.v1.BlockedH\x00R\ablockedB\n" +
