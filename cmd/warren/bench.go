@@ -55,6 +55,7 @@ func benchCommand() *cobra.Command {
 		}
 		return printBench(c.OutOrStdout(), result)
 	}
+	c.AddCommand(benchLimitCommand(), benchLimitFollowerCommand())
 	return c
 }
 
