@@ -288,6 +288,20 @@ func freePorts(t testing.TB, count int) []int {
 
 // FreePorts is for programs that start nodes themselves.
 func FreePorts(count int) ([]int, error) {
+	return findPorts(count, 1)
+}
+
+// FreeRange finds so many ports in a row and returns the first, for scripts that count up from one.
+func FreeRange(count int) (first int, err error) {
+	ports, err := findPorts(1, count)
+	if err != nil {
+		return 0, err
+	}
+	return ports[0], nil
+}
+
+// findPorts finds count ports, each the first of a row of free ones.
+func findPorts(count, row int) ([]int, error) {
 	const first, last, tries = 10000, 30000, 1000
 	var ports []int
 	for range tries {
@@ -295,17 +309,35 @@ func FreePorts(count int) ([]int, error) {
 			return ports, nil
 		}
 		port := first + rand.IntN(last-first)
-		listener, err := net.Listen("tcp", "127.0.0.1:"+strconv.Itoa(port))
-		if err != nil {
-			continue
+		release, free := hold(port, row)
+		defer release()
+		if free {
+			ports = append(ports, port)
 		}
-		defer listener.Close()
-		packets, err := net.ListenPacket("udp", "127.0.0.1:"+strconv.Itoa(port))
-		if err != nil {
-			continue
-		}
-		defer packets.Close()
-		ports = append(ports, port)
 	}
-	return nil, fmt.Errorf("no %d free ports in %d tries", count, tries)
+	return nil, fmt.Errorf("no %d free ports in %d tries", count*row, tries)
+}
+
+// hold takes a row of ports, for TCP and UDP, and tells whether all were free.
+func hold(first, row int) (release func(), free bool) {
+	var held []io.Closer
+	release = func() {
+		for _, h := range held {
+			_ = h.Close()
+		}
+	}
+	for port := first; port < first+row; port++ {
+		address := "127.0.0.1:" + strconv.Itoa(port)
+		listener, err := net.Listen("tcp", address)
+		if err != nil {
+			return release, false
+		}
+		held = append(held, listener)
+		packets, err := net.ListenPacket("udp", address)
+		if err != nil {
+			return release, false
+		}
+		held = append(held, packets)
+	}
+	return release, true
 }
