@@ -42,7 +42,13 @@ func (l link) Send(frame []byte) error { return l.Stream.Send(frame) }
 
 // serveLink takes the edge of another node.
 func (c *Cluster) serveLink(ctx context.Context, s peer.Stream) {
-	<-c.joined // before that there are no shards here
+	select {
+	case <-c.joined: // before that there are no shards here
+	case <-ctx.Done():
+		return
+	case <-c.ctx.Done():
+		return
+	}
 	if err := c.server.Serve(ctx, link{s}); err != nil && c.ctx.Err() == nil {
 		c.log.Debug("link from a node has ended", "err", err)
 	}
