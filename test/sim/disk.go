@@ -1,0 +1,266 @@
+package sim
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"io/fs"
+	"math/rand/v2"
+	"os"
+	"path"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"syscall"
+	"time"
+
+	"github.com/warrenmq/warren/storage/vfs"
+)
+
+// disk is a node's: the store's files are in memory, with what a power cut would leave of them; the votes, the catalog's log and
+// snapshots are real files, since the libraries that write them want those. Each run of the node has copies of its own: a run
+// that is dead goes on with those until its goroutines have ended, and a later one sees nothing of it.
+type disk struct {
+	root string // of the real files
+	runs int
+	mem  *vfs.Mem
+	dir  string
+}
+
+// newDisk makes an empty disk; root is a directory for its real files.
+func newDisk(root string) *disk {
+	d := &disk{root: root}
+	d.wipe()
+	return d
+}
+
+// wipe empties the disk.
+func (d *disk) wipe() { d.mem, d.dir = vfs.NewMem(), d.next() }
+
+func (d *disk) next() string {
+	d.runs++
+	return filepath.Join(d.root, strconv.Itoa(d.runs))
+}
+
+// mount is a run's disk.
+type mount struct {
+	mem *vfs.Mem
+	dir string
+
+	writing sync.RWMutex // read: a write to the votes is under way
+
+	mu      sync.Mutex // guards what follows
+	random  *rand.Rand
+	gone    bool
+	serving bool // the node has started; before, the code that writes holds mutexes, and may not be kept waiting
+	sync    time.Duration
+	full    bool
+	died    func(error) // ends the run at once: its votes cannot be written
+}
+
+// mount gives a run the disk. sync is about how long an fsync takes.
+func (d *disk) mount(sync time.Duration, random *rand.Rand) *mount {
+	return &mount{mem: d.mem, dir: d.dir, random: random, sync: sync}
+}
+
+// cut ends a run's use of the disk as the death of its process does, or a power cut: then what was not synced is lost, or a
+// part of it, or its order.
+func (d *disk) cut(m *mount, power bool, random *rand.Rand) {
+	m.mu.Lock()
+	m.gone = true
+	m.mu.Unlock()
+	m.mem.SetCapacity(0)
+	m.writing.Lock()
+	defer m.writing.Unlock()
+	if power {
+		some := func(n int) int {
+			switch random.IntN(3) {
+			case 0:
+				return 0
+			case 1:
+				return n
+			}
+			return random.IntN(n + 1)
+		}
+		d.mem = m.mem.CrashCloneNames(some, func(n int) int { return random.IntN(n + 1) })
+	} else {
+		d.mem = m.mem.KillClone()
+	}
+	d.dir = d.next()
+	if err := copyTree(m.dir, d.dir); err != nil {
+		panic(fmt.Sprintf("copy a disk: %v", err))
+	}
+}
+
+// copyTree copies what there is. The dead run may be removing old snapshots meanwhile: those are no loss.
+func copyTree(from, to string) error {
+	return filepath.WalkDir(from, func(name string, entry fs.DirEntry, err error) error {
+		if errors.Is(err, fs.ErrNotExist) {
+			return nil
+		} else if err != nil {
+			return err
+		}
+		rel, err := filepath.Rel(from, name)
+		if err != nil {
+			return err
+		}
+		if entry.IsDir() {
+			return os.MkdirAll(filepath.Join(to, rel), 0o750)
+		}
+		data, err := os.ReadFile(name)
+		if errors.Is(err, fs.ErrNotExist) {
+			return nil
+		} else if err != nil {
+			return err
+		}
+		return os.WriteFile(filepath.Join(to, rel), data, 0o600)
+	})
+}
+
+// slow makes each fsync take about so long.
+func (m *mount) slow(sync time.Duration) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.sync = sync
+}
+
+// setFull leaves no room for anything new, or lifts that.
+func (m *mount) setFull(full bool) {
+	m.mu.Lock()
+	m.full = full
+	m.mu.Unlock()
+	capacity := int64(0)
+	if full {
+		capacity = 1
+	}
+	m.mem.SetCapacity(capacity)
+}
+
+// pause is the time of an fsync.
+func (m *mount) pause() time.Duration {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.sync == 0 || !m.serving || m.gone {
+		return 0
+	}
+	return m.sync/2 + time.Duration(m.random.Int64N(int64(m.sync)))
+}
+
+// longestVote is how long a write of votes may take: the library panics when one fails, as it does when the process ends
+// because of it.
+const longestVote = 5 * time.Second
+
+// writeVotes does a write to the file of votes. One that cannot be made is the end of the run, which nobody hears of then.
+func (m *mount) writeVotes(write func() error) error {
+	time.Sleep(min(m.pause(), longestVote))
+	m.mu.Lock()
+	full, died := m.full && !m.gone, m.died
+	m.mu.Unlock()
+	if full {
+		died(syscall.ENOSPC)
+	}
+	m.writing.RLock()
+	defer m.writing.RUnlock()
+	return write()
+}
+
+// fs is the store's file system.
+func (m *mount) fs() vfs.FS { return mountFS{m.mem, m} }
+
+type mountFS struct {
+	vfs.FS
+	m *mount
+}
+
+// Create makes a file.
+func (f mountFS) Create(name string) (vfs.File, error) {
+	file, err := f.FS.Create(name)
+	return &mountFile{File: file, m: f.m, unused: true, log: isLog(name)}, err
+}
+
+// Open opens a file.
+func (f mountFS) Open(name string) (vfs.File, error) {
+	file, err := f.FS.Open(name)
+	return &mountFile{File: file, m: f.m, log: isLog(name)}, err
+}
+
+func isLog(name string) bool {
+	return path.Base(path.Dir(name)) == "wal" && strings.HasSuffix(name, ".wal")
+}
+
+// mountFile is an open file. Only the fsync of a log file in use takes time: others are made by code that holds mutexes, and who
+// waits for a mutex keeps the bubble's time from passing.
+type mountFile struct {
+	vfs.File
+	m      *mount
+	unused bool // a new file that is being prepared
+	log    bool
+}
+
+// Sync takes the time of an fsync.
+func (f *mountFile) Sync() error {
+	if f.log && !f.unused {
+		time.Sleep(f.m.pause())
+	}
+	f.unused = false
+	return f.File.Sync()
+}
+
+// damage does harm to one to three of a dead node's files and says what it did. kind is one of damages.
+func (d *disk) damage(kind string, cut bool, random *rand.Rand) string {
+	type file struct {
+		name string
+		read func() []byte
+		put  func([]byte)
+	}
+	var files []file
+	for _, name := range d.mem.Files() {
+		if ok, _ := path.Match(damages[kind], name); ok {
+			files = append(files, file{name, func() []byte { return d.mem.Bytes(name) }, func(b []byte) { d.mem.SetBytes(name, b) }})
+		}
+	}
+	real, err := filepath.Glob(filepath.Join(d.dir, damages[kind]))
+	if err != nil {
+		panic(err)
+	}
+	for _, name := range real {
+		files = append(files, file{name, func() []byte { b, _ := os.ReadFile(name); return b }, func(b []byte) {
+			if err := os.WriteFile(name, b, 0o600); err != nil {
+				panic(err)
+			}
+		}})
+	}
+	random.Shuffle(len(files), func(i, j int) { files[i], files[j] = files[j], files[i] })
+	var did []string
+	for _, f := range files[:min(len(files), 1+random.IntN(3))] {
+		data := f.read()
+		used := len(bytes.TrimRight(data, "\x00"))
+		switch {
+		case used == 0:
+			continue
+		case cut:
+			size := random.IntN(used)
+			f.put(data[:size])
+			did = append(did, fmt.Sprintf("%s cut to %d of %d", path.Base(f.name), size, used))
+		default:
+			for range 1 + random.IntN(8) {
+				data[random.IntN(used)] ^= 1 << random.IntN(8)
+			}
+			f.put(data)
+			did = append(did, path.Base(f.name)+" flipped")
+		}
+	}
+	slices.Sort(did)
+	return strings.Join(did, ", ")
+}
+
+// damages are the kinds of files, and their names.
+var damages = map[string]string{
+	"log":        "store/wal/[0-9a-f]*.wal",
+	"segment":    "store/group-*/*.seg",
+	"checkpoint": "store/group-*/checkpoint",
+	"votes":      "*.db",
+	"catalog":    "catalog/*/*",
+}

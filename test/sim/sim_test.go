@@ -1,0 +1,75 @@
+package sim
+
+import (
+	"flag"
+	"fmt"
+	"os"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+)
+
+var (
+	seedFlag      = flag.Uint64("seed", 0, "run the schedule of this seed alone, or -schedules from it on")
+	schedulesFlag = flag.Int("schedules", 0, "how many schedules to run")
+	faultsFlag    = flag.String("faults", "", "names or groups of faults, with commas; default all")
+)
+
+// TestSchedules runs schedules. A failure prints its seed and its plan; run it again with -run TestSchedules -seed N -v.
+func TestSchedules(t *testing.T) {
+	first, count := uint64(1), 10
+	if *seedFlag != 0 {
+		first, count = *seedFlag, 1
+	}
+	if *schedulesFlag != 0 {
+		count = *schedulesFlag
+	}
+	var names []string
+	if *faultsFlag != "" {
+		names = strings.Split(*faultsFlag, ",")
+	}
+	began := time.Now()
+	for i := range count {
+		seed := first + uint64(i)
+		t.Run(fmt.Sprint(seed), func(t *testing.T) {
+			t.Parallel()
+			runSchedule(t, seed, newPlan(seed, names))
+		})
+	}
+	t.Cleanup(func() { t.Logf("%d schedules in %v", count, time.Since(began)) })
+}
+
+// runSchedule plays a schedule and judges it.
+func runSchedule(t *testing.T, seed uint64, p *plan) *outcome {
+	t.Helper()
+	root, err := os.MkdirTemp(memoryDir(), "warren-sim-")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := os.RemoveAll(root); err != nil {
+			t.Error(err)
+		}
+	})
+	var o *outcome
+	synctest.Test(t, func(t *testing.T) { o = play(seed, p, root) })
+	o.judge()
+	switch {
+	case o.failed():
+		t.Errorf("%v\nthe end of the log:\n%s\nagain: go test ./test/sim -run TestSchedules -seed %d -v", o, tail(o.lines, 150), seed)
+	case testing.Verbose():
+		t.Log(o)
+	}
+	return o
+}
+
+func tail(lines []string, n int) string { return strings.Join(lines[max(0, len(lines)-n):], "\n") }
+
+// memoryDir is a directory in memory, if there is one.
+func memoryDir() string {
+	if info, err := os.Stat("/dev/shm"); err == nil && info.IsDir() {
+		return "/dev/shm"
+	}
+	return ""
+}
