@@ -128,9 +128,9 @@ func (s *session) Return(_ uint16, _ uint16, _ string, _, _, _, body []byte) {
 }
 
 // Confirm implements broker.Writer.
-func (s *session) Confirm(_ uint16, tag uint64, multiple, ack bool) {
+func (s *session) Confirm(_ uint16, tag uint64, multiple bool, o broker.Outcome) {
 	if s.confirmed != nil {
-		s.confirmed(tag, multiple, ack)
+		s.confirmed(tag, multiple, o.Acked())
 	}
 }
 
