@@ -53,12 +53,29 @@ type Options struct {
 	Surroundings      Surroundings
 	// OnFatal is called when this node cannot go on. The process is to end at once.
 	OnFatal func(error)
+	// Resources says what the process takes from its machine, for the other nodes to show (default: nothing).
+	Resources func() Resources
+	// OnEmptied is called, once, when this node is to leave and holds no replica any more: it returns when no clients are left
+	// (default: there are none). Then the node is removed.
+	OnEmptied func()
+	// OnRemoved is called, once, when this node is no member any more: the cluster is to be closed (default: OnFatal).
+	OnRemoved func()
+}
+
+// Resources is what a node takes from its machine, and what is left there.
+type Resources struct {
+	Memory              uint64 // that the process holds, in bytes
+	DiskFree, DiskTotal uint64 // where its data is, in bytes
+	Alarm               string // why it blocks publishers; empty: it does not
 }
 
 func (o *Options) validate() error {
 	o.Advertise = cmp.Or(o.Advertise, o.Host)
 	o.Shards, o.Replicas = cmp.Or(o.Shards, 16), cmp.Or(o.Replicas, 3)
 	o.Surroundings.setDefaults()
+	if o.OnRemoved == nil {
+		o.OnRemoved = func() { o.OnFatal(ErrRemoved) }
+	}
 	switch {
 	case o.DataDir == "" || o.Name == "" || o.Host == "" || o.Store == nil || o.Observer == nil || o.Logger == nil || o.OnFatal == nil:
 		return errors.New("cluster options: a required one is missing")
@@ -103,6 +120,14 @@ type Cluster struct {
 	placing    chan struct{} // have room for one each
 	supervised chan struct{}
 
+	giveUp    context.CancelCauseFunc // ends Start
+	once      sync.Once               // for OnRemoved
+	emptying  sync.Once               // for OnEmptied
+	idle      atomic.Bool             // it leaves, and serves no clients any more
+	draining  atomic.Bool             // it wants to lead nothing
+	admitting sync.Mutex              // held to let a node in or to let one leave: one at a time
+	pace      pace
+
 	mu     sync.Mutex // guards what follows
 	change chan struct{}
 	damage map[uint32]string // groups that do not take part, and why
@@ -116,6 +141,7 @@ const sessionGrace = time.Minute
 type directory struct {
 	byNumber map[uint16]*catalog.Node
 	byUUID   map[string]*catalog.Node
+	placed   bool // the shards are placed: the first members have all registered
 }
 
 // Start makes this node a member and returns when it takes part: it is registered, its copy of the catalog is current, its
@@ -127,6 +153,8 @@ func Start(ctx context.Context, o Options) (_ *Cluster, err error) {
 	c := &Cluster{o: o, log: o.Logger, joined: make(chan struct{}), placing: make(chan struct{}, 1), supervised: make(chan struct{}, 1),
 		change: make(chan struct{}), damage: map[uint32]string{}, begun: make(chan struct{})}
 	c.ctx, c.end = context.WithCancel(context.Background())
+	ctx, c.giveUp = context.WithCancelCause(ctx)
+	defer c.giveUp(nil)
 	c.directory.Store(&directory{})
 	c.replicas.Store(&map[queue.ShardID]*shard{})
 	defer func() {
@@ -139,6 +167,9 @@ func Start(ctx context.Context, o Options) (_ *Cluster, err error) {
 	}
 	for _, step := range []func(context.Context) error{c.find, c.takeSeat, c.register, c.takePart} {
 		if err := step(ctx); err != nil {
+			if errors.Is(context.Cause(ctx), ErrRemoved) {
+				err = ErrRemoved
+			}
 			return nil, fmt.Errorf("start cluster: %w", err)
 		}
 	}
@@ -234,7 +265,7 @@ func (c *Cluster) address(uuid string) (string, error) {
 		}
 	}
 	if f := c.founded.Load(); f != nil {
-		for _, s := range f.Servers {
+		for _, s := range f.known() {
 			if s.UUID == uuid {
 				return s.Address, nil
 			}
@@ -249,9 +280,11 @@ func (c *Cluster) takeSeat(context.Context) error {
 	var first []string
 	for _, s := range f.Servers {
 		first = append(first, s.UUID)
+	}
+	for _, s := range f.known() {
 		c.watcher.add(s.UUID)
 	}
-	if err := c.catalog.open(first, len(first) > 1, c.db.Renewed()); err != nil {
+	if err := c.catalog.open(first, len(first) != 1, c.db.Renewed()); err != nil {
 		return err
 	}
 	c.hasSeat.Store(true)
@@ -430,13 +463,41 @@ func (c *Cluster) catalogChanged(s *catalog.State, changes []catalog.Change) {
 
 // catalogRestored takes note of the nodes and shards. The catalog is locked.
 func (c *Cluster) catalogRestored(s *catalog.State) {
-	d := &directory{map[uint16]*catalog.Node{}, map[string]*catalog.Node{}}
+	d := &directory{byNumber: map[uint16]*catalog.Node{}, byUUID: map[string]*catalog.Node{}}
 	for n := range s.Nodes() {
 		d.byNumber[n.Number], d.byUUID[n.UUID] = n, n
 	}
+	for range s.Shards() {
+		d.placed = true
+		break
+	}
 	c.directory.Store(d)
+	if c.self.Load() != nil && d.byUUID[c.identity.UUID] == nil {
+		c.removed()
+	}
 	c.wakePlacer()
 	c.wakeSupervisor()
+}
+
+// ErrRemoved tells that this node is no member of its cluster any more.
+var ErrRemoved = errors.New("this node was removed from the cluster: what it holds is not needed any more; to join again it needs an empty data directory")
+
+// removed is called when this node is no member any more. It does not block.
+func (c *Cluster) removed() {
+	c.once.Do(func() {
+		c.log.Warn("this node is no member of the cluster any more")
+		if c.self.Load() == nil { // it starts
+			c.giveUp(ErrRemoved)
+			return
+		}
+		go c.o.OnRemoved()
+	})
+}
+
+// isRemoved tells whether a node is known to be no member. A node that was let in is one before it knows the cluster's id.
+func (c *Cluster) isRemoved(uuid string) bool {
+	d := c.directory.Load()
+	return d.placed && d.byUUID[uuid] == nil && c.hasCatalog() && c.follower.fresh() == nil
 }
 
 func (c *Cluster) wakePlacer()     { wake(c.placing) }

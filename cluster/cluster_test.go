@@ -2,6 +2,7 @@ package cluster
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"net"
@@ -77,7 +78,13 @@ func freePorts(t *testing.T, n int) (ports []int) {
 	return ports
 }
 
-func (m *member) start() (err error) {
+func (m *member) start() error {
+	ctx, cancel := context.WithTimeout(context.Background(), patience)
+	defer cancel()
+	return m.startUntil(ctx)
+}
+
+func (m *member) startUntil(ctx context.Context) (err error) {
 	fatal := func(err error) { panic(err) }
 	m.store, err = storage.Open(storage.Options{Dir: filepath.Join(m.o.DataDir, "store"), WALFileSize: 4 << 20, OnFatal: fatal})
 	if err != nil {
@@ -85,13 +92,12 @@ func (m *member) start() (err error) {
 	}
 	b := broker.New(broker.Options{})
 	m.o.Store, m.o.Observer, m.o.OnFatal = m.store, b, fatal
-	ctx, cancel := context.WithTimeout(context.Background(), patience)
-	defer cancel()
 	m.Cluster, err = Start(ctx, m.o)
-	if err == nil {
-		b.Start(m.Cluster)
+	if err != nil {
+		return errors.Join(err, m.store.Close())
 	}
-	return err
+	b.Start(m.Cluster)
+	return nil
 }
 
 // stop ends the node, if it runs.

@@ -19,30 +19,54 @@ import (
 // findPeriod is how often a node without data looks whether a cluster can begin.
 const findPeriod = 100 * time.Millisecond
 
-// find makes this node a member of a cluster: of the one that it is in already, of one that it begins alone, or of one that
-// begins when as many nodes as expected have found one another. Then the one with the lowest identity decides who is in
-// it and tells the others, who write it down before they act on it. Nothing begins where any data exists.
+// find makes this node a member of a cluster: of the one that it is in already, of one that it begins alone, of one that
+// lets it in, or of one that begins when as many nodes as expected have found one another. Then the one with the lowest
+// identity decides who is in it and tells the others, who write it down before they act on it. Nothing begins where any data
+// exists: of that data's cluster only the members can tell, when the file that named it is lost.
 func (c *Cluster) find(ctx context.Context) error {
-	if c.founded.Load() != nil {
+	lost := c.hasData()
+	switch {
+	case c.founded.Load() != nil:
 		return nil
+	case lost && len(c.o.Join) == 0:
+		return fmt.Errorf("%s is missing from %s, but there is data: put it back, or name members of the cluster with --join", foundingFile, c.o.DataDir)
+	case lost:
+		c.log.Error("the file that names the cluster is lost: asking the members", "file", foundingFile)
+	case len(c.o.Join) == 0 && c.o.Expect <= 1:
+		return c.found(founding{ClusterID: newUUID(), Servers: []foundingNode{{c.identity.UUID, c.member().Address}}})
+	default:
+		c.log.Info("waiting for other nodes", "expect", c.o.Expect)
 	}
-	if len(c.o.Join) == 0 && c.o.Expect <= 1 {
-		return c.found(founding{newUUID(), []foundingNode{{c.identity.UUID, c.member().Address}}})
-	}
-	c.log.Info("waiting for other nodes", "expect", c.o.Expect)
 	ticker := time.NewTicker(findPeriod)
 	defer ticker.Stop()
+	told := ""
 	for {
 		select {
 		case <-c.begun:
 			return nil
 		case <-ticker.C:
-			c.begin(ctx)
+			if why := c.join(ctx); why != "" && why != told {
+				c.log.Warn("the cluster does not let this node in; trying again", "why", why)
+				told = why
+			}
+			if !lost {
+				c.begin(ctx)
+			}
 		case <-ctx.Done():
-			return fmt.Errorf("wait for %d nodes: %w", c.o.Expect, ctx.Err())
+			return errors.Join(fmt.Errorf("wait for %d nodes: %w", c.o.Expect, ctx.Err()), refusedWith(told))
 		}
 	}
 }
+
+func refusedWith(why string) error {
+	if why == "" {
+		return nil
+	}
+	return errors.New(why)
+}
+
+// hasData tells whether this node has had a seat in a group, or has anything in its store.
+func (c *Cluster) hasData() bool { return !c.db.Blank() || len(c.o.Store.Groups()) > 0 }
 
 // begin decides who is in the new cluster, if that is for this node to do and enough are there.
 func (c *Cluster) begin(ctx context.Context) {
@@ -83,7 +107,7 @@ func (c *Cluster) found(f founding) error {
 		}
 		return nil
 	}
-	if f.ClusterID == "" || !slices.ContainsFunc(f.Servers, func(s foundingNode) bool { return s.UUID == c.identity.UUID }) {
+	if f.ClusterID == "" || len(f.Servers) > 0 && !f.first(c.identity.UUID) {
 		return fmt.Errorf("node %s is not among the first members", c.o.Name)
 	}
 	if err := save(c.o.DataDir, foundingFile, f); err != nil {
@@ -91,7 +115,11 @@ func (c *Cluster) found(f founding) error {
 	}
 	c.founded.Store(&f)
 	close(c.begun)
-	c.log.Info("the cluster begins", "cluster", f.ClusterID, "nodes", len(f.Servers))
+	if len(f.Servers) > 0 {
+		c.log.Info("the cluster begins", "cluster", f.ClusterID, "nodes", len(f.Servers))
+	} else {
+		c.log.Info("this node is let in", "cluster", f.ClusterID)
+	}
 	if g := c.gossip.Load(); g != nil {
 		go g.Update(c.member())
 	}
@@ -109,7 +137,7 @@ func (c *Cluster) tellFounding(ctx context.Context) {
 		q.Servers = append(q.Servers, &nodev1.Server{Uuid: s.UUID, Address: s.Address})
 	}
 	for _, m := range c.gossip.Load().Members() {
-		if m.ClusterId != "" || !slices.ContainsFunc(f.Servers, func(s foundingNode) bool { return s.UUID == m.Uuid }) {
+		if m.ClusterId != "" || !f.first(m.Uuid) {
 			continue
 		}
 		control, err := c.network.Control(m.Uuid)
@@ -157,7 +185,10 @@ func (c *Cluster) register(ctx context.Context) error {
 			c.statusChanged()
 			return nil
 		}
-		if ctx.Err() != nil || !isUnavailable(err) {
+		switch {
+		case isKind(err, broker.AccessRefused):
+			return fmt.Errorf("register this node: %w", ErrRemoved)
+		case ctx.Err() != nil || !isUnavailable(err):
 			return fmt.Errorf("register this node: %w", err)
 		}
 	}
@@ -189,9 +220,11 @@ const lookTimeout = probeTimeout + silenceLimit
 // registerTimeout bounds a try to register.
 const registerTimeout = 10 * time.Second
 
-func isUnavailable(err error) bool {
+func isUnavailable(err error) bool { return isKind(err, broker.Unavailable) }
+
+func isKind(err error, kind broker.Kind) bool {
 	var refusal *broker.Error
-	return errors.As(err, &refusal) && refusal.Kind == broker.Unavailable
+	return errors.As(err, &refusal) && refusal.Kind == kind
 }
 
 // aliveNumbers are the nodes whose present run is known to be alive, as they say themselves: this node's copy of the catalog may

@@ -10,6 +10,7 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"slices"
 
 	"github.com/warrenmq/warren/cluster/raftstore"
 )
@@ -23,7 +24,17 @@ type identity struct {
 type founding struct {
 	ClusterID string         `json:"cluster_id"`
 	Servers   []foundingNode `json:"servers"` // the first members; empty: the node joined later
+	// Members is whom a node that joined later could ask then.
+	Members []foundingNode `json:"members,omitempty"`
 }
+
+// first tells whether a node is one of the first members.
+func (f *founding) first(uuid string) bool {
+	return slices.ContainsFunc(f.Servers, func(s foundingNode) bool { return s.UUID == uuid })
+}
+
+// known are the nodes that the file names.
+func (f *founding) known() []foundingNode { return slices.Concat(f.Servers, f.Members) }
 
 // foundingNode is one of a cluster's first members, and where it was then.
 type foundingNode struct {

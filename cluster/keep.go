@@ -3,6 +3,8 @@ package cluster
 import (
 	"context"
 	"errors"
+	"maps"
+	"math"
 	"slices"
 	"sync"
 	"time"
@@ -11,6 +13,7 @@ import (
 
 	"github.com/warrenmq/warren/cluster/pipe"
 	"github.com/warrenmq/warren/cluster/raftnet"
+	nodev1 "github.com/warrenmq/warren/proto/node/v1"
 	"github.com/warrenmq/warren/raftfsm/catalog"
 	"github.com/warrenmq/warren/raftfsm/queue"
 
@@ -47,7 +50,8 @@ func (c *Cluster) groups() []*group {
 	return list
 }
 
-// place starts the replicas that the catalog gives this node, and tells hosts of runs that are over.
+// place starts the replicas that the catalog gives this node, ends those that it has taken, and tells hosts of runs that are
+// over.
 func (c *Cluster) place(ctx context.Context) {
 	select {
 	case <-c.joined:
@@ -57,13 +61,8 @@ func (c *Cluster) place(ctx context.Context) {
 	runs := map[uint16]uint64{}
 	for {
 		c.startReplicas()
-		for number, n := range c.directory.Load().byNumber {
-			c.watcher.add(n.UUID)
-			if n.Run > 1 && n.Run != runs[number] {
-				c.sessionIs(queue.MakeSessionID(number, n.Run-1), pipe.PeerDead)
-			}
-			runs[number] = n.Run
-		}
+		c.endReplicas()
+		c.followMembers(runs)
 		select {
 		case <-c.placing:
 		case <-ctx.Done():
@@ -72,12 +71,33 @@ func (c *Cluster) place(ctx context.Context) {
 	}
 }
 
+// followMembers watches the members and no others, and tells hosts of runs that are over. runs is what it knew before.
+func (c *Cluster) followMembers(runs map[uint16]uint64) {
+	d := c.directory.Load()
+	for number, n := range d.byNumber {
+		c.watcher.add(n.UUID)
+		if n.Run > 1 && n.Run != runs[number] {
+			c.sessionIs(queue.MakeSessionID(number, n.Run-1), pipe.PeerDead)
+		}
+		runs[number] = n.Run
+	}
+	for number, run := range runs {
+		if d.byNumber[number] == nil { // removed
+			c.sessionIs(queue.MakeSessionID(number, run), pipe.PeerDead)
+			delete(runs, number)
+		}
+	}
+	if d.placed {
+		c.watcher.keep(func(uuid string) bool { return d.byUUID[uuid] != nil })
+	}
+}
+
 func (c *Cluster) startReplicas() {
 	self := c.Self().Node
 	var mine []*catalog.Shard
 	c.catalog.read(func(s *catalog.State) {
 		for sh := range s.Shards() {
-			if slices.Contains(sh.Nodes, self) {
+			if slices.Contains(sh.Nodes, self) || c.hasSeatIn(uint32(sh.ID)) {
 				mine = append(mine, sh)
 			}
 		}
@@ -91,6 +111,59 @@ func (c *Cluster) startReplicas() {
 			c.setDamaged(uint32(placement.ID), err.Error())
 		}
 	}
+}
+
+// hasSeatIn tells whether this node has a seat that was not given up: it takes part, though the shard may be placed elsewhere
+// by now, until the group has agreed that it does not. Its vote may be needed for that.
+func (c *Cluster) hasSeatIn(group uint32) bool {
+	seat, err := c.db.Stable(group).Seat()
+	return err == nil && seat.Ready
+}
+
+// endReplicas ends the replicas that are placed elsewhere and whose seats their groups have removed, and only those: that
+// the catalog does not name this node is not enough to discard what it holds.
+func (c *Cluster) endReplicas() {
+	for _, s := range c.shards() {
+		if slices.Contains(c.placementOf(s.group.id), c.Self().Node) || !c.unseated(s) {
+			continue
+		}
+		if err := c.endReplica(s); err != nil && c.ctx.Err() == nil {
+			c.log.Error("a replica that is not needed any more cannot be discarded", "shard", s.id, "err", err)
+		}
+	}
+}
+
+// unseated tells whether a majority of a replica's group has agreed on members without its seat, after those that it knows
+// itself.
+func (c *Cluster) unseated(s *shard) bool {
+	leader := c.report(s.group.id)
+	if leader == nil || len(leader.Seats) == 0 || c.follower.fresh() != nil {
+		return false
+	}
+	known := s.agreed.Load()
+	return (known == nil || leader.SeatsIndex > known.index) &&
+		!slices.ContainsFunc(leader.Seats, func(seat *nodev1.Seat) bool { return seat.Server == string(s.server()) })
+}
+
+// endReplica stops a replica and discards what it holds. A later one on this node has another seat: this one has promised
+// things.
+func (c *Cluster) endReplica(s *shard) error {
+	all := maps.Clone(*c.replicas.Load())
+	delete(all, s.id)
+	c.replicas.Store(&all)
+	s.stop()
+	s.host.Close()
+	c.leaders.clear(s.id, c.Self().Node)
+	c.statusChanged()
+	s.group.mu.Lock()
+	seat := s.seat
+	s.group.mu.Unlock()
+	seat.Incarnation, seat.Ready = seat.Incarnation+1, false
+	if err := errors.Join(s.stable.SaveSeat(seat), s.stable.Forget(), s.store.Discard()); err != nil {
+		return err
+	}
+	c.log.Info("a replica has left this node", "shard", s.id)
+	return nil
 }
 
 func (c *Cluster) startReplica(placement *catalog.Shard) error {
@@ -108,10 +181,8 @@ func (c *Cluster) startReplica(placement *catalog.Shard) error {
 		s.host.Close()
 		return err
 	}
-	all := map[queue.ShardID]*shard{placement.ID: s}
-	for id, other := range *c.replicas.Load() {
-		all[id] = other
-	}
+	all := maps.Clone(*c.replicas.Load())
+	all[placement.ID] = s
 	c.replicas.Store(&all)
 	for number, n := range c.directory.Load().byNumber {
 		if n.Run > 1 {
@@ -151,6 +222,7 @@ func (c *Cluster) setDamaged(group uint32, why string) {
 const (
 	superviseTimeout = 5 * time.Second
 	supervisePeriod  = 500 * time.Millisecond
+	exchangePeriod   = 50 * time.Millisecond // while the members of a group change
 	// balanceAfter is how long a preferred leader must have been well before the leadership goes back to it.
 	balanceAfter = 5 * time.Second
 )
@@ -158,9 +230,9 @@ const (
 // supervise does what one node does for all: the catalog's leader begins the cluster, places its shards, and ends the
 // sessions of nodes that are gone. Every node tells first members of the beginning and gives leaderships back.
 func (c *Cluster) supervise(ctx context.Context) {
-	ticker := time.NewTicker(supervisePeriod)
-	defer ticker.Stop()
 	for {
+		pause := supervisePeriod
+		c.pace.sample(time.Now(), c.groups())
 		step, cancel := context.WithTimeout(ctx, superviseTimeout)
 		c.tellFounding(step)
 		if _, ok := c.catalog.leading(); ok {
@@ -169,10 +241,14 @@ func (c *Cluster) supervise(ctx context.Context) {
 			}
 		}
 		cancel()
-		c.exchangeSeats()
+		if c.exchangeSeats() {
+			pause = exchangePeriod
+		}
 		c.giveBack(time.Now())
+		c.leaveWhenEmpty()
+		c.wakePlacer()
 		select {
-		case <-ticker.C:
+		case <-time.After(pause):
 		case <-c.supervised:
 		case <-ctx.Done():
 			return
@@ -201,7 +277,7 @@ func (c *Cluster) arrange(ctx context.Context) error {
 	case placed == 0 && nodes >= len(c.founded.Load().Servers):
 		return c.placeFirst(ctx)
 	case placed > 0:
-		return c.endSessions(ctx)
+		return errors.Join(c.endSessions(ctx), c.move(ctx))
 	}
 	return nil
 }
@@ -276,7 +352,7 @@ func (c *Cluster) giveBack(now time.Time) {
 		}
 		uuid := c.uuidOf(node)
 		p := c.watcher.info(uuid)
-		if p.state != pipe.PeerAlive || now.Sub(p.since) < balanceAfter || !s.upToDate(p) {
+		if p.state != pipe.PeerAlive || now.Sub(p.since) < balanceAfter || p.status.GetDraining() || !c.upToDate(s.group, p) {
 			continue
 		}
 		s.handTo(c.ctx, uuid)
@@ -284,21 +360,58 @@ func (c *Cluster) giveBack(now time.Time) {
 	}
 }
 
-// maxLag is how many entries a seat may be behind to be given the leadership.
+// maxLag is how many entries a seat may be behind to be given the leadership, beyond those of the last seconds: what is known of
+// it is half a second old.
 const maxLag = 64
 
 // upToDate tells whether a node's seat, as it last said, is close behind this one.
-func (g *group) upToDate(p peerInfo) bool {
+func (c *Cluster) upToDate(g *group, p peerInfo) bool {
 	r := g.instance()
 	if p.status == nil || r == nil {
 		return false
 	}
+	enough := min(c.pace.before(g.id), r.CommitIndex()-min(maxLag, r.CommitIndex()))
 	for _, s := range p.status.Groups {
 		if s.Group == g.id {
-			return s.Damage == "" && s.Applied+maxLag >= r.CommitIndex()
+			return s.Damage == "" && s.Applied >= enough
 		}
 	}
 	return false
+}
+
+// pace remembers how far the groups were a little while ago.
+type pace struct {
+	mu      sync.Mutex // guards what follows
+	sampled time.Time
+	last    map[uint32]uint64 // what was committed when it was sampled
+	earlier map[uint32]uint64 // and at the time before
+}
+
+// pacePeriod lies between two samples.
+const pacePeriod = time.Second
+
+func (p *pace) sample(now time.Time, groups []*group) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if now.Sub(p.sampled) < pacePeriod {
+		return
+	}
+	p.sampled, p.earlier, p.last = now, p.last, map[uint32]uint64{}
+	for _, g := range groups {
+		if r := g.instance(); r != nil {
+			p.last[g.id] = r.CommitIndex()
+		}
+	}
+}
+
+// before is what a group had committed between one and two periods ago; as much as can be if that is not known.
+func (p *pace) before(group uint32) uint64 {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if index, ok := p.earlier[group]; ok {
+		return index
+	}
+	return math.MaxUint64
 }
 
 // transferTimeout bounds the wait for a transfer; the library gives up after an election timeout.
@@ -345,7 +458,7 @@ func (c *Cluster) handOver(ctx context.Context) {
 		}
 		for _, s := range g.members() {
 			uuid := raftnet.NodeOf(string(s.ID))
-			if uuid != c.identity.UUID && c.watcher.alive(uuid) && g.upToDate(c.watcher.info(uuid)) {
+			if p := c.watcher.info(uuid); uuid != c.identity.UUID && p.state == pipe.PeerAlive && !p.status.GetDraining() && c.upToDate(g, p) {
 				g.handTo(ctx, uuid)
 				break
 			}

@@ -54,6 +54,9 @@ func (g *group) open(first []string, peers bool, votesLost bool) error {
 		// A member that is let in later has promised nothing either; that it began is noted before it can promise anything.
 		seat = raftstore.Seat{Incarnation: 1, Ready: first == nil}
 		err = g.stable.SaveSeat(seat)
+	case !seat.Ready && first == nil: // it was here before, and left
+		seat.Ready = true
+		err = g.stable.SaveSeat(seat)
 	}
 	if err != nil {
 		return fmt.Errorf("%s: %w", g.name, err)
@@ -118,8 +121,9 @@ const (
 	maxVoters = 5
 )
 
-// exchangeSeats brings the members of the groups that this node leads to what they should be, one change at a time.
-func (c *Cluster) exchangeSeats() {
+// exchangeSeats brings the members of the groups that this node leads to what they should be, one change at a time. It tells
+// whether there is more to do.
+func (c *Cluster) exchangeSeats() (more bool) {
 	for _, g := range c.groups() {
 		if _, ok := g.leading(); !ok {
 			continue
@@ -128,10 +132,13 @@ func (c *Cluster) exchangeSeats() {
 		if len(wanted) == 0 {
 			continue
 		}
-		if err := c.exchange(g, wanted); err != nil && c.ctx.Err() == nil {
+		done, err := c.exchange(g, wanted)
+		if err != nil && c.ctx.Err() == nil {
 			g.log.Info("the group's members could not be changed; trying again", "group", g.name, "err", err)
 		}
+		more = more || !done && err == nil
 	}
+	return more
 }
 
 // claim is the seat that a node says it has in a group; empty: it is not known.
@@ -151,29 +158,37 @@ func (c *Cluster) claim(g *group, uuid string) (server string, p peerInfo) {
 	return "", p
 }
 
-// exchange makes at most one change of a group's members.
-func (c *Cluster) exchange(g *group, wanted []string) error {
+// exchange makes at most one change of a group's members, and tells whether they are what they should be, as far as they can.
+// Seats that their nodes have given up, and those of dead nodes that are not wanted, go first: they only count against a
+// majority. Then the wanted nodes come in, and only then do living ones go: a replica that moves is never missing meanwhile.
+func (c *Cluster) exchange(g *group, wanted []string) (done bool, err error) {
 	r := g.instance()
 	if r == nil {
-		return nil
+		return true, nil
 	}
 	f := r.GetConfiguration()
 	if err := f.Error(); err != nil {
-		return err
+		return true, err
 	}
 	servers := f.Configuration().Servers
+	remove := func(s raft.Server) error {
+		g.log.Info("a seat is removed", "group", g.name, "server", s.ID)
+		return c.changed(r.RemoveServer(s.ID, f.Index(), changeTimeout).Error())
+	}
 	for _, s := range servers {
 		uuid := raftnet.NodeOf(string(s.ID))
-		claimed, _ := c.claim(g, uuid)
-		gone := !slices.Contains(wanted, uuid)
+		claimed, p := c.claim(g, uuid)
+		gone := p.state != pipe.PeerAlive && !slices.Contains(wanted, uuid)
 		if (gone || claimed != "" && claimed != string(s.ID)) && s.ID != g.server() && c.safeWithout(g, servers, s.ID) {
-			g.log.Info("a seat is removed", "group", g.name, "server", s.ID)
-			return r.RemoveServer(s.ID, f.Index(), changeTimeout).Error()
+			return false, remove(s)
 		}
 	}
+	learning, missing := false, false
 	for _, uuid := range wanted {
 		claimed, p := c.claim(g, uuid)
 		if claimed == "" {
+			// A node that has a seat keeps it while it is away; one that has none yet is waited for.
+			missing = missing || g.id != catalogGroup && !hasSeat(servers, uuid)
 			continue
 		}
 		id := raft.ServerID(claimed)
@@ -181,13 +196,65 @@ func (c *Cluster) exchange(g *group, wanted []string) error {
 		switch {
 		case at < 0:
 			g.log.Info("a seat is added", "group", g.name, "server", id)
-			return r.AddNonvoter(id, raft.ServerAddress(id), f.Index(), changeTimeout).Error()
-		case servers[at].Suffrage != raft.Voter && g.upToDate(p) && (g.id != catalogGroup || voters(servers) < maxVoters):
+			return false, c.changed(r.AddNonvoter(id, raft.ServerAddress(id), f.Index(), changeTimeout).Error())
+		case servers[at].Suffrage == raft.Voter || g.id == catalogGroup && voters(servers) >= maxVoters:
+		case c.upToDate(g, p) && c.safeWith(g, servers):
 			g.log.Info("a seat votes from now on", "group", g.name, "server", id)
-			return r.AddVoter(id, raft.ServerAddress(id), f.Index(), changeTimeout).Error()
+			return false, c.changed(r.AddVoter(id, raft.ServerAddress(id), f.Index(), changeTimeout).Error())
+		default:
+			learning = true
 		}
 	}
-	return nil
+	if learning || missing {
+		return !learning, nil
+	}
+	for _, s := range servers {
+		switch {
+		case slices.Contains(wanted, raftnet.NodeOf(string(s.ID))):
+		case s.ID == g.server():
+			return !c.handOn(g, wanted), nil
+		case c.safeWithout(g, servers, s.ID):
+			return false, remove(s)
+		}
+	}
+	return true, nil
+}
+
+// changed tells the other nodes of a change of a group's members.
+func (c *Cluster) changed(err error) error {
+	if err == nil {
+		c.statusChanged()
+	}
+	return err
+}
+
+// handOn gives the leadership to one of the nodes that are wanted, since this one is not; false: none can take it now.
+func (c *Cluster) handOn(g *group, wanted []string) bool {
+	for _, uuid := range wanted {
+		p := c.watcher.info(uuid)
+		votes := slices.ContainsFunc(g.members(), func(s raft.Server) bool {
+			return s.Suffrage == raft.Voter && raftnet.NodeOf(string(s.ID)) == uuid
+		})
+		if votes && p.state == pipe.PeerAlive && !p.status.GetDraining() && c.upToDate(g, p) {
+			g.handTo(c.ctx, uuid)
+			return true
+		}
+	}
+	return false
+}
+
+// seatOf is a node's seat in a group; empty: it has none.
+func (c *Cluster) seatOf(g *group, uuid string) raft.ServerID {
+	for _, s := range g.members() {
+		if raftnet.NodeOf(string(s.ID)) == uuid {
+			return s.ID
+		}
+	}
+	return ""
+}
+
+func hasSeat(servers []raft.Server, uuid string) bool {
+	return slices.ContainsFunc(servers, func(s raft.Server) bool { return raftnet.NodeOf(string(s.ID)) == uuid })
 }
 
 func voters(servers []raft.Server) (n int) {
@@ -199,19 +266,31 @@ func voters(servers []raft.Server) (n int) {
 	return n
 }
 
+// safeWith tells whether a group may have one voter more: should that one fail, the present voters that are well must be a
+// majority all the same. Where that cannot be, from one voter to two, all must be well.
+func (c *Cluster) safeWith(g *group, servers []raft.Server) bool {
+	n, well := c.wellVoters(g, servers, "")
+	return 2*well > n+1 || well == n
+}
+
 // safeWithout tells whether the voters that remain without a seat have a majority that lives and holds what it should.
 func (c *Cluster) safeWithout(g *group, servers []raft.Server, without raft.ServerID) bool {
-	remaining, well := 0, 0
+	remaining, well := c.wellVoters(g, servers, without)
+	return 2*well > remaining
+}
+
+// wellVoters counts the voters but one, and those of them that live and claim the seats that they have.
+func (c *Cluster) wellVoters(g *group, servers []raft.Server, but raft.ServerID) (voters, well int) {
 	for _, s := range servers {
-		if s.Suffrage != raft.Voter || s.ID == without {
+		if s.Suffrage != raft.Voter || s.ID == but {
 			continue
 		}
-		remaining++
+		voters++
 		if claimed, _ := c.claim(g, raftnet.NodeOf(string(s.ID))); claimed == string(s.ID) {
 			well++
 		}
 	}
-	return 2*well > remaining
+	return voters, well
 }
 
 // wantedNodes are the nodes that should have a seat in a group.
@@ -223,7 +302,7 @@ func (c *Cluster) wantedNodes(group uint32) (uuids []string) {
 		}
 		// A first member that has not registered yet is one all the same.
 		for _, s := range c.founded.Load().Servers {
-			if !slices.Contains(uuids, s.UUID) && len(d.byNumber) < len(c.founded.Load().Servers) {
+			if !slices.Contains(uuids, s.UUID) && !d.placed {
 				uuids = append(uuids, s.UUID)
 			}
 		}

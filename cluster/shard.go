@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"sync"
+	"sync/atomic"
 
 	"github.com/hashicorp/raft"
 
@@ -24,11 +25,19 @@ type shard struct {
 
 	snaps *raftstore.ShardSnapshots // of the running instance
 
+	agreed atomic.Pointer[agreement] // nil: not known yet
+
 	mu              sync.Mutex // guards what follows; held while entries are applied
 	index, term     uint64     // of the last entry applied
 	configuration   raft.Configuration
 	configurationAt uint64
 	entries         []pipe.Entry
+}
+
+// agreement is the members of a group that a majority has agreed on last, as far as the replica has applied the log.
+type agreement struct {
+	configuration raft.Configuration
+	index         uint64
 }
 
 func newShard(c *Cluster, id queue.ShardID) (*shard, error) {
@@ -153,6 +162,7 @@ func (m shardMachine) ApplyBatch(logs []*raft.Log) []any {
 			e.Data = l.Data
 		case raft.LogConfiguration:
 			s.configuration, s.configurationAt = raft.DecodeConfiguration(l.Data), l.Index
+			s.agreed.Store(&agreement{s.configuration, l.Index})
 		}
 		s.entries = append(s.entries, e)
 	}
@@ -199,6 +209,7 @@ func (m shardMachine) Restore(r io.ReadCloser) error {
 	}
 	s.mu.Lock()
 	s.index, s.term, s.configuration, s.configurationAt = meta.Index, meta.Term, meta.Configuration, meta.ConfigurationIndex
+	s.agreed.Store(&agreement{meta.Configuration, meta.ConfigurationIndex})
 	s.host.Restore(state)
 	s.mu.Unlock()
 	// The library goes on from the end of the log that it had, not from the snapshot's, and would refuse all that follows

@@ -8,6 +8,7 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/hashicorp/raft"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
@@ -35,6 +36,7 @@ type peerInfo struct {
 	status *nodev1.Status // the last one; nil: none yet
 	skew   time.Duration  // how far its clock is ahead of this node's, about
 	tried  bool           // it has been heard, or not been reached, at least once
+	end    context.CancelFunc
 }
 
 const (
@@ -60,40 +62,62 @@ func (w *watcher) add(uuid string) {
 	if w.peers[uuid] != nil || w.ctx.Err() != nil {
 		return
 	}
-	w.peers[uuid] = &peerInfo{state: pipe.PeerUnreachable, since: time.Now()}
-	w.work.Go(func() { w.watch(uuid) })
+	ctx, end := context.WithCancel(w.ctx)
+	w.peers[uuid] = &peerInfo{state: pipe.PeerUnreachable, since: time.Now(), end: end}
+	w.work.Go(func() { w.watch(ctx, uuid) })
 }
 
-// watch follows one node until the cluster closes.
-func (w *watcher) watch(uuid string) {
+// keep ends the watch of nodes that are no members any more.
+func (w *watcher) keep(member func(uuid string) bool) {
+	w.mu.Lock()
+	var gone []string
+	for uuid, p := range w.peers {
+		if !member(uuid) {
+			p.end()
+			delete(w.peers, uuid)
+			gone = append(gone, uuid)
+		}
+	}
+	w.mu.Unlock()
+	for _, uuid := range gone {
+		w.c.network.Disconnect(uuid)
+	}
+}
+
+// watch follows one node until ctx ends.
+func (w *watcher) watch(ctx context.Context, uuid string) {
 	pause := retryMin
-	for w.ctx.Err() == nil {
+	for ctx.Err() == nil {
 		began := time.Now()
-		err := w.listen(uuid)
-		if w.ctx.Err() != nil {
+		err := w.listen(ctx, uuid)
+		if ctx.Err() != nil {
+			w.c.network.Disconnect(uuid) // it may have dialled after keep has
 			return
 		}
 		if time.Since(began) > retryMax {
 			pause = retryMin
 		}
-		w.lost(uuid, err)
+		w.lost(ctx, uuid, err)
 		select {
 		case <-time.After(pause):
-		case <-w.ctx.Done():
+		case <-ctx.Done():
 		}
 		pause = min(2*pause, retryMax)
 	}
 }
 
-var errSilentNode = errors.New("the node is silent")
+var (
+	errSilentNode = errors.New("the node is silent")
+	errOtherNode  = errors.New("another node answers where it was")
+)
 
 // listen takes a node's word on how it is until it falls silent.
-func (w *watcher) listen(uuid string) error {
+func (w *watcher) listen(ctx context.Context, uuid string) error {
 	control, err := w.c.network.Control(uuid)
 	if err != nil {
 		return err
 	}
-	ctx, cancel := context.WithCancelCause(w.ctx)
+	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	silence := time.AfterFunc(silenceLimit, func() { cancel(errSilentNode) })
 	defer silence.Stop()
@@ -103,12 +127,15 @@ func (w *watcher) listen(uuid string) error {
 	}
 	for {
 		s, err := stream.Recv()
+		if status.Code(err) == codes.NotFound {
+			w.c.removed()
+		}
 		if err != nil {
 			return errors.Join(err, context.Cause(ctx))
 		}
 		silence.Reset(silenceLimit)
 		if s.Uuid != uuid {
-			return fmt.Errorf("node %s answers where node %s was thought to be", s.Uuid, uuid)
+			return fmt.Errorf("%w: %s", errOtherNode, s.Uuid)
 		}
 		w.heard(uuid, s)
 	}
@@ -118,6 +145,10 @@ func (w *watcher) listen(uuid string) error {
 func (w *watcher) heard(uuid string, s *nodev1.Status) {
 	w.mu.Lock()
 	p := w.peers[uuid]
+	if p == nil { // it is no member any more
+		w.mu.Unlock()
+		return
+	}
 	was, before := p.state, p.status
 	p.status, p.state, p.tried = s, pipe.PeerAlive, true
 	p.skew = time.Duration(s.TimeMillis-w.c.o.Surroundings.Now().UnixMilli()) * time.Millisecond
@@ -139,14 +170,14 @@ func (w *watcher) heard(uuid string, s *nodev1.Status) {
 
 // lost decides what the end of a node's stream means. A process that has ended leaves a port that refuses; one that is cut
 // off, or hangs, leaves nothing.
-func (w *watcher) lost(uuid string, why error) {
+func (w *watcher) lost(ctx context.Context, uuid string, why error) {
 	state := pipe.PeerUnreachable
-	ctx, cancel := context.WithTimeout(w.ctx, probeTimeout)
-	err := w.c.network.Probe(ctx, uuid)
+	probing, cancel := context.WithTimeout(ctx, probeTimeout)
+	err := w.c.network.Probe(probing, uuid)
 	cancel()
 	switch {
 	case err == nil:
-		if !errors.Is(why, errSilentNode) && status.Code(why) != codes.Unimplemented {
+		if !errors.Is(why, errSilentNode) && !errors.Is(why, errOtherNode) && status.Code(why) != codes.Unimplemented {
 			return // the connection broke, the node did not; the next try tells
 		}
 	case errors.Is(err, syscall.ECONNREFUSED):
@@ -154,7 +185,14 @@ func (w *watcher) lost(uuid string, why error) {
 	}
 	w.mu.Lock()
 	p := w.peers[uuid]
+	if p == nil {
+		w.mu.Unlock()
+		return
+	}
 	p.tried = true
+	if p.state == pipe.PeerDead && errors.Is(why, errOtherNode) {
+		state = pipe.PeerDead // it was seen to end
+	}
 	changed := p.state != state
 	if changed {
 		p.state, p.since = state, time.Now()
@@ -254,16 +292,52 @@ func (w *watcher) info(uuid string) peerInfo {
 	return peerInfo{state: pipe.PeerUnreachable}
 }
 
+// all returns copies of what is known of all nodes that are watched.
+func (w *watcher) all() map[string]peerInfo {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	all := make(map[string]peerInfo, len(w.peers))
+	for uuid, p := range w.peers {
+		all[uuid] = *p
+	}
+	return all
+}
+
 // status is how this node is.
 func (c *Cluster) status() *nodev1.Status {
 	s := &nodev1.Status{Uuid: c.identity.UUID, Name: c.o.Name, ClusterId: c.clusterID(), Session: uint64(c.Self().Session), TimeMillis: c.o.Surroundings.Now().UnixMilli()}
+	s.Draining, s.Idle, s.Address, s.Version = c.draining.Load(), c.idle.Load(), c.member().Address, c.o.Version
+	if c.o.Resources != nil {
+		r := c.o.Resources()
+		s.MemoryBytes, s.DiskFreeBytes, s.DiskTotalBytes, s.Alarm = r.Memory, r.DiskFree, r.DiskTotal, r.Alarm
+	}
 	if c.hasCatalog() {
-		s.Groups = append(s.Groups, c.catalog.groupStatus(c.catalog.at()))
+		g := c.catalog.groupStatus(c.catalog.at())
+		if g.Leads {
+			g.Seats = seats(c.catalog.members())
+		}
+		s.Groups = append(s.Groups, g)
 	}
 	for _, sh := range c.shards() {
-		s.Groups = append(s.Groups, sh.groupStatus(sh.host.Applied()))
+		g := sh.groupStatus(sh.host.Applied())
+		if a := sh.agreed.Load(); g.Leads && a != nil {
+			g.Seats, g.SeatsIndex = seats(a.configuration.Servers), a.index
+		}
+		s.Groups = append(s.Groups, g)
 	}
+	c.mu.Lock()
+	for group, why := range c.damage {
+		s.Groups = append(s.Groups, &nodev1.GroupStatus{Group: group, Damage: why})
+	}
+	c.mu.Unlock()
 	return s
+}
+
+func seats(servers []raft.Server) (list []*nodev1.Seat) {
+	for _, s := range servers {
+		list = append(list, &nodev1.Seat{Server: string(s.ID), Votes: s.Suffrage == raft.Voter})
+	}
+	return list
 }
 
 func (g *group) groupStatus(applied uint64) *nodev1.GroupStatus {
@@ -284,6 +358,9 @@ func (s controlServer) Watch(q *nodev1.WatchRequest, stream grpc.ServerStreaming
 	c := s.c
 	if id := c.clusterID(); q.ClusterId != "" && id != "" && q.ClusterId != id {
 		return status.Errorf(codes.PermissionDenied, "this node is of cluster %s", id)
+	}
+	if q.ClusterId != "" && c.isRemoved(q.Uuid) {
+		return status.Error(codes.NotFound, ErrRemoved.Error())
 	}
 	c.watcher.add(q.Uuid)
 	ticker := time.NewTicker(statusPeriod)

@@ -92,6 +92,7 @@ type Status struct {
 	DiskFreeBytes  uint64                 `protobuf:"varint,11,opt,name=disk_free_bytes,json=diskFreeBytes,proto3" json:"disk_free_bytes,omitempty"` // where its data is
 	DiskTotalBytes uint64                 `protobuf:"varint,12,opt,name=disk_total_bytes,json=diskTotalBytes,proto3" json:"disk_total_bytes,omitempty"`
 	Alarm          string                 `protobuf:"bytes,13,opt,name=alarm,proto3" json:"alarm,omitempty"` // why it blocks publishers; empty: it does not
+	Idle           bool                   `protobuf:"varint,14,opt,name=idle,proto3" json:"idle,omitempty"`  // it leaves, holds nothing any more, and serves no clients
 	unknownFields  protoimpl.UnknownFields
 	sizeCache      protoimpl.SizeCache
 }
@@ -217,6 +218,13 @@ func (x *Status) GetAlarm() string {
 	return ""
 }
 
+func (x *Status) GetIdle() bool {
+	if x != nil {
+		return x.Idle
+	}
+	return false
+}
+
 // GroupStatus is a node's seat in a Raft group.
 type GroupStatus struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -226,9 +234,10 @@ type GroupStatus struct {
 	Leads         bool                   `protobuf:"varint,4,opt,name=leads,proto3" json:"leads,omitempty"` // established: its state holds everything committed before its term
 	Applied       uint64                 `protobuf:"varint,5,opt,name=applied,proto3" json:"applied,omitempty"`
 	Committed     uint64                 `protobuf:"varint,6,opt,name=committed,proto3" json:"committed,omitempty"`
-	Leader        string                 `protobuf:"bytes,7,opt,name=leader,proto3" json:"leader,omitempty"` // the server it takes for the leader
-	Damage        string                 `protobuf:"bytes,8,opt,name=damage,proto3" json:"damage,omitempty"` // why it does not take part; empty: it does
-	Seats         []*Seat                `protobuf:"bytes,9,rep,name=seats,proto3" json:"seats,omitempty"`   // if it leads: the group's members, as a majority has agreed on them
+	Leader        string                 `protobuf:"bytes,7,opt,name=leader,proto3" json:"leader,omitempty"`                             // the server it takes for the leader
+	Damage        string                 `protobuf:"bytes,8,opt,name=damage,proto3" json:"damage,omitempty"`                             // why it does not take part; empty: it does
+	Seats         []*Seat                `protobuf:"bytes,9,rep,name=seats,proto3" json:"seats,omitempty"`                               // if it leads: the group's members, as a majority has agreed on them
+	SeatsIndex    uint64                 `protobuf:"varint,10,opt,name=seats_index,json=seatsIndex,proto3" json:"seats_index,omitempty"` // of the entry that made them so; 0: of the catalog
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -324,6 +333,13 @@ func (x *GroupStatus) GetSeats() []*Seat {
 		return x.Seats
 	}
 	return nil
+}
+
+func (x *GroupStatus) GetSeatsIndex() uint64 {
+	if x != nil {
+		return x.SeatsIndex
+	}
+	return 0
 }
 
 // Seat is a member of a Raft group.
@@ -1258,7 +1274,7 @@ const file_node_v1_node_proto_rawDesc = "" +
 	"\fWatchRequest\x12\x12\n" +
 	"\x04uuid\x18\x01 \x01(\tR\x04uuid\x12\x1d\n" +
 	"\n" +
-	"cluster_id\x18\x02 \x01(\tR\tclusterId\"\x9a\x03\n" +
+	"cluster_id\x18\x02 \x01(\tR\tclusterId\"\xae\x03\n" +
 	"\x06Status\x12\x12\n" +
 	"\x04uuid\x18\x01 \x01(\tR\x04uuid\x12\x12\n" +
 	"\x04name\x18\x02 \x01(\tR\x04name\x12\x1d\n" +
@@ -1275,7 +1291,8 @@ const file_node_v1_node_proto_rawDesc = "" +
 	" \x01(\x04R\vmemoryBytes\x12&\n" +
 	"\x0fdisk_free_bytes\x18\v \x01(\x04R\rdiskFreeBytes\x12(\n" +
 	"\x10disk_total_bytes\x18\f \x01(\x04R\x0ediskTotalBytes\x12\x14\n" +
-	"\x05alarm\x18\r \x01(\tR\x05alarm\"\xf9\x01\n" +
+	"\x05alarm\x18\r \x01(\tR\x05alarm\x12\x12\n" +
+	"\x04idle\x18\x0e \x01(\bR\x04idle\"\x9a\x02\n" +
 	"\vGroupStatus\x12\x14\n" +
 	"\x05group\x18\x01 \x01(\rR\x05group\x12\x16\n" +
 	"\x06server\x18\x02 \x01(\tR\x06server\x12\x12\n" +
@@ -1285,7 +1302,10 @@ const file_node_v1_node_proto_rawDesc = "" +
 	"\tcommitted\x18\x06 \x01(\x04R\tcommitted\x12\x16\n" +
 	"\x06leader\x18\a \x01(\tR\x06leader\x12\x16\n" +
 	"\x06damage\x18\b \x01(\tR\x06damage\x12*\n" +
-	"\x05seats\x18\t \x03(\v2\x14.warren.node.v1.SeatR\x05seats\"4\n" +
+	"\x05seats\x18\t \x03(\v2\x14.warren.node.v1.SeatR\x05seats\x12\x1f\n" +
+	"\vseats_index\x18\n" +
+	" \x01(\x04R\n" +
+	"seatsIndex\"4\n" +
 	"\x04Seat\x12\x16\n" +
 	"\x06server\x18\x01 \x01(\tR\x06server\x12\x14\n" +
 	"\x05votes\x18\x02 \x01(\bR\x05votes\"*\n" +

@@ -1,0 +1,210 @@
+package cluster
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/hashicorp/raft"
+
+	"github.com/warrenmq/warren/cluster/raftnet"
+	"github.com/warrenmq/warren/raftfsm/queue"
+)
+
+// traffic puts messages into a queue of each shard through a node until it is stopped, and counts those that were applied.
+type traffic struct {
+	m       *member
+	queues  []queue.QueueID
+	applied []atomic.Uint64
+	stop    func()
+}
+
+// startTraffic declares a queue in each shard and begins.
+func startTraffic(t *testing.T, m *member) *traffic {
+	t.Helper()
+	l := &traffic{m: m}
+	for shard := range queue.ShardID(m.o.Shards) {
+		id := queue.MakeQueueID(shard, 100)
+		l.queues = append(l.queues, id)
+		m.do(shard, func(b *queue.Batch) { b.Configure(id, &queue.Settings{VHost: "/", Name: "q", Durable: true}) })
+	}
+	l.applied = make([]atomic.Uint64, len(l.queues))
+	quit := make(chan struct{})
+	var work sync.WaitGroup
+	for i, id := range l.queues {
+		work.Go(func() {
+			for {
+				select {
+				case <-quit:
+					return
+				default:
+				}
+				m.enqueue(id, 3, strings.Repeat("body", 50))
+				l.applied[i].Add(3)
+			}
+		})
+	}
+	l.stop = sync.OnceFunc(func() { close(quit); work.Wait() })
+	t.Cleanup(l.stop)
+	return l
+}
+
+// check ends the load and compares what was applied with what there is: through a node, and in the replicas of all.
+func (l *traffic) check(t *testing.T, members []*member) {
+	t.Helper()
+	l.stop()
+	for i, id := range l.queues {
+		want := l.applied[i].Load()
+		for _, m := range members {
+			if n := m.ready(id); n != want {
+				t.Errorf("%s counts %d messages in shard %d, %d were applied", m.o.Name, n, id.Shard(), want)
+			}
+			if s := m.shard(id.Shard()); s != nil {
+				eventually(t, "a replica holds everything", func() bool { c, ok := s.host.PeekCounts(id); return ok && c.Ready == want })
+			}
+		}
+	}
+}
+
+// settled waits until all shards are where the planner wants them, every node says so, and none has anything else.
+func settled(t *testing.T, members []*member) {
+	t.Helper()
+	eventually(t, fmt.Sprintf("the shards are settled on %d nodes", len(members)), func() bool {
+		for _, m := range members {
+			now := m.situation()
+			if len(now.nodes) != len(members) || !now.complete {
+				return false
+			}
+			for _, sh := range now.shards {
+				if !sh.Settled || !sh.Healthy {
+					return false
+				}
+			}
+			for _, s := range m.shards() {
+				if !containsNode(m.placementOf(s.group.id), m.Self().Node) {
+					return false
+				}
+			}
+			if len(m.watcher.all()) != len(members)-1 || len(m.catalog.members()) != len(members) {
+				return false
+			}
+		}
+		return true
+	})
+}
+
+func containsNode(nodes []uint16, node uint16) bool {
+	for _, n := range nodes {
+		if n == node {
+			return true
+		}
+	}
+	return false
+}
+
+// TestWipedNode empties a node's directory under load: it comes back as another node of its name, takes the former one's
+// seats, and nothing is lost.
+func TestWipedNode(t *testing.T) {
+	members := startMembers(t, 3)
+	l := startTraffic(t, members[0])
+	victim := members[2]
+	for round := range 2 {
+		former := victim.identity.UUID
+		victim.stop()
+		if err := os.RemoveAll(victim.o.DataDir); err != nil {
+			t.Fatal(err)
+		}
+		if err := victim.start(); err != nil {
+			t.Fatal(err)
+		}
+		if victim.identity.UUID == former {
+			t.Fatal("an emptied directory has the identity that it had")
+		}
+		if n := victim.Self().Node; n != uint16(4+round) {
+			t.Errorf("the new node has number %d", n)
+		}
+		settled(t, members)
+		for _, m := range members {
+			for _, g := range m.groups() {
+				for _, s := range g.members() {
+					if raftnet.NodeOf(string(s.ID)) == former {
+						t.Errorf("%s: %s still has the seat %s", m.o.Name, g.name, s.ID)
+					}
+					if s.Suffrage != raft.Voter {
+						t.Errorf("%s: %s: seat %s does not vote", m.o.Name, g.name, s.ID)
+					}
+				}
+			}
+		}
+	}
+	l.check(t, members)
+}
+
+// TestNameIsTaken: a second node under the name of one that runs is not let in.
+func TestNameIsTaken(t *testing.T) {
+	members := startMembers(t, 3)
+	second := newMember(t, members, 3)
+	second.o.Name = members[1].o.Name
+	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second) // as long as it is to try
+	defer cancel()
+	if err := second.startUntil(ctx); err == nil || !strings.Contains(err.Error(), "running already") {
+		t.Errorf("a second node of the name: %v", err)
+	}
+	if second.Cluster != nil {
+		second.stop()
+	}
+}
+
+// TestLostClusterFile: a node that has data and not the file that names its cluster begins none. Members tell it where it
+// belongs.
+func TestLostClusterFile(t *testing.T) {
+	t.Run("alone", func(t *testing.T) {
+		m := startMembers(t, 1)[0]
+		m.stop()
+		if err := os.Remove(filepath.Join(m.o.DataDir, foundingFile)); err != nil {
+			t.Fatal(err)
+		}
+		if err := m.start(); err == nil || !strings.Contains(err.Error(), "--join") {
+			t.Errorf("it starts: %v", err)
+		}
+	})
+	t.Run("among others", func(t *testing.T) {
+		members := startMembers(t, 3)
+		l := startTraffic(t, members[0])
+		m := members[2]
+		uuid, cluster := m.identity.UUID, m.clusterID()
+		m.stop()
+		if err := os.Remove(filepath.Join(m.o.DataDir, foundingFile)); err != nil {
+			t.Fatal(err)
+		}
+		if err := m.start(); err != nil {
+			t.Fatal(err)
+		}
+		if m.identity.UUID != uuid || m.clusterID() != cluster || m.Self().Node > 3 {
+			t.Errorf("it is another node: %s in %s, number %d", m.identity.UUID, m.clusterID(), m.Self().Node)
+		}
+		settled(t, members)
+		l.check(t, members)
+	})
+}
+
+// newMember prepares a node that joins others.
+func newMember(t *testing.T, members []*member, number int) *member {
+	t.Helper()
+	ports := freePorts(t, 2)
+	m := &member{t: t, o: members[0].o}
+	m.o.DataDir, m.o.Name, m.o.Expect = filepath.Join(t.TempDir(), "n"), fmt.Sprintf("n%d", number), 0
+	m.o.ClusterPort, m.o.GossipPort, m.o.Join = ports[0], ports[1], nil
+	for _, other := range members {
+		m.o.Join = append(m.o.Join, "127.0.0.1:"+strconv.Itoa(other.o.GossipPort))
+	}
+	t.Cleanup(m.stop)
+	return m
+}
