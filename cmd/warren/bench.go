@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
 
 	"github.com/warrenmq/warren/internal/bench"
 )
@@ -21,15 +22,15 @@ func benchCommand() *cobra.Command {
 		Use:   "bench",
 		Short: "Measure a broker: throughput, latency, CPU per message.",
 		Example: "  warren bench --publishers 1 --consumers 1 --confirm 2000 --prefetch 256 --ack-every 64\n" +
-			"  warren bench --consumers 0 --size 16 --duration 30s --json",
+			"  warren bench --consumers 0 --size 16 --duration 30s --json\n" +
+			"  warren bench --consumers 0 --confirm 1\n" +
+			"  warren bench --queues 10 --consumers 10 --fanout\n" +
+			"  warren bench --backlog 500000",
 		Args: cobra.NoArgs,
 	}
 	f := c.Flags()
-	f.StringSliceVar(&o.Servers, "server", []string{"127.0.0.1:5672"}, "brokers HOST:PORT,…; publishers are dealt out over them")
+	targetFlags(f, &o.Target)
 	f.StringSliceVar(&o.ConsumerServers, "consumer-server", nil, "brokers of the consumers (default: --server)")
-	f.StringVar(&o.User, "user", "guest", "user")
-	f.StringVar(&o.Password, "password", "guest", "password")
-	f.StringVar(&o.VHost, "vhost", "/", "virtual host")
 	f.IntVar(&o.Publishers, "publishers", 1, "publishers, each with a connection of its own")
 	f.IntVar(&o.Consumers, "consumers", 1, "consumers, each with a connection of its own")
 	f.IntVar(&o.Queues, "queues", 1, "queues; publishers and consumers are dealt out over them")
@@ -43,7 +44,8 @@ func benchCommand() *cobra.Command {
 	f.DurationVar(&o.Warmup, "warmup", 2*time.Second, "time before the measurement")
 	f.DurationVar(&o.Duration, "duration", 10*time.Second, "time of the measurement")
 	f.BoolVar(&o.Keep, "keep", false, "leave the queues and what is in them")
-	f.IntSliceVar(&o.PIDs, "pids", nil, "broker processes whose CPU time counts (default: those of this machine that listen at the servers)")
+	f.BoolVar(&o.Fanout, "fanout", false, "publish to an exchange that all queues are bound to")
+	f.IntVar(&o.Backlog, "backlog", 0, "messages to be published first and then consumed, instead of both for the duration")
 	f.BoolVar(&asJSON, "json", false, "print JSON")
 	c.RunE = func(c *cobra.Command, _ []string) error {
 		result, err := bench.Run(c.Context(), o)
@@ -55,8 +57,18 @@ func benchCommand() *cobra.Command {
 		}
 		return printBench(c.OutOrStdout(), result)
 	}
-	c.AddCommand(benchLimitCommand(), benchLimitFollowerCommand())
+	c.AddCommand(benchChurnCommand(), benchMemoryCommand(), benchLimitCommand(), benchLimitFollowerCommand())
 	return c
+}
+
+// targetFlags are the flags of all commands that measure a broker.
+func targetFlags(f *pflag.FlagSet, t *bench.Target) {
+	f.StringSliceVar(&t.Servers, "server", []string{"127.0.0.1:5672"}, "brokers HOST:PORT,…; connections are dealt out over them")
+	f.StringVar(&t.User, "user", "guest", "user")
+	f.StringVar(&t.Password, "password", "guest", "password")
+	f.StringVar(&t.VHost, "vhost", "/", "virtual host")
+	f.StringVar(&t.QueueType, "queue-type", "", "x-queue-type of the queues, such as quorum (default: the broker's choice)")
+	f.IntSliceVar(&t.PIDs, "pids", nil, "broker processes that count (default: those of this machine that listen at the servers)")
 }
 
 func printBench(out io.Writer, r *bench.Result) error {
@@ -80,6 +92,9 @@ func printBench(out io.Writer, r *bench.Result) error {
 		fmt.Fprintf(w, "\nCPU per message\t\t\n")
 		for _, name := range slices.Sorted(maps.Keys(r.CPUPerMessage)) {
 			fmt.Fprintf(w, "%s\t%.1f µs\t\n", name, r.CPUPerMessage[name])
+		}
+		if r.FillCPU > 0 {
+			fmt.Fprintf(w, "brokers, filling\t%.1f µs\t\n", r.FillCPU)
 		}
 		fmt.Fprintf(w, "brokers\t%.1f µs\t\n", r.CPUTotal)
 		fmt.Fprintf(w, "client\t%.1f µs\t\n", r.ClientCPU)

@@ -17,11 +17,34 @@ import (
 	"github.com/warrenmq/warren/amqp/wire"
 )
 
+// Target is the broker that is measured.
+type Target struct {
+	Servers               []string // host:port; connections are dealt out over them
+	User, Password, VHost string
+	QueueType             string // x-queue-type of the queues; empty: the broker's own choice
+	PIDs                  []int  // broker processes on this machine whose CPU time and memory count; empty: those that listen at Servers
+}
+
+func (t *Target) validate() error {
+	if len(t.Servers) == 0 {
+		return errors.New("no server")
+	}
+	return nil
+}
+
+// declare is the method that declares a durable queue.
+func (t *Target) declare(queue string) *wire.QueueDeclare {
+	m := &wire.QueueDeclare{Queue: queue, Durable: true}
+	if t.QueueType != "" {
+		m.Arguments = wire.Table{"x-queue-type": t.QueueType}
+	}
+	return m
+}
+
 // Options say what is measured.
 type Options struct {
-	Servers               []string // host:port; publishers and consumers are dealt out over them
-	ConsumerServers       []string // where the consumers connect; empty: Servers
-	User, Password, VHost string
+	Target
+	ConsumerServers []string // where the consumers connect; empty: Servers
 
 	Publishers, Consumers, Queues int
 	Size                          int     // bytes of a body
@@ -33,13 +56,15 @@ type Options struct {
 	Warmup, Duration              time.Duration
 	Queue                         string // name, or prefix of the names when there are several
 	Keep                          bool   // leave the queues and what is in them
-	PIDs                          []int  // broker processes on this machine whose CPU time counts; empty: those that listen at Servers
+	Fanout                        bool   // publish to an exchange that every queue is bound to
+	Backlog                       int    // messages that are all published first and then all consumed, instead of both for a time
 }
 
 func (o *Options) validate() error {
+	if err := o.Target.validate(); err != nil {
+		return err
+	}
 	switch {
-	case len(o.Servers) == 0:
-		return errors.New("no server")
 	case o.Publishers < 0 || o.Consumers < 0 || o.Publishers+o.Consumers == 0:
 		return errors.New("neither publishers nor consumers")
 	case o.Queues < 1:
@@ -48,7 +73,11 @@ func (o *Options) validate() error {
 		return errors.New("a figure is negative or too large")
 	case o.Prefetch > 0 && o.AckEvery > o.Prefetch:
 		return fmt.Errorf("an ack for every %d deliveries never comes with a prefetch of %d", o.AckEvery, o.Prefetch)
-	case o.Duration <= 0:
+	case o.Backlog < 0 || o.Backlog > 0 && (o.Publishers == 0 || o.Confirm == 0 || o.Rate > 0):
+		return errors.New("a backlog is published by publishers with confirms and without a rate")
+	case o.Fanout && o.Backlog > 0:
+		return errors.New("a backlog is not made by fanout")
+	case o.Duration <= 0 && o.Backlog == 0:
 		return errors.New("no duration")
 	}
 	return nil
@@ -63,15 +92,16 @@ type Latency struct {
 
 // Result is what was seen in the measured time.
 type Result struct {
-	Seconds       float64
-	Published     float64 // per second
+	Seconds       float64 // of a backlog: until it was drained, or filled where nobody drains it
+	Published     float64 // per second; of a backlog: while it was filled
 	Confirmed     float64
-	Consumed      float64
-	Refused       int64 // negative confirms
+	Consumed      float64 // of a backlog: while it was drained
+	Refused       int64   // negative confirms
 	ConfirmTime   Latency
 	EndToEnd      Latency
 	CPUPerMessage map[string]float64 // by process: microseconds for each message consumed (or published, without consumers)
 	CPUTotal      float64            // over all processes
+	FillCPU       float64            // of a backlog: microseconds of all processes for each message while it was filled
 	ClientCPU     float64            // the bench itself
 }
 
@@ -96,6 +126,9 @@ const latencyMax = 600e6
 
 func newHistogram() *hdrhistogram.Histogram { return hdrhistogram.New(1, latencyMax, 3) }
 
+// recordSince notes the time since a moment of now(); what is beyond the histogram's range is not counted.
+func recordSince(h *hdrhistogram.Histogram, then int64) { _ = h.RecordValue(max(1, (now()-then)/1000)) }
+
 // Run measures.
 func Run(ctx context.Context, o Options) (*Result, error) {
 	if err := o.validate(); err != nil {
@@ -116,6 +149,9 @@ func Run(ctx context.Context, o Options) (*Result, error) {
 	}()
 	if err := r.declareQueues(ctx); err != nil {
 		return nil, err
+	}
+	if o.Backlog > 0 {
+		return r.fillAndDrain(ctx, &workers)
 	}
 	for i := range o.Consumers {
 		if err := r.consumer(ctx, i); err != nil {
@@ -152,35 +188,56 @@ func (r *run) fail(err error) {
 	}
 }
 
+// usage is a moment of a measurement.
+type usage struct {
+	at                             time.Time
+	published, confirmed, consumed int64
+	brokers                        map[string]time.Duration // CPU time by process
+	client                         time.Duration
+}
+
+func (r *run) usage(processes map[string]int) usage {
+	return usage{time.Now(), r.published.Load(), r.confirmed.Load(), r.consumed.Load(), cpuOf(processes), ownCPU()}
+}
+
+// spent is microseconds of CPU time that each process used between two moments, and all together, for each of n messages.
+func spent(before, after usage, n float64) (byProcess map[string]float64, total, client float64) {
+	byProcess, n = map[string]float64{}, max(n, 1)
+	for name, was := range before.brokers {
+		micros := (after.brokers[name] - was).Seconds() * 1e6 / n
+		byProcess[name] = micros
+		total += micros
+	}
+	return byProcess, total, (after.client - before.client).Seconds() * 1e6 / n
+}
+
 func (r *run) measure(ctx context.Context) (*Result, error) {
-	processes := r.processes()
-	before := cpuOf(processes)
-	clientBefore := ownCPU()
-	published, confirmed, consumed := r.published.Load(), r.confirmed.Load(), r.consumed.Load()
-	begin := time.Now()
+	processes := r.o.processes(r.o.ConsumerServers...)
+	before := r.usage(processes)
 	r.measuring.Store(true)
 	if err := r.wait(ctx, r.o.Duration); err != nil {
 		return nil, err
 	}
 	r.measuring.Store(false)
-	seconds := time.Since(begin).Seconds()
-	after := cpuOf(processes)
-	res := &Result{Seconds: seconds, CPUPerMessage: map[string]float64{}, Refused: r.refused.Load()}
-	in, out := float64(r.published.Load()-published), float64(r.consumed.Load()-consumed)
+	after := r.usage(processes)
+	seconds := after.at.Sub(before.at).Seconds()
+	res := &Result{Seconds: seconds, Refused: r.refused.Load()}
+	in, out := float64(after.published-before.published), float64(after.consumed-before.consumed)
 	res.Published, res.Consumed = in/seconds, out/seconds
-	res.Confirmed = float64(r.confirmed.Load()-confirmed) / seconds
+	res.Confirmed = float64(after.confirmed-before.confirmed) / seconds
 	messages := out
 	if r.o.Consumers == 0 {
 		messages = in
 	}
-	for name, was := range before {
-		micros := (after[name] - was).Seconds() * 1e6 / max(messages, 1)
-		res.CPUPerMessage[name] = micros
-		res.CPUTotal += micros
-	}
-	res.ClientCPU = (ownCPU() - clientBefore).Seconds() * 1e6 / max(messages, 1)
-	// The workers end before their histograms are read.
+	res.CPUPerMessage, res.CPUTotal, res.ClientCPU = spent(before, after, messages)
+	r.latencies(res)
+	return res, nil
+}
+
+// latencies ends the workers and reads their histograms.
+func (r *run) latencies(res *Result) {
 	r.mu.Lock()
+	defer r.mu.Unlock()
 	for _, c := range r.clients {
 		_ = c.socket.Close()
 	}
@@ -188,8 +245,56 @@ func (r *run) measure(ctx context.Context) (*Result, error) {
 		<-c.gone
 	}
 	res.ConfirmTime, res.EndToEnd = summary(r.confirms), summary(r.ends)
-	r.mu.Unlock()
+}
+
+// fillAndDrain publishes the whole backlog, waits for its confirms, and then has it consumed.
+func (r *run) fillAndDrain(ctx context.Context, workers *sync.WaitGroup) (*Result, error) {
+	processes := r.o.processes(r.o.ConsumerServers...)
+	r.measuring.Store(true)
+	begin := r.usage(processes)
+	for i := range r.o.Publishers {
+		if err := r.publisher(ctx, i, workers); err != nil {
+			return nil, err
+		}
+	}
+	n := int64(r.o.Backlog)
+	if err := r.reached(ctx, &r.confirmed, n); err != nil {
+		return nil, err
+	}
+	filled := r.usage(processes)
+	if refused := r.refused.Load(); refused > 0 {
+		return nil, fmt.Errorf("%d of the backlog's messages were refused", refused)
+	}
+	res := &Result{Seconds: filled.at.Sub(begin.at).Seconds()}
+	res.Published = float64(n) / res.Seconds
+	res.Confirmed = res.Published
+	res.CPUPerMessage, res.FillCPU, res.ClientCPU = spent(begin, filled, float64(n))
+	if r.o.Consumers > 0 {
+		for i := range r.o.Consumers {
+			if err := r.consumer(ctx, i); err != nil {
+				return nil, err
+			}
+		}
+		if err := r.reached(ctx, &r.consumed, n); err != nil {
+			return nil, err
+		}
+		drained := r.usage(processes)
+		res.Seconds = drained.at.Sub(filled.at).Seconds()
+		res.Consumed = float64(n) / res.Seconds
+		res.CPUPerMessage, res.CPUTotal, res.ClientCPU = spent(filled, drained, float64(n))
+	}
+	r.latencies(res)
 	return res, nil
+}
+
+// reached waits until a counter has come so far. It looks a hundred times a second: a backlog takes seconds.
+func (r *run) reached(ctx context.Context, counter *atomic.Int64, n int64) error {
+	for counter.Load() < n {
+		if err := r.wait(ctx, 10*time.Millisecond); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 func summary(all []*hdrhistogram.Histogram) Latency {
@@ -229,11 +334,30 @@ func (r *run) declareQueues(ctx context.Context) error {
 		return err
 	}
 	for i := range r.o.Queues {
-		if _, err := c.call(ctx, &wire.QueueDeclare{Queue: r.queueName(i), Durable: true}); err != nil {
+		if _, err := c.call(ctx, r.o.declare(r.queueName(i))); err != nil {
 			return fmt.Errorf("declare %s: %w", r.queueName(i), err)
 		}
 	}
+	if !r.o.Fanout {
+		return nil
+	}
+	if _, err := c.call(ctx, &wire.ExchangeDeclare{Exchange: r.exchange(), Type: "fanout", Durable: true}); err != nil {
+		return fmt.Errorf("declare exchange %s: %w", r.exchange(), err)
+	}
+	for i := range r.o.Queues {
+		if _, err := c.call(ctx, &wire.QueueBind{Queue: r.queueName(i), Exchange: r.exchange()}); err != nil {
+			return fmt.Errorf("bind %s: %w", r.queueName(i), err)
+		}
+	}
 	return nil
+}
+
+// exchange is where publishers publish to: the default exchange, which routes by the queue's name, or the one of the fanout.
+func (r *run) exchange() string {
+	if r.o.Fanout {
+		return r.o.Queue + "-fanout"
+	}
+	return ""
 }
 
 // deleteQueues cleans up; what fails is left, the figures are there already.
@@ -251,6 +375,9 @@ func (r *run) deleteQueues() {
 		if _, err := c.call(ctx, &wire.QueueDelete{Queue: r.queueName(i)}); err != nil {
 			return
 		}
+	}
+	if r.o.Fanout {
+		_, _ = c.call(ctx, &wire.ExchangeDelete{Exchange: r.exchange()})
 	}
 }
 
@@ -278,7 +405,7 @@ func (r *run) consumer(ctx context.Context, i int) error {
 			last = tag
 			seen++
 			if len(body) >= stampSize && r.measuring.Load() {
-				_ = ends.RecordValue(max(1, (now()-int64(binary.LittleEndian.Uint64(body)))/1000)) // beyond the range: not counted
+				recordSince(ends, int64(binary.LittleEndian.Uint64(body)))
 			}
 			if r.o.AckEvery > 0 && last-acked >= uint64(r.o.AckEvery) {
 				acked = last
@@ -351,9 +478,13 @@ func (r *run) publisher(ctx context.Context, i int, workers *sync.WaitGroup) err
 	return nil
 }
 
-// publish publishes until ctx or the connection ends.
+// publish publishes until ctx or the connection ends, or the publisher's share of the backlog is sent.
 func (r *run) publish(ctx context.Context, c *client, i int, w *window) error {
-	queue := r.queueName(i)
+	exchange, key := r.exchange(), r.queueName(i)
+	share := int64(-1) // of the backlog; negative: until the end
+	if r.o.Backlog > 0 {
+		share = int64((r.o.Backlog + i) / r.o.Publishers) // the shares' sum is the backlog
+	}
 	p := wire.Properties{}
 	if r.o.Persistent {
 		p.DeliveryMode = 2
@@ -361,7 +492,7 @@ func (r *run) publish(ctx context.Context, c *client, i int, w *window) error {
 	properties := p.Append(nil)
 	body := make([]byte, r.o.Size)
 	begin, sent := time.Now(), int64(0)
-	for ctx.Err() == nil {
+	for ctx.Err() == nil && sent != share {
 		batch := w.room(c.gone, ctx.Done())
 		if batch == 0 {
 			return nil
@@ -374,7 +505,9 @@ func (r *run) publish(ctx context.Context, c *client, i int, w *window) error {
 			}
 			batch = min(batch, int(due))
 		}
-		batch = min(batch, maxBatch)
+		if batch = min(batch, maxBatch); share >= 0 {
+			batch = int(min(int64(batch), share-sent))
+		}
 		for range batch {
 			at := now()
 			if len(body) >= stampSize {
@@ -382,7 +515,7 @@ func (r *run) publish(ctx context.Context, c *client, i int, w *window) error {
 			}
 			w.sent(at)
 			if err := c.write(func(out []byte) []byte {
-				return wire.AppendPublish(out, benchChannel, "", queue, false, false, properties, body, c.frameMax)
+				return wire.AppendPublish(out, benchChannel, exchange, key, false, false, properties, body, c.frameMax)
 			}, false); err != nil {
 				return err
 			}

@@ -127,6 +127,27 @@ func unexpected(m wire.Method) error {
 	return fmt.Errorf("unexpected %T", m)
 }
 
+// goodbye closes the connection as the protocol has it; only before start.
+func (c *client) goodbye() error {
+	if err := c.socket.SetDeadline(time.Now().Add(handshakeTimeout)); err != nil {
+		return err
+	}
+	if err := c.send(0, &wire.ConnectionClose{ReplyCode: 200}); err != nil {
+		return err
+	}
+	_, err := expect[*wire.ConnectionCloseOk](c)
+	return errors.Join(err, c.socket.Close())
+}
+
+// ask sends a method on the channel and returns its answer; only before start.
+func ask[M wire.Method](c *client, m wire.Method) (M, error) {
+	if err := c.send(benchChannel, m); err != nil {
+		var none M
+		return none, err
+	}
+	return expect[M](c)
+}
+
 // start begins reading.
 func (c *client) start() {
 	go func() {

@@ -11,16 +11,16 @@ import (
 	"time"
 )
 
-// processes are the broker processes to be watched, by name.
-func (r *run) processes() map[string]int {
+// processes are the broker processes to be watched, by name; others are further servers of the broker.
+func (t *Target) processes(others ...string) map[string]int {
 	found := map[string]int{}
-	for _, pid := range r.o.PIDs {
+	for _, pid := range t.PIDs {
 		found[fmt.Sprintf("pid %d", pid)] = pid
 	}
 	if len(found) > 0 {
 		return found
 	}
-	for _, server := range append(append([]string(nil), r.o.Servers...), r.o.ConsumerServers...) {
+	for _, server := range append(append([]string(nil), t.Servers...), others...) {
 		if pid := listener(server); pid != 0 {
 			found[server] = pid
 		}
@@ -95,6 +95,22 @@ func cpuOf(processes map[string]int) map[string]time.Duration {
 		times[name] = time.Duration(user+system) * clockTick
 	}
 	return times
+}
+
+// residentOf reads how many bytes of memory each process holds; processes that cannot be read are left out.
+func residentOf(processes map[string]int) map[string]int64 {
+	held := map[string]int64{}
+	for name, pid := range processes {
+		data, err := os.ReadFile(fmt.Sprintf("/proc/%d/statm", pid))
+		if err != nil {
+			continue
+		}
+		if f := strings.Fields(string(data)); len(f) > 1 {
+			pages, _ := strconv.ParseInt(f[1], 10, 64)
+			held[name] = pages * int64(os.Getpagesize())
+		}
+	}
+	return held
 }
 
 // ownCPU is the CPU time of this process.

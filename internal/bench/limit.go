@@ -302,9 +302,6 @@ func (r *limitRun) measure(ctx context.Context, o *LimitOptions, size int) (*Lim
 	}
 }
 
-// recordSince notes the time since a moment of now(); what is beyond the histogram's range is not counted.
-func recordSince(h *hdrhistogram.Histogram, then int64) { _ = h.RecordValue(max(1, (now()-then)/1000)) }
-
 func (r *limitRun) slowest() uint64 {
 	low := r.members[0].match
 	for _, m := range r.members {
