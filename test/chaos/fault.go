@@ -16,7 +16,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/warrenmq/warren/test/chaos/check"
-	"github.com/warrenmq/warren/test/chaos/switchboard"
+	"github.com/warrenmq/warren/test/chaos/network"
 )
 
 // fault is one way to do harm. It is injected, lasts a while, and is healed; then the suite waits until all nodes serve.
@@ -54,19 +54,19 @@ var faults = []*fault{
 		shortest: 5 * time.Second, longest: 15 * time.Second, inject: paused, heal: resumed},
 	{name: "restart", group: "restart", about: "SIGTERM, and a start once it has ended", victims: one, shortest: 0, longest: 2 * time.Second,
 		inject: terminated, heal: started},
-	{name: "partition-halves", group: "partition", about: "a minority apart from a majority", needs: network, victims: minority, shortest: 3 * time.Second, longest: 15 * time.Second,
+	{name: "partition-halves", group: "partition", about: "a minority apart from a majority", needs: links, victims: minority, shortest: 3 * time.Second, longest: 15 * time.Second,
 		inject: isolated, heal: reconnected},
-	{name: "partition-one", group: "partition", about: "one node alone", needs: network, victims: one, shortest: 3 * time.Second, longest: 15 * time.Second,
+	{name: "partition-one", group: "partition", about: "one node alone", needs: links, victims: one, shortest: 3 * time.Second, longest: 15 * time.Second,
 		inject: isolated, heal: reconnected},
-	{name: "partition-leader", group: "partition", about: "the node that leads the catalog alone", needs: network, leader: true, victims: one,
+	{name: "partition-leader", group: "partition", about: "the node that leads the catalog alone", needs: links, leader: true, victims: one,
 		shortest: 3 * time.Second, longest: 15 * time.Second, inject: isolated, heal: reconnected},
-	{name: "partition-oneway", group: "partition", about: "one node sends and hears nothing, or hears and cannot send", needs: network, victims: one,
+	{name: "partition-oneway", group: "partition", about: "one node sends and hears nothing, or hears and cannot send", needs: links, victims: one,
 		shortest: 3 * time.Second, longest: 15 * time.Second, inject: oneWay, heal: reconnected},
-	{name: "partition-bridge", group: "partition", about: "two nodes that reach one another only by way of the others", needs: network, victims: pair,
+	{name: "partition-bridge", group: "partition", about: "two nodes that reach one another only by way of the others", needs: links, victims: pair,
 		shortest: 3 * time.Second, longest: 15 * time.Second, inject: bridged, heal: reconnected},
-	{name: "delay", group: "slow", about: "20 to 200 ms on all links of one node", needs: network, victims: one, shortest: 3 * time.Second, longest: 10 * time.Second,
+	{name: "delay", group: "slow", about: "20 to 200 ms on all links of one node", needs: delays, victims: one, shortest: 3 * time.Second, longest: 10 * time.Second,
 		inject: delayedLinks, heal: reconnected},
-	{name: "loss", group: "slow", about: "2 to 20 % of the frames of one node are lost", needs: network, victims: one, shortest: 3 * time.Second, longest: 10 * time.Second,
+	{name: "loss", group: "slow", about: "2 to 20 % of the frames of one node are lost", needs: links, victims: one, shortest: 3 * time.Second, longest: 10 * time.Second,
 		inject: lossyLinks, heal: reconnected},
 	{name: "disk-full", group: "disk", about: "the disk of one node is filled to the last byte", needs: disk, victims: one, shortest: 3 * time.Second, longest: 10 * time.Second,
 		inject: filled, heal: emptied},
@@ -94,8 +94,8 @@ func damaging(name, about, pattern string, damage func(path string, random *rand
 		}, heal: started}
 }
 
-// expandFaults turns names and groups into names.
-func expandFaults(asked []string) ([]string, error) {
+// ExpandFaults turns names and groups into names.
+func ExpandFaults(asked []string) ([]string, error) {
 	var names []string
 	for _, ask := range asked {
 		found := false
@@ -112,6 +112,11 @@ func expandFaults(asked []string) ([]string, error) {
 		}
 	}
 	return names, nil
+}
+
+// NeedNetwork says whether any of the faults is one of the network.
+func NeedNetwork(names []string) bool {
+	return slices.ContainsFunc(names, func(name string) bool { return onNetwork(faultNamed(name)) })
 }
 
 func faultNamed(name string) *fault {
@@ -147,14 +152,18 @@ func notStable(o *Options) string {
 	return ""
 }
 
-func network(o *Options) string {
-	if why := switchboard.Missing(); why != "" {
-		return why
+func links(o *Options) string {
+	if o.Level == Loopback {
+		return "the nodes are not in namespaces of their own: -level " + Switchboard + " or " + Netns
 	}
-	if !o.Namespaces {
-		return "the nodes are not in namespaces of their own"
+	return LevelMissing(o.Level)
+}
+
+func delays(o *Options) string {
+	if o.Level == Netns {
+		return network.NetemMissing()
 	}
-	return ""
+	return links(o)
 }
 
 func disk(*Options) string {
@@ -210,68 +219,54 @@ func terminated(_ context.Context, r *run, a *Action) error {
 	return nil
 }
 
-func isolated(_ context.Context, r *run, a *Action) error {
+func isolated(_ context.Context, r *run, a *Action) (err error) {
 	for i := range r.cluster.nodes {
 		for _, v := range a.Victims {
 			if !slices.Contains(a.Victims, i) {
-				r.cluster.board.Cut(i, v)
-				r.cluster.board.Cut(v, i)
+				err = errors.Join(err, r.cut(i, v))
 			}
 		}
 	}
-	return nil
+	return err
 }
 
-func oneWay(_ context.Context, r *run, a *Action) error {
+// cut stops everything between two nodes.
+func (r *run) cut(a, b int) error {
+	return errors.Join(r.cluster.network.Cut(a, b), r.cluster.network.Cut(b, a))
+}
+
+func oneWay(_ context.Context, r *run, a *Action) (err error) {
 	deaf := a.random().IntN(2) == 0
 	v := a.Victims[0]
 	for i := range r.cluster.nodes {
 		switch {
 		case i == v:
 		case deaf:
-			r.cluster.board.Cut(i, v)
+			err = errors.Join(err, r.cluster.network.Cut(i, v))
 			a.Detail = "hears nothing"
 		default:
-			r.cluster.board.Cut(v, i)
+			err = errors.Join(err, r.cluster.network.Cut(v, i))
 			a.Detail = "is not heard"
 		}
 	}
-	return nil
+	return err
 }
 
-func bridged(_ context.Context, r *run, a *Action) error {
-	r.cluster.board.Cut(a.Victims[0], a.Victims[1])
-	r.cluster.board.Cut(a.Victims[1], a.Victims[0])
-	return nil
-}
+func bridged(_ context.Context, r *run, a *Action) error { return r.cut(a.Victims[0], a.Victims[1]) }
 
 func delayedLinks(_ context.Context, r *run, a *Action) error {
 	delay := time.Duration(20+a.random().IntN(180)) * time.Millisecond
 	a.Detail = "by " + delay.String()
-	slowLinks(r, a.Victims[0], delay, 0)
-	return nil
+	return r.cluster.network.Slow(a.Victims[0], delay, 0)
 }
 
 func lossyLinks(_ context.Context, r *run, a *Action) error {
 	loss := 0.02 + 0.18*a.random().Float64()
 	a.Detail = fmt.Sprintf("%.0f %%", loss*100)
-	slowLinks(r, a.Victims[0], 0, loss)
-	return nil
+	return r.cluster.network.Slow(a.Victims[0], 0, loss)
 }
 
-func slowLinks(r *run, victim int, delay time.Duration, loss float64) {
-	for i := range r.cluster.nodes {
-		if i != victim {
-			r.cluster.board.Slow(i, victim, delay, loss)
-			r.cluster.board.Slow(victim, i, delay, loss)
-		}
-	}
-}
-
-func reconnected(_ context.Context, r *run, _ *Action) error {
-	r.cluster.board.Heal()
-	return nil
-}
+func reconnected(_ context.Context, r *run, _ *Action) error { return r.cluster.network.Heal() }
 
 // filler is the file that takes all space beside a node's data.
 func filler(r *run, a *Action) string {

@@ -20,7 +20,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"github.com/warrenmq/warren/test/chaos/switchboard"
+	"github.com/warrenmq/warren/test/chaos/network"
 	"github.com/warrenmq/warren/test/process"
 )
 
@@ -29,10 +29,10 @@ const tmpfsSize = 2 << 30
 
 // cluster is the nodes under test.
 type cluster struct {
-	nodes []*Node
-	board *switchboard.Switchboard // nil: all nodes are on loopback
-	dir   string                   // with a folder for each node
-	disks bool                     // each data directory is a disk of its own
+	nodes   []*Node
+	network network.Network // nil: all nodes are on loopback
+	dir     string          // with a folder for each node
+	disks   bool            // each data directory is a disk of its own
 }
 
 // Node is one process and its data.
@@ -44,7 +44,7 @@ type Node struct {
 	binary  string
 	flags   []string
 	ports   []int // AMQP, HTTP, gRPC, cluster, gossip
-	board   *switchboard.Switchboard
+	network network.Network
 
 	mu       sync.Mutex // guards what follows
 	command  *exec.Cmd
@@ -63,31 +63,38 @@ func newCluster(o *Options, dir string) (_ *cluster, err error) {
 			err = errors.Join(err, c.close())
 		}
 	}()
-	if o.Namespaces {
-		if c.board, err = switchboard.New(fmt.Sprintf("ch%d-", os.Getpid()%100_000), o.Nodes); err != nil {
-			return nil, err
-		}
+	switch o.Level {
+	case Switchboard:
+		c.network, err = network.NewSwitchboard(o.Nodes)
+	case Netns:
+		c.network, err = network.NewBridge(o.Nodes)
+	}
+	if err != nil {
+		c.network = nil // it has removed what it had made
+		return nil, err
 	}
 	var join []string
 	for i := range o.Nodes {
-		n := &Node{index: i, name: fmt.Sprintf("node%d", i+1), binary: o.Binary, board: c.board}
+		n := &Node{index: i, name: fmt.Sprintf("node%d", i+1), binary: o.Binary, network: c.network}
 		n.dataDir = filepath.Join(dir, n.name, "data")
 		n.logPath = filepath.Join(dir, n.name+".log")
 		address, host := "127.0.0.1", "127.0.0.1"
-		if c.board == nil {
+		if c.network == nil {
 			if n.ports, err = process.FreePorts(5); err != nil {
 				return nil, err
 			}
 		} else {
 			n.ports = []int{5672, 15672, 7672, 7673, 7946}
-			address, host = switchboard.Address(i), "0.0.0.0"
+			address, host = network.Address(i), "0.0.0.0"
 		}
 		join = append(join, net.JoinHostPort(address, strconv.Itoa(n.ports[4])))
 		n.flags = append([]string{"server", "--name", n.name, "--data-dir", n.dataDir, "--host", host, "--advertise", address,
 			"--amqp-port", strconv.Itoa(n.ports[0]), "--http-port", strconv.Itoa(n.ports[1]), "--grpc-port", strconv.Itoa(n.ports[2]),
 			"--cluster-port", strconv.Itoa(n.ports[3]), "--gossip-port", strconv.Itoa(n.ports[4]),
 			// Small files, so that they retire, are copied and are checkpointed within minutes.
-			"--wal-file-size", "4MiB", "--cache-size", "16MiB", "--disk-free-limit", "128MiB"}, o.Flags...)
+			"--wal-file-size", "4MiB", "--cache-size", "16MiB", "--disk-free-limit", "128MiB",
+			// Digests of the replicas' states are served with the profiles.
+			"--profiles"}, o.Flags...)
 		if err := c.prepareDisk(n); err != nil {
 			return nil, err
 		}
@@ -120,8 +127,8 @@ func (c *cluster) close() error {
 			errs = append(errs, unix.Unmount(filepath.Dir(n.dataDir), unix.MNT_DETACH))
 		}
 	}
-	if c.board != nil {
-		errs = append(errs, c.board.Close())
+	if c.network != nil {
+		errs = append(errs, c.network.Close())
 	}
 	return errors.Join(errs...)
 }
@@ -135,8 +142,8 @@ func (n *Node) start(ended func(*Node)) error {
 	defer log.Close()
 	fmt.Fprintf(log, "--- started by the suite at %s\n", time.Now().Format(time.RFC3339Nano))
 	args := append([]string{n.binary}, n.flags...)
-	if n.board != nil {
-		args = append([]string{"ip", "netns", "exec", n.board.Namespace(n.index)}, args...)
+	if n.network != nil {
+		args = append([]string{"ip", "netns", "exec", n.network.Namespace(n.index)}, args...)
 	}
 	command := exec.Command(args[0], args[1:]...)
 	command.Stdout, command.Stderr = log, log
@@ -257,8 +264,8 @@ func (n *Node) pid() int {
 // dial connects to one of the node's ports the way a client on its machine does: no partition between nodes is between.
 func (n *Node) dial(port int, timeout time.Duration) (net.Conn, error) {
 	address := net.JoinHostPort("127.0.0.1", strconv.Itoa(port))
-	if n.board != nil {
-		return n.board.Dial(n.index, address, timeout)
+	if n.network != nil {
+		return n.network.Dial(n.index, address, timeout)
 	}
 	return net.DialTimeout("tcp", address, timeout)
 }
@@ -374,12 +381,15 @@ func (n *Node) logTail(lines int) string {
 	return strings.Join(all[max(0, len(all)-lines):], "\n")
 }
 
-// lastLed is the time of the last line in the log that says that the node leads the catalog; empty: there is none.
-func (n *Node) lastLed() string {
-	last := ""
+// led is when the node's log says for the last time, not after a time, that it took the lead of a group; zero: never.
+func (n *Node) led(group string, notAfter time.Time) (last time.Time) {
 	n.eachLine(func(line string) {
-		if strings.Contains(line, "msg=leads") && strings.Contains(line, "group=catalog") {
-			last, _, _ = strings.Cut(line, " ")
+		if !strings.Contains(line, "msg=leads ") || !strings.Contains(line, "group="+group+" ") {
+			return
+		}
+		stamp, _, _ := strings.Cut(strings.TrimPrefix(line, "time="), " ")
+		if at, err := time.Parse(time.RFC3339Nano, stamp); err == nil && !at.After(notAfter) {
+			last = at
 		}
 	})
 	return last

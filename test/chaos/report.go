@@ -83,6 +83,7 @@ func (r *Result) Markdown() string {
 		line("| node%d before and after | %s; %s |", i+1, r.Baseline[i], r.After[i])
 	}
 	r.findings(line)
+	r.rounds(line)
 	r.faults(line)
 	for _, note := range r.Notes {
 		line("* %s", note)
@@ -104,6 +105,18 @@ func (r *Result) findings(line func(string, ...any)) {
 	line("")
 	for _, f := range r.Verdict.Findings {
 		line("```\n%s\n```", f.String())
+	}
+}
+
+func (r *Result) rounds(line func(string, ...any)) {
+	if len(r.Rounds) == 0 {
+		return
+	}
+	line("\n## Rounds\n\n%s", r.Gaps())
+	line("| | fault | node | led shards | led next by | longest gap | after its return | caught up after | machine: timers late, slowest fsync |\n|---|---|---|---|---|---|---|---|---|")
+	for i, o := range r.Rounds {
+		line("| %d | %s | %d | %s | %s | %v | %v | %v | %v, %v |", i+1, o.Fault, o.Victim+1, strings.Join(o.Led, " "), strings.Join(o.Next, " "),
+			round(o.Failover), round(o.Return), round(o.CaughtUp), round(o.TimerLate), round(o.SlowestFsync))
 	}
 }
 
@@ -146,14 +159,17 @@ func (r *Result) command() string {
 	if len(o.Faults) > 0 {
 		text += " -faults " + strings.Join(o.Faults, ",")
 	}
+	if o.inRounds() {
+		return text + fmt.Sprintf(" -kills %d -cuts %d -level %s", o.Kills, o.Cuts, o.Level)
+	}
 	if len(o.Workloads) < len(workloads) {
 		text += " -workloads " + strings.Join(o.Workloads, ",")
 	}
 	if o.Stable {
 		text += " -stable"
 	}
-	if o.Namespaces {
-		text += " -namespaces"
+	if o.Level != "" && o.Level != Loopback {
+		text += " -level " + o.Level
 	}
 	return text
 }

@@ -34,6 +34,7 @@ type run struct {
 	over    atomic.Bool   // the run is at its end: clients are being closed
 	full    []atomic.Bool // nodes whose disk is full: they may end by themselves
 	clients
+	roundQueues []roundQueue
 }
 
 // Result is what a run came to.
@@ -52,10 +53,11 @@ type Result struct {
 	Replies  string
 	Baseline []string // what each node took before the load
 	After    []string // and afterwards
-	Hashes   string   // whether the replicas' state hashes were compared
+	Hashes   string   // how the replicas' states compared
 	Latency  map[string]time.Duration
 	Series   []Point
 	Logs     map[string]string `json:",omitempty"` // ends of the nodes' logs, when the run failed
+	Rounds   []*Round          `json:",omitempty"`
 	Notes    []string
 }
 
@@ -103,7 +105,7 @@ func (r *run) all(ctx context.Context, result *Result) error {
 		return err
 	}
 	r.say("%d nodes serve", len(r.cluster.nodes))
-	if err := r.prepare(); err != nil {
+	if err := r.prepare(ctx); err != nil {
 		return err
 	}
 	baseline, err := r.usages(ctx)
@@ -116,6 +118,7 @@ func (r *run) all(ctx context.Context, result *Result) error {
 	}
 	r.say("all queues are empty after %v; checking", round(result.Drain))
 	r.checkDrained()
+	result.Hashes = r.checkDigests(ctx)
 	if err := r.removeQueues(); err != nil {
 		r.ledger.Report(check.Finding{Kind: check.NotDrained, Detail: err.Error()})
 	}
@@ -125,18 +128,20 @@ func (r *run) all(ctx context.Context, result *Result) error {
 	}
 	r.say("nodes are back at their baseline: %v", result.After)
 	r.checkLogs()
-	result.Hashes = r.checkHashes()
 	r.judge(result)
 	return nil
 }
 
 // prepare declares what the workloads need and makes their clients.
-func (r *run) prepare() error {
+func (r *run) prepare(ctx context.Context) error {
 	l, err := r.open(r.o.stableNode())
 	if err != nil {
 		return err
 	}
 	defer l.close()
+	if r.o.inRounds() {
+		return r.prepareRounds(ctx, l)
+	}
 	share := float64(r.o.Rate) / float64(len(r.o.Workloads))
 	for _, name := range r.o.Workloads {
 		if err := workloads[name](r, l, share); err != nil {
@@ -167,7 +172,11 @@ func (r *run) load(ctx context.Context, result *Result) {
 		}
 	}()
 	begin := r.now()
-	r.harm(ctx, begin, result)
+	if r.o.inRounds() {
+		r.rounds(ctx, begin, result)
+	} else {
+		r.harm(ctx, begin, result)
+	}
 	r.calm.Store(true)
 	endPublishing()
 	result.Load = r.now() - begin
@@ -334,19 +343,23 @@ func (r *run) aim(a *Action) {
 	}
 }
 
-// leader says which node leads the catalog: the one whose log said so last. Once nodes tell it when asked, ask them.
+// leader says which node leads the catalog: the one that says so itself, or the one whose log said so last.
 func (r *run) leader() (node int, known bool) {
-	latest := ""
+	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Second)
+	defer cancel()
 	for _, n := range r.cluster.nodes {
-		if at := n.lastLed(); at > latest {
+		if s, err := n.standings(ctx); err == nil && s.leadsCatalog {
+			return n.index, true
+		}
+	}
+	var latest time.Time
+	for _, n := range r.cluster.nodes {
+		if at := n.led("catalog", time.Now()); at.After(latest) {
 			latest, node, known = at, n.index, true
 		}
 	}
 	return node, known
 }
-
-// checkHashes compares the replicas' state hashes. It is a hook: the broker does not tell them yet.
-func (r *run) checkHashes() string { return "not compared: the broker does not tell them yet" }
 
 func (r *run) now() time.Duration              { return time.Since(r.start) }
 func (r *run) since(t time.Time) time.Duration { return t.Sub(r.start) }

@@ -24,6 +24,7 @@ const (
 	Resource    = "resource"       // memory, goroutines or open files did not come back to their baseline
 	LogLine     = "log"            // a node's log tells of a panic, a data race or a divergence
 	StateHash   = "state hash"     // replicas differ
+	Missed      = "missed"         // the suite's fault did not hit whom it was meant for
 	Stalled     = "stalled"        // no confirm for longer than the bound, though a majority was well
 	samples     = 20               // findings of one kind that are kept word for word; all are counted
 	noticing    = 60 * time.Second // how long a broker may take to notice that a client is gone

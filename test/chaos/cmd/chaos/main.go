@@ -16,7 +16,6 @@ import (
 	"time"
 
 	"github.com/warrenmq/warren/test/chaos"
-	"github.com/warrenmq/warren/test/chaos/switchboard"
 )
 
 func main() {
@@ -37,13 +36,15 @@ func run() (failed bool, err error) {
 	workloads := flag.String("workloads", "", "names of workloads, with commas; default all")
 	report := flag.String("report", "", "directory for report.md, report.json and timeline.svg; default below the work directory")
 	work := flag.String("work", "", "directory for data and logs; default a temporary one, removed after a clean run")
-	namespaces := flag.String("namespaces", "auto", "nodes in network namespaces: yes, no, or auto: when a fault needs them")
+	level := flag.String("level", "auto", "what connects the nodes: loopback; switchboard: network namespaces and frames carried by the suite; netns: network namespaces connected by the kernel; auto: loopback, or switchboard when a fault needs it")
 	flags := flag.String("node-flags", "", "further flags for every node, separated by spaces")
 	list := flag.Bool("list", false, "list the faults and what they need, and do nothing")
 	flag.DurationVar(&o.Duration, "duration", 10*time.Minute, "how long the load lasts")
 	flag.IntVar(&o.Nodes, "nodes", 3, "nodes of the cluster")
 	flag.StringVar(&o.Binary, "bin", "bin/warren", "the program under test")
-	flag.IntVar(&o.Rate, "rate", 2000, "messages per second, over all publishers")
+	flag.IntVar(&o.Rate, "rate", 0, "messages per second, over all publishers; default 2000, 10000 with -kills or -cuts")
+	flag.IntVar(&o.Kills, "kills", 0, "instead of a schedule: so many times SIGKILL of the node that leads the shard of a queue that is published to, clients on another node")
+	flag.IntVar(&o.Cuts, "cuts", 0, "the same with silent partitions of that node")
 	flag.BoolVar(&o.Stable, "stable", false, "clients use one node that no fault touches, and may notice nothing but pauses")
 	flag.DurationVar(&o.MaxGap, "max-gap", 0, "with -stable: fail when a gap between two confirms is longer; 0: only report")
 	flag.DurationVar(&o.PauseMin, "pause-min", 2*time.Second, "shortest pause between two faults")
@@ -60,11 +61,13 @@ func run() (failed bool, err error) {
 		o.Faults = split(*faults)
 	}
 	o.Workloads, o.Flags = split(*workloads), strings.Fields(*flags)
-	if o.Namespaces, err = useNamespaces(*namespaces, *faults); err != nil {
+	if o.Level, err = levelFor(*level, *faults, o.Cuts); err != nil {
 		return false, err
 	}
 	if *list {
-		o.Namespaces = o.Namespaces || switchboard.Missing() == ""
+		if o.Level == chaos.Loopback && chaos.LevelMissing(chaos.Switchboard) == "" {
+			o.Level = chaos.Switchboard
+		}
 		fmt.Print(chaos.DescribeFaults(&o))
 		return false, nil
 	}
@@ -108,6 +111,7 @@ func run() (failed bool, err error) {
 // printOutcome says in a few lines what the report says in full. A failure prints its seed and its whole schedule.
 func printOutcome(r *chaos.Result, report string) {
 	fmt.Printf("seed %d: %d confirmed, findings: %v; report in %s\n", r.Options.Seed, r.Verdict.Confirmed, r.Verdict.Counts, report)
+	fmt.Print(r.Gaps())
 	if !r.Failed() {
 		return
 	}
@@ -120,22 +124,25 @@ func printOutcome(r *chaos.Result, report string) {
 	}
 }
 
-func useNamespaces(flag, faults string) (bool, error) {
-	missing := switchboard.Missing()
-	switch flag {
-	case "yes":
-		if missing != "" {
-			return false, errors.New(missing)
+// levelFor is the level asked for, or the least that the faults need.
+func levelFor(asked, faults string, cuts int) (string, error) {
+	if asked != "auto" {
+		if why := chaos.LevelMissing(asked); why != "" {
+			return "", errors.New(why)
 		}
-		return true, nil
-	case "no":
-		return false, nil
-	case "auto":
-		needed := strings.Contains(faults, "partition") || strings.Contains(faults, "delay") || strings.Contains(faults, "loss") ||
-			strings.Contains(faults, "slow") || strings.Contains(faults, "all") && !strings.Contains(faults, "kill-all")
-		return needed && missing == "", nil
+		return asked, nil
 	}
-	return false, fmt.Errorf("-namespaces %s: yes, no or auto", flag)
+	if cuts > 0 && chaos.LevelMissing(chaos.Netns) == "" {
+		return chaos.Netns, nil
+	}
+	names, err := chaos.ExpandFaults(split(faults))
+	if err != nil && faults != "none" {
+		return "", err
+	}
+	if (cuts > 0 || chaos.NeedNetwork(names)) && chaos.LevelMissing(chaos.Switchboard) == "" {
+		return chaos.Switchboard, nil
+	}
+	return chaos.Loopback, nil
 }
 
 func split(text string) []string {

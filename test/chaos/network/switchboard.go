@@ -1,8 +1,4 @@
-// Package switchboard is a small Ethernet in user space: every node lives in its own network namespace, and all frames
-// between them pass through this process, which can drop, lose and delay them in each direction. It needs root and
-// /dev/net/tun, and nothing else of the kernel: no bridge, no packet filter, no netem. Addresses exist only inside the
-// namespaces; the kernel removes the devices when the process ends, and Close removes the namespaces.
-package switchboard
+package network
 
 import (
 	"errors"
@@ -10,8 +6,6 @@ import (
 	"math/rand/v2"
 	"net"
 	"os"
-	"os/exec"
-	"runtime"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -22,7 +16,9 @@ import (
 // frameSize is the largest frame. A large MTU lets TCP send large segments, which spares copies in user space.
 const frameSize = 9000 + 14
 
-// Switchboard connects n nodes.
+// Switchboard is a small Ethernet in user space: all frames between the nodes pass through this process, which can drop,
+// lose and delay them in each direction. It needs /dev/net/tun, and nothing else of the kernel: no bridge, no packet filter,
+// no netem. The kernel removes the devices when the process ends.
 type Switchboard struct {
 	ports []*port
 	links []link // from × n + to
@@ -48,13 +44,10 @@ type delayed struct {
 	frame []byte
 }
 
-// Missing says why there can be no switchboard here, or nothing.
-func Missing() string {
-	if os.Geteuid() != 0 {
-		return "network namespaces need root"
-	}
-	if _, err := exec.LookPath("ip"); err != nil {
-		return "network namespaces need the ip command"
+// SwitchboardMissing says why there can be no switchboard here, or nothing.
+func SwitchboardMissing() string {
+	if why := namespacesMissing(); why != "" {
+		return why
 	}
 	f, err := os.OpenFile("/dev/net/tun", os.O_RDWR, 0)
 	if err != nil {
@@ -64,8 +57,10 @@ func Missing() string {
 	return ""
 }
 
-// New makes n namespaces with one device each, connected with one another. Names begin with prefix.
-func New(prefix string, n int) (_ *Switchboard, err error) {
+// NewSwitchboard makes n namespaces with one device each, connected with one another.
+func NewSwitchboard(n int) (_ *Switchboard, err error) {
+	sweep()
+	prefix := newPrefix()
 	s := &Switchboard{links: make([]link, n*n), done: make(chan struct{})}
 	defer func() {
 		if err != nil {
@@ -93,15 +88,7 @@ func New(prefix string, n int) (_ *Switchboard, err error) {
 	return s, nil
 }
 
-// Address is a node's, inside the namespaces.
-func Address(node int) string { return fmt.Sprintf("10.177.0.%d", node+1) }
-
-// hardware is the first byte of our hardware addresses: locally administered, for one receiver.
-const hardware = 0x02
-
-func hardwareAddress(node int) string { return fmt.Sprintf("%02x:00:00:00:00:%02x", hardware, node+1) }
-
-// Namespace is the name of a node's network namespace.
+// Namespace implements Network.
 func (s *Switchboard) Namespace(node int) string { return s.ports[node].namespace }
 
 // plug makes a namespace with one device in it. What was made is returned even with an error.
@@ -123,32 +110,10 @@ func plug(namespace string, node, nodes int) (*port, error) {
 	if err != nil {
 		return p, fmt.Errorf("make device %s: %w", namespace, err)
 	}
-	commands := [][]string{
-		{"link", "set", namespace, "netns", namespace},
-		{"-n", namespace, "link", "set", "lo", "up"},
-		{"-n", namespace, "addr", "add", Address(node) + "/24", "dev", namespace},
-		{"-n", namespace, "link", "set", namespace, "address", hardwareAddress(node), "mtu", fmt.Sprint(frameSize - 14), "up"},
+	if err := ip("link", "set", namespace, "netns", namespace); err != nil {
+		return p, err
 	}
-	for other := range nodes {
-		if other != node {
-			// Nobody asks for addresses: an answer could not come back over a link that is cut one way.
-			commands = append(commands, []string{"-n", namespace, "neigh", "replace", Address(other), "lladdr", hardwareAddress(other),
-				"dev", namespace, "nud", "permanent"})
-		}
-	}
-	for _, command := range commands {
-		if err := ip(command...); err != nil {
-			return p, err
-		}
-	}
-	return p, nil
-}
-
-func ip(args ...string) error {
-	if out, err := exec.Command("ip", args...).CombinedOutput(); err != nil {
-		return fmt.Errorf("ip %v: %w: %s", args, err, out)
-	}
-	return nil
+	return p, furnish(namespace, namespace, node, nodes)
 }
 
 // forward reads the frames of one node and passes them on.
@@ -205,53 +170,39 @@ func (s *Switchboard) deliverLater(l *link, to *port) {
 	}
 }
 
-// Cut stops all frames from one node to another; the other direction stays.
-func (s *Switchboard) Cut(from, to int) { s.links[from*len(s.ports)+to].down.Store(true) }
-
-// Slow delays the frames from one node to another and loses a share of them.
-func (s *Switchboard) Slow(from, to int, delay time.Duration, loss float64) {
-	l := &s.links[from*len(s.ports)+to]
-	l.delay.Store(int64(delay))
-	l.loss.Store(uint32(loss * 1_000_000))
+// Cut implements Network.
+func (s *Switchboard) Cut(from, to int) error {
+	s.links[from*len(s.ports)+to].down.Store(true)
+	return nil
 }
 
-// Heal connects everybody with everybody again, at full speed.
-func (s *Switchboard) Heal() {
+// Slow implements Network.
+func (s *Switchboard) Slow(node int, delay time.Duration, loss float64) error {
+	for other := range s.ports {
+		for _, l := range []*link{&s.links[node*len(s.ports)+other], &s.links[other*len(s.ports)+node]} {
+			l.delay.Store(int64(delay))
+			l.loss.Store(uint32(loss * 1_000_000))
+		}
+	}
+	return nil
+}
+
+// Heal implements Network.
+func (s *Switchboard) Heal() error {
 	for i := range s.links {
 		s.links[i].down.Store(false)
 		s.links[i].loss.Store(0)
 		s.links[i].delay.Store(0)
 	}
+	return nil
 }
 
-// Dial connects to an address as seen from inside a node's namespace.
+// Dial implements Network.
 func (s *Switchboard) Dial(node int, address string, timeout time.Duration) (net.Conn, error) {
-	type result struct {
-		conn net.Conn
-		err  error
-	}
-	results := make(chan result, 1)
-	go func() {
-		// A socket belongs to the namespace of the thread that makes it. The thread is not given back: it ends with
-		// this goroutine, since it is in a namespace where nobody else may find himself.
-		runtime.LockOSThread()
-		f, err := os.Open("/var/run/netns/" + s.ports[node].namespace)
-		if err == nil {
-			err = unix.Setns(int(f.Fd()), unix.CLONE_NEWNET)
-			err = errors.Join(err, f.Close())
-		}
-		if err != nil {
-			results <- result{nil, fmt.Errorf("enter the namespace of node %d: %w", node+1, err)}
-			return
-		}
-		conn, err := net.DialTimeout("tcp", address, timeout)
-		results <- result{conn, err}
-	}()
-	r := <-results
-	return r.conn, r.err
+	return dial(s.ports[node].namespace, address, timeout)
 }
 
-// Close removes the namespaces. The processes in them must have ended.
+// Close implements Network.
 func (s *Switchboard) Close() error {
 	close(s.done)
 	var errs []error
