@@ -12,9 +12,6 @@ import (
 	"testing"
 	"time"
 
-	"github.com/hashicorp/raft"
-
-	"github.com/warrenmq/warren/cluster/raftnet"
 	"github.com/warrenmq/warren/raftfsm/queue"
 )
 
@@ -131,18 +128,17 @@ func TestWipedNode(t *testing.T) {
 			t.Errorf("the new node has number %d", n)
 		}
 		settled(t, members)
-		for _, m := range members {
-			for _, g := range m.groups() {
-				for _, s := range g.members() {
-					if raftnet.NodeOf(string(s.ID)) == former {
-						t.Errorf("%s: %s still has the seat %s", m.o.Name, g.name, s.ID)
-					}
-					if s.Suffrage != raft.Voter {
-						t.Errorf("%s: %s: seat %s does not vote", m.o.Name, g.name, s.ID)
+		eventually(t, "every node knows that the former one has no seat, and that all have votes", func() bool {
+			for _, m := range members {
+				for _, g := range m.groups() {
+					servers := g.members()
+					if len(servers) != 3 || voters(servers) != 3 || hasSeat(servers, former) {
+						return false
 					}
 				}
 			}
-		}
+			return true
+		})
 	}
 	l.check(t, members)
 }

@@ -67,21 +67,17 @@ func (w *watcher) add(uuid string) {
 	w.work.Go(func() { w.watch(ctx, uuid) })
 }
 
-// keep ends the watch of nodes that are no members any more.
+// keep ends the watch of nodes that are no members any more, and connections to them.
 func (w *watcher) keep(member func(uuid string) bool) {
 	w.mu.Lock()
-	var gone []string
 	for uuid, p := range w.peers {
 		if !member(uuid) {
 			p.end()
 			delete(w.peers, uuid)
-			gone = append(gone, uuid)
 		}
 	}
 	w.mu.Unlock()
-	for _, uuid := range gone {
-		w.c.network.Disconnect(uuid)
-	}
+	w.c.network.Keep(member)
 }
 
 // watch follows one node until ctx ends.
@@ -91,7 +87,6 @@ func (w *watcher) watch(ctx context.Context, uuid string) {
 		began := time.Now()
 		err := w.listen(ctx, uuid)
 		if ctx.Err() != nil {
-			w.c.network.Disconnect(uuid) // it may have dialled after keep has
 			return
 		}
 		if time.Since(began) > retryMax {

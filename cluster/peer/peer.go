@@ -181,12 +181,21 @@ func (n *Network) Probe(ctx context.Context, uuid string) error {
 
 // Disconnect breaks all connections to a node, so that nobody waits for one that leads nowhere; the next use dials anew.
 func (n *Network) Disconnect(uuid string) {
+	n.disconnect(func(other string) bool { return other == uuid })
+}
+
+// Keep breaks all connections but those to some nodes.
+func (n *Network) Keep(needed func(uuid string) bool) {
+	n.disconnect(func(uuid string) bool { return !needed(uuid) })
+}
+
+func (n *Network) disconnect(which func(uuid string) bool) {
 	n.mu.Lock()
 	var conns []*grpc.ClientConn
-	for class := range Class(classes) {
-		if c := n.conns[key{uuid, class}]; c != nil {
+	for k, c := range n.conns {
+		if which(k.uuid) {
 			conns = append(conns, c)
-			delete(n.conns, key{uuid, class})
+			delete(n.conns, k)
 		}
 	}
 	n.mu.Unlock()
