@@ -78,7 +78,7 @@ func Register(flags *pflag.FlagSet) *Server {
 	fs.IntVar(&c.AMQPPort, "amqp-port", 5672, "AMQP 0-9-1 in plain text; 0: none")
 	fs.IntVar(&c.AMQPSPort, "amqps-port", 5671, "AMQP 0-9-1 over TLS, when --tls-cert is set; 0: none")
 	fs.IntVar(&c.HTTPPort, "http-port", 15672, "health and metrics, over TLS when --tls-cert is set; 0: none")
-	fs.IntVar(&c.GRPCPort, "grpc-port", 7672, "gRPC API for clients (kept for it; this version does not serve it yet)")
+	fs.IntVar(&c.GRPCPort, "grpc-port", 7672, "gRPC API for clients (proto/broker/v1)")
 	fs.IntVar(&c.ClusterPort, "cluster-port", 7673, "traffic between nodes")
 	fs.IntVar(&c.GossipPort, "gossip-port", 7946, "gossip between nodes, TCP and UDP")
 	fs.StringSliceVar(&c.Join, "join", nil, "gossip addresses HOST:PORT,… of any members; names are resolved to all their addresses")

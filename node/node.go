@@ -24,6 +24,7 @@ import (
 	"github.com/warrenmq/warren/cluster"
 	"github.com/warrenmq/warren/config"
 	"github.com/warrenmq/warren/management"
+	"github.com/warrenmq/warren/rpc"
 	"github.com/warrenmq/warren/storage"
 )
 
@@ -37,7 +38,10 @@ type Node struct {
 	broker  *broker.Broker
 	cluster *cluster.Cluster
 	amqp    *amqp.Server
-	http    *management.Server
+	rpc     *rpc.Server
+	// rpcListener is the listener of rpc, from before rpc is there; both are nil without a port.
+	rpcListener net.Listener
+	http        *management.Server
 
 	serving atomic.Bool    // every listener is open
 	fatal   chan error     // has room for one: the first reason to stop
@@ -70,6 +74,10 @@ func Start(ctx context.Context, c *config.Server, version string, log *slog.Logg
 	if err != nil {
 		return nil, fmt.Errorf("listen for AMQP: %w", err)
 	}
+	serveRPC, err := n.listenRPC(version)
+	if err != nil {
+		return nil, errors.Join(err, listener.Close())
+	}
 	n.store, err = storage.Open(storage.Options{Dir: filepath.Join(c.DataDir, "store"), WALFileSize: int64(c.WALFileSize),
 		CacheBytes: int64(c.CacheSize), Logger: log, OnFatal: n.stopFor})
 	if err != nil {
@@ -91,6 +99,7 @@ func Start(ctx context.Context, c *config.Server, version string, log *slog.Logg
 	n.amqp = amqp.NewServer(amqp.Options{Broker: n.broker, Logger: log, Version: version, Announce: c.AMQPAnnounce,
 		ClusterName: c.Name, MaxMessageSize: int64(c.MaxMessageSize), MaxConnections: maxClients, MaxSockets: clientSockets(fileLimit())})
 	n.serve("AMQP", func() error { return n.amqp.Serve(listener) })
+	serveRPC()
 	n.work.Go(n.watchResources)
 	n.serving.Store(true)
 	return n, nil
@@ -121,6 +130,21 @@ func (n *Node) serveHTTP() error {
 	n.http = management.New(management.Options{Ready: n.Ready, Metrics: n.metrics, Profiles: n.config.Profiles, Digests: n.writeDigests, Logger: n.log})
 	n.serve("HTTP", func() error { return n.http.Serve(listener) })
 	return nil
+}
+
+// listenRPC takes the port of the gRPC front door and returns what serves it, once there is a broker. A client that connects
+// earlier waits.
+func (n *Node) listenRPC(version string) (serve func(), err error) {
+	if n.config.GRPCPort == 0 {
+		return func() {}, nil
+	}
+	if n.rpcListener, err = net.Listen("tcp", n.config.Address(n.config.GRPCPort)); err != nil {
+		return nil, fmt.Errorf("listen for gRPC: %w", err)
+	}
+	return func() {
+		n.rpc = rpc.NewServer(rpc.Options{Broker: n.broker, Logger: n.log, Version: version, Ready: n.Ready, MaxMessageSize: int64(n.config.MaxMessageSize)})
+		n.serve("gRPC", func() error { return n.rpc.Serve(n.rpcListener) })
+	}, nil
 }
 
 // serve runs a listener's loop; one that ends by itself stops the node.
@@ -183,7 +207,11 @@ func (n *Node) Stop() error {
 	close(n.quit)
 	ctx, cancel := context.WithTimeout(context.Background(), stopTimeout)
 	defer cancel()
-	errs := []error{n.amqp.Shutdown(ctx), n.cluster.Close(ctx), n.store.Close()}
+	errs := []error{n.amqp.Shutdown(ctx)}
+	if n.rpc != nil {
+		errs = append(errs, n.rpc.Shutdown(ctx))
+	}
+	errs = append(errs, n.cluster.Close(ctx), n.store.Close())
 	if n.http != nil {
 		errs = append(errs, n.http.Shutdown(ctx))
 	}
@@ -195,6 +223,9 @@ func (n *Node) Stop() error {
 func (n *Node) abandon() {
 	ctx, cancel := context.WithTimeout(context.Background(), stopTimeout)
 	defer cancel()
+	if n.rpcListener != nil {
+		_ = n.rpcListener.Close()
+	}
 	if n.cluster != nil {
 		_ = n.cluster.Close(ctx) // the start's error is the one to tell
 	}

@@ -66,6 +66,9 @@ func serve(ctx context.Context, settings *config.Server, out io.Writer) error {
 func announce(out io.Writer, c *config.Server) {
 	fmt.Fprintf(out, "Warren %s is ready.\n", version)
 	fmt.Fprintf(out, "  AMQP     amqp://guest:guest@%s/   (guest from this machine only)\n", c.Address(c.AMQPPort))
+	if c.GRPCPort != 0 {
+		fmt.Fprintf(out, "  gRPC     %s\n", c.Address(c.GRPCPort))
+	}
 	if c.HTTPPort != 0 {
 		fmt.Fprintf(out, "  health   http://%s/health/ready\n", c.Address(c.HTTPPort))
 		fmt.Fprintf(out, "  metrics  http://%s/metrics\n", c.Address(c.HTTPPort))

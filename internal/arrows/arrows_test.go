@@ -33,6 +33,8 @@ var allowed = map[string][]string{
 	"storage":           {"storage/vfs"},
 	"cluster/...":       {"broker", "raftfsm", "raftfsm/queue", "raftfsm/catalog", "storage", "storage/vfs", "proto/node/v1", "proto/raft/v1", "cluster/..."},
 	"amqp":              {"amqp/wire", "broker", "auth"},
+	"rpc":               {"broker", "proto/broker/v1", "proto/raft/v1"},
+	"client":            {"proto/broker/v1"},
 	"management":        {"broker"},
 	"node":              {"..."},
 	"internal/bench":    {"amqp/wire"},
@@ -154,6 +156,7 @@ func mayImport(folder, imported string, test bool) string {
 // testOnly are arrows that test files alone may use.
 var testOnly = map[string]bool{
 	"broker amqp/wire":     true,
+	"rpc amqp":             true, // to cross the two
 	"amqp proto/raft/v1":   true, // what tests of the front door declare behind its back
 	"amqp raftfsm":         true,
 	"amqp raftfsm/catalog": true,

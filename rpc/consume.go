@@ -1,0 +1,332 @@
+package rpc
+
+import (
+	"context"
+	"errors"
+	"io"
+	"sync"
+
+	"google.golang.org/grpc"
+
+	"github.com/warrenmq/warren/broker"
+	brokerv1 "github.com/warrenmq/warren/proto/broker/v1"
+)
+
+// consuming is the ConsumingService.
+type consuming struct {
+	brokerv1.UnimplementedConsumingServiceServer
+	server *Server
+}
+
+// Consume is a stream of deliveries and their settlement.
+func (c consuming) Consume(stream grpc.BidiStreamingServer[brokerv1.ConsumeRequest, brokerv1.ConsumeResponse]) error {
+	request, err := stream.Recv()
+	if err != nil {
+		return err
+	}
+	start := request.GetStart()
+	switch {
+	case start == nil:
+		return invalid("the first request of a stream must have start")
+	case start.Queue == "" && start.Temporary == nil:
+		return invalid("no queue")
+	case len(start.ConsumerTag) > maxShort:
+		return invalid("a consumer tag of %d bytes is longer than %d", len(start.ConsumerTag), maxShort)
+	}
+	n, err := c.server.open(stream.Context())
+	if err != nil {
+		return err
+	}
+	s := &consumeStream{session: n, stream: stream}
+	if err := s.begin(start); err != nil {
+		n.close()
+		return n.forced(err)
+	}
+	return n.converse(stream.Context(), s.read, s.write)
+}
+
+// consumeStream is one stream of deliveries.
+type consumeStream struct {
+	*session
+	stream grpc.BidiStreamingServer[brokerv1.ConsumeRequest, brokerv1.ConsumeResponse]
+	tag    string
+
+	mu        sync.Mutex // guards what follows; the broker's lock while it drains
+	out       []*outgoing
+	count     int // of out: to be sent
+	cancelled bool
+	failed    *broker.Error // ends the stream
+
+	// The writer's.
+	deliveries []*brokerv1.Delivery
+	exchange   interned
+	routingKey interned
+}
+
+// outgoing is the memory of a delivery that is sent: used again once it was.
+type outgoing struct {
+	delivery   brokerv1.Delivery
+	message    brokerv1.Message
+	properties brokerv1.Properties
+}
+
+// keepOutgoing is how many of them a stream keeps.
+const keepOutgoing = 1024
+
+// begin makes the queue, if it is temporary, and starts the consumer.
+func (s *consumeStream) begin(start *brokerv1.ConsumeStart) error {
+	name, err := s.temporary(start)
+	if err != nil {
+		return err
+	}
+	arguments := &broker.Table{Fields: []*broker.Field{{Key: "x-priority", Value: broker.IntValue('l', int64(start.Priority))}}}
+	if start.Priority == 0 {
+		arguments = nil
+	}
+	s.tag, err = s.channel.Consume(s.calls, &broker.Consume{Queue: name, Tag: start.ConsumerTag, NoAck: start.AutoSettle,
+		Exclusive: start.Exclusive, Credit: start.Credit, Arguments: arguments})
+	if err != nil {
+		return err
+	}
+	if err := s.stream.Send(&brokerv1.ConsumeResponse{Response: &brokerv1.ConsumeResponse_Started{Started: &brokerv1.ConsumeStarted{Queue: name, ConsumerTag: s.tag}}}); err != nil {
+		return err
+	}
+	s.channel.Started(s.tag)
+	return nil
+}
+
+func (s *consumeStream) temporary(start *brokerv1.ConsumeStart) (name string, err error) {
+	if start.Temporary == nil {
+		return start.Queue, nil
+	}
+	arguments, err := storedTable(start.Temporary.Arguments, 0)
+	if err != nil {
+		return "", invalid("arguments: %v", err)
+	}
+	ok, err := s.channel.DeclareQueue(s.calls, &broker.QueueDeclare{Name: start.Queue, Exclusive: true, AutoDelete: true, Arguments: arguments})
+	if err != nil {
+		return "", err
+	}
+	for _, b := range start.Temporary.Bindings {
+		bound, err := binding(b)
+		if err != nil {
+			return "", err
+		}
+		bound.Destination = ok.Name
+		if err := s.channel.BindQueue(s.calls, bound); err != nil {
+			return "", err
+		}
+	}
+	return ok.Name, nil
+}
+
+func (s *consumeStream) read() error {
+	for {
+		request, err := s.stream.Recv()
+		if errors.Is(err, io.EOF) {
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+		if err := s.handle(request); err != nil {
+			return err
+		}
+		if err := s.conn.Flush(s.calls); err != nil {
+			return err
+		}
+	}
+}
+
+func (s *consumeStream) handle(request *brokerv1.ConsumeRequest) error {
+	switch r := request.Request.(type) {
+	case *brokerv1.ConsumeRequest_Settle:
+		return s.settle(r.Settle)
+	case *brokerv1.ConsumeRequest_SetCredit:
+		s.channel.SetCredit(s.tag, r.SetCredit.GetCredit())
+		return nil
+	}
+	return invalid("a request without settle and set_credit")
+}
+
+// settle settles deliveries of a session.
+func (n *session) settle(m *brokerv1.Settle) error {
+	ch, tag := n.channel, m.GetDeliveryTag()
+	if tag == 0 && !m.Multiple {
+		return invalid("no delivery tag")
+	}
+	switch m.GetSettlement() {
+	case brokerv1.Settlement_SETTLEMENT_ACK:
+		return ch.Ack(tag, m.Multiple)
+	case brokerv1.Settlement_SETTLEMENT_REQUEUE:
+		return ch.Nack(tag, m.Multiple, true)
+	case brokerv1.Settlement_SETTLEMENT_DISCARD:
+		return ch.Nack(tag, m.Multiple, false)
+	case brokerv1.Settlement_SETTLEMENT_REQUEUE_FAILED:
+		if m.Multiple {
+			return invalid("only single deliveries can be settled as failed")
+		}
+		return ch.Reject(tag, true)
+	}
+	return invalid("no settlement")
+}
+
+// write sends what the broker has. A client that has half-closed has nothing to settle any more: the stream is done.
+func (s *consumeStream) write() (done bool, err error) {
+	for more := true; more; {
+		if more, err = s.conn.Drain(s, drainBytes); err != nil {
+			return false, err
+		}
+		if err := s.send(); err != nil {
+			return false, err
+		}
+		s.conn.Written()
+	}
+	return true, nil
+}
+
+// send sends what Drain has left. The lock is not held meanwhile: nobody else drains.
+func (s *consumeStream) send() error {
+	s.mu.Lock()
+	out, cancelled, failed := s.out[:s.count], s.cancelled, s.failed
+	s.cancelled = false
+	s.mu.Unlock()
+	if len(out) > 0 {
+		s.deliveries = s.deliveries[:0]
+		for _, o := range out {
+			s.deliveries = append(s.deliveries, &o.delivery)
+		}
+		err := s.stream.Send(&brokerv1.ConsumeResponse{Response: &brokerv1.ConsumeResponse_Deliveries{Deliveries: &brokerv1.Deliveries{Deliveries: s.deliveries}}})
+		s.forget()
+		if err != nil {
+			return err
+		}
+	}
+	if cancelled {
+		if err := s.stream.Send(&brokerv1.ConsumeResponse{Response: &brokerv1.ConsumeResponse_Cancelled{Cancelled: &brokerv1.ConsumerCancelled{}}}); err != nil {
+			return err
+		}
+	}
+	if failed != nil {
+		return failed
+	}
+	return nil
+}
+
+// forget lets go of the bodies that were sent.
+func (s *consumeStream) forget() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, o := range s.out[:s.count] {
+		o.message.Body = nil
+	}
+	s.count = 0
+	if len(s.out) > keepOutgoing {
+		s.out = nil
+	}
+}
+
+// Lock implements broker.Writer, as do the methods below.
+func (s *consumeStream) Lock() { s.mu.Lock() }
+
+// Unlock ends what Lock began.
+func (s *consumeStream) Unlock() { s.mu.Unlock() }
+
+// Deliver takes a delivery into the next response.
+func (s *consumeStream) Deliver(_ uint16, _ string, d *broker.Outgoing) {
+	if s.count == len(s.out) {
+		s.out = append(s.out, &outgoing{})
+	}
+	o := s.out[s.count]
+	s.count++
+	o.fill(d, &s.exchange, &s.routingKey)
+}
+
+// fill makes a delivery.
+func (o *outgoing) fill(d *broker.Outgoing, exchange, routingKey *interned) {
+	o.properties.Reset()
+	_ = readProperties(&o.properties, d.Properties) // what was malformed at its publish shows no properties
+	o.message.Exchange, o.message.RoutingKey = exchange.text(d.Exchange), routingKey.text(d.RoutingKey)
+	o.message.Properties, o.message.Body = &o.properties, d.Body
+	o.delivery.DeliveryTag, o.delivery.Redelivered, o.delivery.Message = d.Tag, d.Redelivered, &o.message
+}
+
+// Confirm does not come: nothing is published on the stream.
+func (s *consumeStream) Confirm(uint16, uint64, bool, broker.Outcome) {}
+
+// Return does not come.
+func (s *consumeStream) Return(uint16, uint16, string, []byte, []byte, []byte, []byte) {}
+
+// CancelConsumer tells that the broker has ended the consumer.
+func (s *consumeStream) CancelConsumer(uint16, string) { s.cancelled = true }
+
+// CloseChannel ends the stream.
+func (s *consumeStream) CloseChannel(_ uint16, err *broker.Error) { s.failed = err }
+
+// interned makes a text of bytes that are mostly those of the last time.
+type interned struct{ last string }
+
+func (i *interned) text(b []byte) string {
+	if i.last != string(b) {
+		i.last = (&octets{}).text(b)
+	}
+	return i.last
+}
+
+// Get is a stream of single messages.
+func (c consuming) Get(stream grpc.BidiStreamingServer[brokerv1.GetRequest, brokerv1.GetResponse]) error {
+	n, err := c.server.open(stream.Context())
+	if err != nil {
+		return err
+	}
+	s := &getStream{session: n, stream: stream}
+	return n.converse(stream.Context(), s.read, func() (bool, error) { return true, nil })
+}
+
+type getStream struct {
+	*session
+	stream grpc.BidiStreamingServer[brokerv1.GetRequest, brokerv1.GetResponse]
+}
+
+func (s *getStream) read() error {
+	for {
+		request, err := s.stream.Recv()
+		if errors.Is(err, io.EOF) {
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+		switch r := request.Request.(type) {
+		case *brokerv1.GetRequest_Fetch:
+			err = s.fetch(s.calls, r.Fetch)
+		case *brokerv1.GetRequest_Settle:
+			err = s.settle(r.Settle)
+		default:
+			err = invalid("a request without fetch and settle")
+		}
+		if err != nil {
+			return err
+		}
+		if err := s.conn.Flush(s.calls); err != nil {
+			return err
+		}
+	}
+}
+
+func (s *getStream) fetch(ctx context.Context, f *brokerv1.Fetch) error {
+	if f.GetQueue() == "" {
+		return invalid("no queue")
+	}
+	m, ok, err := s.channel.Get(ctx, f.GetQueue(), f.GetAutoSettle())
+	if err != nil {
+		return err
+	}
+	response := &brokerv1.GetResponse{}
+	if ok {
+		o := &outgoing{}
+		o.fill(m, &interned{}, &interned{})
+		response.Delivery, response.MessagesLeft = &o.delivery, uint64(m.MessageCount)
+	}
+	return s.stream.Send(response)
+}

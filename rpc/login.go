@@ -1,0 +1,137 @@
+package rpc
+
+import (
+	"context"
+	"encoding/base64"
+	"net"
+	"runtime/debug"
+	"strings"
+
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/metadata"
+	"google.golang.org/grpc/peer"
+
+	"github.com/warrenmq/warren/broker"
+	brokerv1 "github.com/warrenmq/warren/proto/broker/v1"
+)
+
+const (
+	authorizationKey = "authorization"
+	vhostKey         = "warren-vhost"
+	basicScheme      = "basic "
+	defaultVHost     = "/"
+
+	// ours is how the names of the methods begin that need credentials: not those of health and reflection.
+	ours = "/warren.broker."
+)
+
+// caller is who makes a call.
+type caller struct {
+	identity *broker.Identity
+	vhost    string
+	address  string
+}
+
+type callerKey struct{}
+
+func callerOf(ctx context.Context) caller { return ctx.Value(callerKey{}).(caller) }
+
+// unary logs the caller in and contains a panic.
+func (s *Server) unary(ctx context.Context, request any, info *grpc.UnaryServerInfo, handler grpc.UnaryHandler) (response any, err error) {
+	defer s.contain(info.FullMethod, &err)
+	if !strings.HasPrefix(info.FullMethod, ours) {
+		return handler(ctx, request)
+	}
+	c, err := s.login(ctx)
+	if err != nil {
+		return nil, s.toStatus(err)
+	}
+	response, err = handler(context.WithValue(ctx, callerKey{}, c), request)
+	return response, s.toStatus(err)
+}
+
+// stream does the same for streams.
+func (s *Server) stream(server any, stream grpc.ServerStream, info *grpc.StreamServerInfo, handler grpc.StreamHandler) (err error) {
+	defer s.contain(info.FullMethod, &err)
+	if !strings.HasPrefix(info.FullMethod, ours) {
+		return handler(server, stream)
+	}
+	c, err := s.login(stream.Context())
+	if err != nil {
+		return s.toStatus(err)
+	}
+	return s.toStatus(handler(server, withCaller{stream, context.WithValue(stream.Context(), callerKey{}, c)}))
+}
+
+// withCaller is a stream whose context knows its caller.
+type withCaller struct {
+	grpc.ServerStream
+	ctx context.Context
+}
+
+func (w withCaller) Context() context.Context { return w.ctx }
+
+// contain makes a panic, which is a broken invariant of this call, the end of this call alone.
+func (s *Server) contain(method string, err *error) {
+	if reason := recover(); reason != nil {
+		s.log.Error("call given up", "method", method, "panic", reason, "stack", string(debug.Stack()))
+		*err = failure(codes.Internal, brokerv1.ErrorReason_ERROR_REASON_INTERNAL, "internal error")
+	}
+}
+
+// login reads the credentials of a call. What was verified before is remembered, so that it costs next to nothing.
+func (s *Server) login(ctx context.Context) (caller, error) {
+	md, _ := metadata.FromIncomingContext(ctx)
+	user, password, err := basicCredentials(md)
+	if err != nil {
+		return caller{}, err
+	}
+	c := caller{vhost: defaultVHost}
+	if v := md.Get(vhostKey); len(v) == 1 {
+		c.vhost = v[0]
+	}
+	loopback := false
+	if p, ok := peer.FromContext(ctx); ok {
+		c.address = p.Addr.String()
+		loopback = isLoopback(p.Addr)
+	}
+	if c.identity, err = s.options.Broker.Login(ctx, user, password, loopback); err != nil {
+		if _, _, refused := ofMessage(err); refused {
+			return caller{}, loginRefused("login was refused")
+		}
+		return caller{}, err
+	}
+	return c, nil
+}
+
+func loginRefused(text string) error {
+	return failure(codes.Unauthenticated, brokerv1.ErrorReason_ERROR_REASON_LOGIN_REFUSED, text)
+}
+
+// basicCredentials reads basic authentication.
+func basicCredentials(md metadata.MD) (user, password string, err error) {
+	values := md.Get(authorizationKey)
+	if len(values) != 1 {
+		return "", "", loginRefused("no credentials: metadata must have authorization: Basic …")
+	}
+	value := values[0]
+	if len(value) < len(basicScheme) || !strings.EqualFold(value[:len(basicScheme)], basicScheme) {
+		return "", "", loginRefused("unknown scheme of authorization: only Basic is known")
+	}
+	plain, err := base64.StdEncoding.DecodeString(value[len(basicScheme):])
+	if err != nil {
+		return "", "", loginRefused("malformed credentials")
+	}
+	user, password, ok := strings.Cut(string(plain), ":")
+	if !ok {
+		return "", "", loginRefused("malformed credentials")
+	}
+	return user, password, nil
+}
+
+// isLoopback tells whether a client is on this machine; addresses that are none are those of pipes in memory.
+func isLoopback(a net.Addr) bool {
+	tcp, ok := a.(*net.TCPAddr)
+	return !ok || tcp.IP.IsLoopback()
+}

@@ -1,0 +1,750 @@
+package rpc_test
+
+import (
+	"context"
+	"encoding/base64"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	amqp091 "github.com/rabbitmq/amqp091-go"
+	"google.golang.org/genproto/googleapis/rpc/errdetails"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/credentials/insecure"
+	"google.golang.org/grpc/health/grpc_health_v1"
+	"google.golang.org/grpc/metadata"
+	reflectionv1 "google.golang.org/grpc/reflection/grpc_reflection_v1"
+	"google.golang.org/grpc/status"
+	"google.golang.org/protobuf/proto"
+
+	"github.com/warrenmq/warren/amqp"
+	"github.com/warrenmq/warren/broker"
+	"github.com/warrenmq/warren/internal/amqptest"
+	brokerv1 "github.com/warrenmq/warren/proto/broker/v1"
+	"github.com/warrenmq/warren/rpc"
+)
+
+// world is a cluster in memory with both front doors on loopback.
+type world struct {
+	t       *testing.T
+	cluster *amqptest.Cluster
+	server  *rpc.Server
+	conn    *grpc.ClientConn
+	amqp    string // its address
+	ctx     context.Context
+
+	publishing brokerv1.PublishingServiceClient
+	consuming  brokerv1.ConsumingServiceClient
+	topology   brokerv1.TopologyServiceClient
+	admin      brokerv1.AdminServiceClient
+}
+
+func newWorld(t *testing.T) *world {
+	t.Helper()
+	w := &world{t: t, cluster: amqptest.NewCluster(t, broker.Options{MaxMessageSize: 1 << 20})}
+	w.server = rpc.NewServer(rpc.Options{Broker: w.cluster.Broker, Version: "test", MaxMessageSize: 1 << 20})
+	door := amqp.NewServer(amqp.Options{Broker: w.cluster.Broker, MaxMessageSize: 1 << 20})
+	w.amqp = w.serve(door.Serve)
+	address := w.serve(w.server.Serve)
+	conn, err := grpc.NewClient("passthrough:///"+address, grpc.WithTransportCredentials(insecure.NewCredentials()))
+	if err != nil {
+		t.Fatal(err)
+	}
+	w.conn = conn
+	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+	t.Cleanup(func() {
+		_ = conn.Close()
+		cancel()
+		stop, cancel := context.WithTimeout(context.Background(), time.Minute)
+		defer cancel()
+		if err := errors.Join(w.server.Shutdown(stop), door.Shutdown(stop)); err != nil {
+			t.Error(err)
+		}
+	})
+	w.ctx = as(ctx, "guest", "guest")
+	w.publishing, w.consuming = brokerv1.NewPublishingServiceClient(conn), brokerv1.NewConsumingServiceClient(conn)
+	w.topology, w.admin = brokerv1.NewTopologyServiceClient(conn), brokerv1.NewAdminServiceClient(conn)
+	return w
+}
+
+func (w *world) serve(f func(net.Listener) error) string {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	done := make(chan error, 1)
+	go func() { done <- f(l) }()
+	w.t.Cleanup(func() {
+		if err := <-done; err != nil {
+			w.t.Error(err)
+		}
+	})
+	return l.Addr().String()
+}
+
+func as(ctx context.Context, user, password string) context.Context {
+	return metadata.AppendToOutgoingContext(ctx, "authorization", "Basic "+base64.StdEncoding.EncodeToString([]byte(user+":"+password)))
+}
+
+func (w *world) declare(name string, arguments map[string]*brokerv1.FieldValue) {
+	w.t.Helper()
+	if _, err := w.topology.DeclareQueue(w.ctx, &brokerv1.DeclareQueueRequest{Name: name, Durable: true, Arguments: arguments}); err != nil {
+		w.t.Fatal(err)
+	}
+}
+
+// publisher is a stream of messages.
+type publisher struct {
+	w      *world
+	stream grpc.BidiStreamingClient[brokerv1.PublishRequest, brokerv1.PublishResponse]
+}
+
+func (w *world) publisher(producer string) *publisher {
+	w.t.Helper()
+	stream, err := w.publishing.Publish(w.ctx)
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	p := &publisher{w, stream}
+	p.send(&brokerv1.PublishRequest{Request: &brokerv1.PublishRequest_Start{Start: &brokerv1.PublishStart{ProducerId: producer}}})
+	return p
+}
+
+func (p *publisher) send(r *brokerv1.PublishRequest) {
+	p.w.t.Helper()
+	if err := p.stream.Send(r); err != nil && !errors.Is(err, io.EOF) {
+		p.w.t.Fatal(err)
+	}
+}
+
+// batch publishes to queues by name, from a number on.
+func (p *publisher) batch(first, lowest uint64, queues ...string) {
+	b := &brokerv1.PublishBatch{FirstSequence: first, LowestUnconfirmed: lowest}
+	for i, q := range queues {
+		b.Messages = append(b.Messages, &brokerv1.Message{RoutingKey: q, Body: fmt.Appendf(nil, "%d", first+uint64(i))})
+	}
+	p.send(&brokerv1.PublishRequest{Request: &brokerv1.PublishRequest_Batch{Batch: b}})
+}
+
+// end half-closes and returns all outcomes, one for each number in order, and how the stream ended.
+func (p *publisher) end() (outcomes []string, err error) {
+	p.w.t.Helper()
+	if err := p.stream.CloseSend(); err != nil {
+		p.w.t.Fatal(err)
+	}
+	byNumber := map[uint64]string{}
+	for {
+		response, err := p.stream.Recv()
+		if err != nil {
+			var numbers []uint64
+			for n := range byNumber {
+				numbers = append(numbers, n)
+			}
+			slices.Sort(numbers)
+			for _, n := range numbers {
+				outcomes = append(outcomes, fmt.Sprintf("%d %s", n, byNumber[n]))
+			}
+			if errors.Is(err, io.EOF) {
+				err = nil
+			}
+			return outcomes, err
+		}
+		for _, c := range response.GetConfirms().GetConfirms() {
+			for n := c.FirstSequence; n <= c.LastSequence; n++ {
+				if byNumber[n] != "" {
+					p.w.t.Errorf("%d was told twice", n)
+				}
+				byNumber[n] = strings.ToLower(strings.TrimPrefix(c.Outcome.String(), "OUTCOME_"))
+				if c.Reason != 0 {
+					byNumber[n] += " " + strings.ToLower(strings.TrimPrefix(c.Reason.String(), "ERROR_REASON_"))
+				}
+			}
+		}
+	}
+}
+
+func (w *world) ready(queue string) uint64 {
+	w.t.Helper()
+	r, err := w.topology.DeclareQueue(w.ctx, &brokerv1.DeclareQueueRequest{Name: queue, Passive: true})
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	return r.Messages
+}
+
+func expect(t *testing.T, got []string, want ...string) {
+	t.Helper()
+	if !slices.Equal(got, want) {
+		t.Errorf("got %q, want %q", got, want)
+	}
+}
+
+func number(n int64) map[string]*brokerv1.FieldValue {
+	return map[string]*brokerv1.FieldValue{
+		"x-max-length": {Kind: &brokerv1.FieldValue_Int64Value{Int64Value: n}},
+		"x-overflow":   {Kind: &brokerv1.FieldValue_StringValue{StringValue: "reject-publish"}},
+	}
+}
+
+func TestOutcomes(t *testing.T) {
+	w := newWorld(t)
+	w.declare("q", nil)
+	w.declare("full", number(1))
+	p := w.publisher("")
+	p.batch(0, 0, "q", "nowhere", "full", "full", "q")
+	p.send(&brokerv1.PublishRequest{Request: &brokerv1.PublishRequest_Batch{Batch: &brokerv1.PublishBatch{Messages: []*brokerv1.Message{
+		{Exchange: "no such"}, {RoutingKey: "q"}, {RoutingKey: "q", Body: make([]byte, 1<<20+1)},
+		{RoutingKey: "q", Properties: &brokerv1.Properties{Expiration: proto.String("soon")}},
+		{RoutingKey: "q", Properties: &brokerv1.Properties{MessageId: proto.String(strings.Repeat("x", 256))}}, {RoutingKey: "q"}}}}})
+	outcomes, err := p.end()
+	if err != nil {
+		t.Fatal(err)
+	}
+	expect(t, outcomes, "1 confirmed", "2 unroutable", "3 confirmed", "4 rejected queue_full", "5 confirmed", "6 rejected not_found", "7 confirmed",
+		"8 rejected precondition_failed", "9 rejected precondition_failed", "10 rejected precondition_failed", "11 confirmed")
+	if n := w.ready("q"); n != 4 {
+		t.Errorf("%d messages in q", n)
+	}
+}
+
+func TestAProducersMessagesAreStoredOnce(t *testing.T) {
+	w := newWorld(t)
+	w.declare("q", nil)
+	w.declare("r", nil)
+	w.declare("full", number(1))
+	for range 3 {
+		p := w.publisher("p")
+		p.batch(1, 1, "q", "r", "full", "full", "q")
+		p.batch(10, 0, "r", "nowhere")
+		outcomes, err := p.end()
+		if err != nil {
+			t.Fatal(err)
+		}
+		expect(t, outcomes, "1 confirmed", "2 confirmed", "3 confirmed", "4 rejected queue_full", "5 confirmed", "10 confirmed", "11 unroutable")
+	}
+	other := w.publisher("o")
+	other.batch(1, 0, "q")
+	if outcomes, err := other.end(); err != nil || len(outcomes) != 1 {
+		t.Fatal(outcomes, err)
+	}
+	if q, r := w.ready("q"), w.ready("r"); q != 3 || r != 2 {
+		t.Errorf("%d messages in q, %d in r", q, r)
+	}
+	late := w.publisher("p")
+	late.batch(20, 15, "q")
+	if outcomes, err := late.end(); err != nil || len(outcomes) != 1 {
+		t.Fatal(outcomes, err)
+	}
+	again := w.publisher("p")
+	again.batch(1, 0, "q")
+	outcomes, err := again.end()
+	if err != nil {
+		t.Fatal(err)
+	}
+	expect(t, outcomes, "1 rejected refused")
+}
+
+// reason returns the code and the reason of an error.
+func reason(t *testing.T, err error) string {
+	t.Helper()
+	st := status.Convert(err)
+	for _, d := range st.Details() {
+		if info, ok := d.(*errdetails.ErrorInfo); ok {
+			if info.Domain != "warrenmq" {
+				t.Errorf("domain %q", info.Domain)
+			}
+			return st.Code().String() + " " + info.Reason
+		}
+	}
+	return st.Code().String()
+}
+
+func (w *world) consume(start *brokerv1.ConsumeStart) (grpc.BidiStreamingClient[brokerv1.ConsumeRequest, brokerv1.ConsumeResponse], *brokerv1.ConsumeStarted, error) {
+	w.t.Helper()
+	ctx, cancel := context.WithCancel(w.ctx)
+	w.t.Cleanup(cancel)
+	stream, err := w.consuming.Consume(ctx)
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	if err := stream.Send(&brokerv1.ConsumeRequest{Request: &brokerv1.ConsumeRequest_Start{Start: start}}); err != nil {
+		w.t.Fatal(err)
+	}
+	response, err := stream.Recv()
+	return stream, response.GetStarted(), err
+}
+
+// TestErrors has every error that a user can cause.
+func TestErrors(t *testing.T) {
+	w := newWorld(t)
+	w.declare("q", nil)
+	w.cluster.PutUser("reader", "secret")
+	w.cluster.Permit("reader", "^$", "^$", "^q$")
+	w.cluster.PutUser("nobody", "secret")
+	first, _, err := w.consume(&brokerv1.ConsumeStart{Queue: "q", Exclusive: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	temporary, started, err := w.consume(&brokerv1.ConsumeStart{Temporary: &brokerv1.TemporaryQueue{}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	background, cancel := context.WithTimeout(context.Background(), time.Minute)
+	defer cancel()
+	reader := as(background, "reader", "secret")
+	declare := func(ctx context.Context, r *brokerv1.DeclareQueueRequest) error {
+		_, err := w.topology.DeclareQueue(ctx, r)
+		return err
+	}
+	bind := func(b *brokerv1.Binding) error {
+		_, err := w.topology.Bind(w.ctx, &brokerv1.BindRequest{Binding: b})
+		return err
+	}
+	publish := func(requests ...*brokerv1.PublishRequest) error {
+		stream, err := w.publishing.Publish(w.ctx)
+		if err != nil {
+			return err
+		}
+		for _, r := range requests {
+			_ = stream.Send(r)
+		}
+		for err == nil {
+			_, err = stream.Recv()
+		}
+		return err
+	}
+	start := func(producer string) *brokerv1.PublishRequest {
+		return &brokerv1.PublishRequest{Request: &brokerv1.PublishRequest_Start{Start: &brokerv1.PublishStart{ProducerId: producer}}}
+	}
+	batch := func(first, lowest uint64) *brokerv1.PublishRequest {
+		return &brokerv1.PublishRequest{Request: &brokerv1.PublishRequest_Batch{Batch: &brokerv1.PublishBatch{FirstSequence: first, LowestUnconfirmed: lowest,
+			Messages: []*brokerv1.Message{{RoutingKey: "q"}}}}}
+	}
+	consume := func(s *brokerv1.ConsumeStart) error {
+		_, _, err := w.consume(s)
+		return err
+	}
+	settle := func(s *brokerv1.Settle) error {
+		stream, _, err := w.consume(&brokerv1.ConsumeStart{Temporary: &brokerv1.TemporaryQueue{}})
+		if err != nil {
+			return err
+		}
+		_ = stream.Send(&brokerv1.ConsumeRequest{Request: &brokerv1.ConsumeRequest_Settle{Settle: s}})
+		_, err = stream.Recv()
+		return err
+	}
+	peek := func(r *brokerv1.PeekQueueRequest) error {
+		_, err := w.admin.PeekQueue(w.ctx, r)
+		return err
+	}
+	long := strings.Repeat("x", 256)
+	for name, c := range map[string]struct {
+		want string
+		got  error
+	}{
+		"no credentials":           {"Unauthenticated LOGIN_REFUSED", declare(background, &brokerv1.DeclareQueueRequest{Name: "a"})},
+		"wrong password":           {"Unauthenticated LOGIN_REFUSED", declare(as(background, "guest", "wrong"), &brokerv1.DeclareQueueRequest{Name: "a"})},
+		"unknown scheme":           {"Unauthenticated LOGIN_REFUSED", declare(metadata.AppendToOutgoingContext(background, "authorization", "Bearer x"), &brokerv1.DeclareQueueRequest{Name: "a"})},
+		"malformed credentials":    {"Unauthenticated LOGIN_REFUSED", declare(metadata.AppendToOutgoingContext(background, "authorization", "Basic x"), &brokerv1.DeclareQueueRequest{Name: "a"})},
+		"no permission for vhost":  {"PermissionDenied NOT_ALLOWED", declare(as(background, "nobody", "secret"), &brokerv1.DeclareQueueRequest{Name: "a"})},
+		"no such vhost":            {"PermissionDenied NOT_ALLOWED", declare(metadata.AppendToOutgoingContext(w.ctx, "warren-vhost", "none"), &brokerv1.DeclareQueueRequest{Name: "a"})},
+		"may not configure":        {"PermissionDenied ACCESS_REFUSED", declare(reader, &brokerv1.DeclareQueueRequest{Name: "a"})},
+		"reserved name":            {"PermissionDenied ACCESS_REFUSED", declare(w.ctx, &brokerv1.DeclareQueueRequest{Name: "amq.x"})},
+		"no such queue":            {"NotFound NOT_FOUND", declare(w.ctx, &brokerv1.DeclareQueueRequest{Name: "none", Passive: true})},
+		"another declaration":      {"FailedPrecondition PRECONDITION_FAILED", declare(w.ctx, &brokerv1.DeclareQueueRequest{Name: "q"})},
+		"unknown argument":         {"FailedPrecondition PRECONDITION_FAILED", declare(w.ctx, &brokerv1.DeclareQueueRequest{Name: "a", Arguments: map[string]*brokerv1.FieldValue{"x-max-length": {Kind: &brokerv1.FieldValue_StringValue{StringValue: "x"}}}})},
+		"value out of range":       {"InvalidArgument INVALID_ARGUMENT", declare(w.ctx, &brokerv1.DeclareQueueRequest{Name: "a", Arguments: map[string]*brokerv1.FieldValue{"x": {Kind: &brokerv1.FieldValue_Int8Value{Int8Value: 200}}}})},
+		"long name":                {"InvalidArgument INVALID_ARGUMENT", declare(w.ctx, &brokerv1.DeclareQueueRequest{Name: long})},
+		"another's queue":          {"FailedPrecondition RESOURCE_LOCKED", declare(w.ctx, &brokerv1.DeclareQueueRequest{Name: started.GetQueue(), Passive: true})},
+		"bind to nothing":          {"InvalidArgument INVALID_ARGUMENT", bind(&brokerv1.Binding{Source: "amq.topic"})},
+		"bind no such exchange":    {"NotFound NOT_FOUND", bind(&brokerv1.Binding{Source: "none", Destination: "q"})},
+		"bind the default":         {"PermissionDenied ACCESS_REFUSED", bind(&brokerv1.Binding{Destination: "q"})},
+		"no start":                 {"InvalidArgument INVALID_ARGUMENT", publish(batch(1, 0))},
+		"start twice":              {"InvalidArgument INVALID_ARGUMENT", publish(start(""), start(""))},
+		"long producer":            {"InvalidArgument INVALID_ARGUMENT", publish(start(long))},
+		"numbers that fall":        {"InvalidArgument INVALID_ARGUMENT", publish(start(""), batch(5, 0), batch(5, 0))},
+		"numbers below the lowest": {"InvalidArgument INVALID_ARGUMENT", publish(start("p"), batch(5, 6))},
+		"numbers too far apart":    {"InvalidArgument INVALID_ARGUMENT", publish(start("p"), batch(5, 0), batch(5+16384, 0))},
+		"consume no queue":         {"InvalidArgument INVALID_ARGUMENT", consume(&brokerv1.ConsumeStart{})},
+		"consume no such queue":    {"NotFound NOT_FOUND", consume(&brokerv1.ConsumeStart{Queue: "none"})},
+		"in exclusive use":         {"PermissionDenied ACCESS_REFUSED", consume(&brokerv1.ConsumeStart{Queue: "q"})},
+		"unknown delivery":         {"FailedPrecondition PRECONDITION_FAILED", settle(&brokerv1.Settle{DeliveryTag: 7, Settlement: brokerv1.Settlement_SETTLEMENT_ACK})},
+		"no settlement":            {"InvalidArgument INVALID_ARGUMENT", settle(&brokerv1.Settle{DeliveryTag: 7})},
+		"no delivery":              {"InvalidArgument INVALID_ARGUMENT", settle(&brokerv1.Settle{Settlement: brokerv1.Settlement_SETTLEMENT_ACK})},
+		"peek at nothing":          {"NotFound NOT_FOUND", peek(&brokerv1.PeekQueueRequest{Name: "none"})},
+		"peek at too many":         {"InvalidArgument INVALID_ARGUMENT", peek(&brokerv1.PeekQueueRequest{Name: "q", MaxMessages: 101})},
+		"peek without a name":      {"InvalidArgument INVALID_ARGUMENT", peek(&brokerv1.PeekQueueRequest{})},
+	} {
+		if got := reason(t, c.got); got != c.want {
+			t.Errorf("%s: %s (%v), want %s", name, got, c.got, c.want)
+		}
+		if status.Convert(c.got).Message() == "" {
+			t.Errorf("%s: no text", name)
+		}
+	}
+	for _, stream := range []io.Closer{closer(first.CloseSend), closer(temporary.CloseSend)} {
+		if err := stream.Close(); err != nil {
+			t.Error(err)
+		}
+	}
+}
+
+type closer func() error
+
+func (c closer) Close() error { return c() }
+
+func TestANodeThatIsCutOffSaysSo(t *testing.T) {
+	w := newWorld(t)
+	w.declare("q", nil)
+	w.cluster.SetCutOff(true)
+	p := w.publisher("p")
+	p.batch(1, 0, "q", "q")
+	if _, err := p.end(); reason(t, err) != "Unavailable UNAVAILABLE" {
+		t.Error(err)
+	}
+	w.cluster.SetCutOff(false)
+	p = w.publisher("p")
+	p.batch(1, 0, "q", "q")
+	outcomes, err := p.end()
+	if err != nil {
+		t.Fatal(err)
+	}
+	expect(t, outcomes, "1 confirmed", "2 confirmed")
+	if n := w.ready("q"); n != 2 {
+		t.Errorf("%d messages", n)
+	}
+}
+
+func TestConsume(t *testing.T) {
+	w := newWorld(t)
+	w.declare("q", nil)
+	p := w.publisher("")
+	p.batch(1, 0, "q", "q", "q", "q", "q")
+	if _, err := p.end(); err != nil {
+		t.Fatal(err)
+	}
+	stream, started, err := w.consume(&brokerv1.ConsumeStart{Queue: "q", Credit: 2})
+	if err != nil || started.GetQueue() != "q" || started.GetConsumerTag() == "" {
+		t.Fatal(started, err)
+	}
+	take := func(n int) (got []string) {
+		for len(got) < n {
+			response, err := stream.Recv()
+			if err != nil {
+				t.Fatal(err)
+			}
+			for _, d := range response.GetDeliveries().GetDeliveries() {
+				got = append(got, fmt.Sprintf("%d %s %t", d.DeliveryTag, d.Message.Body, d.Redelivered))
+			}
+		}
+		return got
+	}
+	settle := func(tag uint64, multiple bool, s brokerv1.Settlement) {
+		t.Helper()
+		if err := stream.Send(&brokerv1.ConsumeRequest{Request: &brokerv1.ConsumeRequest_Settle{Settle: &brokerv1.Settle{DeliveryTag: tag, Multiple: multiple, Settlement: s}}}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	expect(t, take(2), "1 1 false", "2 2 false")
+	settle(2, false, brokerv1.Settlement_SETTLEMENT_REQUEUE)
+	expect(t, take(1), "3 2 true")
+	settle(3, true, brokerv1.Settlement_SETTLEMENT_ACK)
+	expect(t, take(2), "4 3 false", "5 4 false")
+	settle(4, false, brokerv1.Settlement_SETTLEMENT_DISCARD)
+	expect(t, take(1), "6 5 false")
+	if err := stream.Send(&brokerv1.ConsumeRequest{Request: &brokerv1.ConsumeRequest_SetCredit{SetCredit: &brokerv1.SetCredit{Credit: 0}}}); err != nil {
+		t.Fatal(err)
+	}
+	settle(5, false, brokerv1.Settlement_SETTLEMENT_REQUEUE_FAILED)
+	if err := stream.CloseSend(); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := stream.Recv(); !errors.Is(err, io.EOF) {
+		t.Errorf("the stream ended with %v", err)
+	}
+	// What was not settled is back before the stream's end.
+	peeked, err := w.admin.PeekQueue(w.ctx, &brokerv1.PeekQueueRequest{Name: "q", MaxMessages: 10})
+	if err != nil || peeked.Ready != 2 || len(peeked.Messages) != 2 || string(peeked.Messages[0].Message.Body) != "4" || !peeked.Messages[1].Redelivered {
+		t.Errorf("%v, %v", peeked, err)
+	}
+}
+
+func TestADeletedQueueCancelsItsConsumer(t *testing.T) {
+	w := newWorld(t)
+	w.declare("q", nil)
+	stream, _, err := w.consume(&brokerv1.ConsumeStart{Queue: "q"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := w.topology.DeleteQueue(w.ctx, &brokerv1.DeleteQueueRequest{Name: "q"}); err != nil {
+		t.Fatal(err)
+	}
+	response, err := stream.Recv()
+	if err != nil || response.GetCancelled() == nil {
+		t.Errorf("%v, %v", response, err)
+	}
+}
+
+func TestGet(t *testing.T) {
+	w := newWorld(t)
+	w.declare("q", nil)
+	p := w.publisher("")
+	p.batch(1, 0, "q", "q")
+	if _, err := p.end(); err != nil {
+		t.Fatal(err)
+	}
+	stream, err := w.consuming.Get(w.ctx)
+	if err != nil {
+		t.Fatal(err)
+	}
+	get := func(auto bool) *brokerv1.GetResponse {
+		t.Helper()
+		if err := stream.Send(&brokerv1.GetRequest{Request: &brokerv1.GetRequest_Fetch{Fetch: &brokerv1.Fetch{Queue: "q", AutoSettle: auto}}}); err != nil {
+			t.Fatal(err)
+		}
+		response, err := stream.Recv()
+		if err != nil {
+			t.Fatal(err)
+		}
+		return response
+	}
+	if r := get(false); string(r.GetDelivery().GetMessage().GetBody()) != "1" || r.MessagesLeft != 1 {
+		t.Error(r)
+	}
+	if r := get(true); string(r.GetDelivery().GetMessage().GetBody()) != "2" || r.MessagesLeft != 0 {
+		t.Error(r)
+	}
+	if r := get(true); r.Delivery != nil {
+		t.Error(r)
+	}
+	if err := stream.CloseSend(); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := stream.Recv(); !errors.Is(err, io.EOF) {
+		t.Error(err)
+	}
+	if n := w.ready("q"); n != 1 {
+		t.Errorf("%d messages after the end", n)
+	}
+}
+
+func TestLists(t *testing.T) {
+	w := newWorld(t)
+	for _, name := range []string{"a", "b", "c"} {
+		w.declare(name, number(7))
+	}
+	if _, err := w.topology.DeclareExchange(w.ctx, &brokerv1.DeclareExchangeRequest{Name: "x", Type: "topic"}); err != nil {
+		t.Fatal(err)
+	}
+	for _, name := range []string{"a", "b"} {
+		if _, err := w.topology.Bind(w.ctx, &brokerv1.BindRequest{Binding: &brokerv1.Binding{Source: "x", Destination: name, RoutingKey: "k.#"}}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if _, err := w.topology.Bind(w.ctx, &brokerv1.BindRequest{Binding: &brokerv1.Binding{Source: "amq.topic", Destination: "x", RoutingKey: "#",
+		DestinationType: brokerv1.DestinationType_DESTINATION_TYPE_EXCHANGE}}); err != nil {
+		t.Fatal(err)
+	}
+	p := w.publisher("")
+	p.send(&brokerv1.PublishRequest{Request: &brokerv1.PublishRequest_Batch{Batch: &brokerv1.PublishBatch{Messages: []*brokerv1.Message{{Exchange: "amq.topic", RoutingKey: "k.1", Body: []byte("12345")}}}}})
+	if outcomes, err := p.end(); err != nil || len(outcomes) != 1 || outcomes[0] != "1 confirmed" {
+		t.Fatal(outcomes, err)
+	}
+	var names []string
+	token := ""
+	for {
+		page, err := w.admin.ListQueues(w.ctx, &brokerv1.ListQueuesRequest{PageSize: 2, PageToken: token})
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, q := range page.Queues {
+			names = append(names, fmt.Sprintf("%s %t %d %d", q.Name, q.Durable, q.Counts.Ready, q.Arguments["x-max-length"].GetInt64Value()))
+		}
+		if token = page.NextPageToken; token == "" {
+			break
+		}
+	}
+	expect(t, names, "a true 1 7", "b true 1 7", "c true 0 7")
+	exchanges, err := w.admin.ListExchanges(w.ctx, &brokerv1.ListExchangesRequest{})
+	if err != nil || len(exchanges.Exchanges) != 7 || exchanges.Exchanges[6].Name != "x" || exchanges.Exchanges[6].Type != "topic" {
+		t.Errorf("%v, %v", exchanges, err)
+	}
+	bindings, err := w.admin.ListBindings(w.ctx, &brokerv1.ListBindingsRequest{PageSize: 1, PageToken: "1"})
+	if err != nil || len(bindings.Bindings) != 1 || bindings.Bindings[0].Destination != "a" || bindings.NextPageToken != "2" {
+		t.Errorf("%v, %v", bindings, err)
+	}
+	if all, err := w.admin.ListBindings(w.ctx, &brokerv1.ListBindingsRequest{Source: "x", Destination: "b"}); err != nil || len(all.Bindings) != 1 {
+		t.Errorf("%v, %v", all, err)
+	}
+	w.cluster.PutUser("reader", "secret")
+	w.cluster.Permit("reader", "^$", "^$", "^b$")
+	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+	defer cancel()
+	if page, err := w.admin.ListQueues(as(ctx, "reader", "secret"), &brokerv1.ListQueuesRequest{}); err != nil || len(page.Queues) != 1 {
+		t.Errorf("%v, %v", page, err)
+	}
+	if r, err := w.admin.PurgeQueue(w.ctx, &brokerv1.PurgeQueueRequest{Name: "a"}); err != nil || r.Messages != 1 {
+		t.Errorf("%v, %v", r, err)
+	}
+	if peeked, err := w.admin.PeekQueue(w.ctx, &brokerv1.PeekQueueRequest{Name: "b", MaxBodyBytes: 2}); err != nil || string(peeked.Messages[0].Message.Body) != "12" || peeked.Messages[0].BodyBytes != 5 {
+		t.Errorf("%v, %v", peeked, err)
+	}
+	if st, err := w.admin.GetStatus(w.ctx, &brokerv1.GetStatusRequest{}); err != nil || st.Node != "n" || st.Version != "test" || !st.Current || len(st.Nodes) != 1 {
+		t.Errorf("%v, %v", st, err)
+	}
+}
+
+// TestCrossing sends a message by each door and reads it by the other.
+func TestCrossing(t *testing.T) {
+	w := newWorld(t)
+	w.declare("q", nil)
+	conn, err := amqp091.Dial("amqp://guest:guest@" + w.amqp + "/")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	ch, err := conn.Channel()
+	if err != nil {
+		t.Fatal(err)
+	}
+	sent := amqp091.Publishing{Headers: amqp091.Table{"text": "t", "int": int32(-7), "long": int64(1) << 40, "byte": byte(200), "float": float32(1.5), "double": 2.5,
+		"bytes": []byte{0, 0xff}, "bool": true, "nothing": nil, "time": time.Unix(1700000000, 0), "decimal": amqp091.Decimal{Scale: 2, Value: 314},
+		"list": []any{"a", int16(1)}, "table": amqp091.Table{"k": "v"}},
+		ContentType: "text/plain", ContentEncoding: "gzip", DeliveryMode: 2, Priority: 3, CorrelationId: "c\xff", ReplyTo: "r", Expiration: "60000",
+		MessageId: "m", Timestamp: time.Unix(1700000001, 0), Type: "ty", UserId: "guest", AppId: "app", Body: []byte("body")}
+	if err := ch.PublishWithContext(w.ctx, "", "q", false, false, sent); err != nil {
+		t.Fatal(err)
+	}
+	stream, _, err := w.consume(&brokerv1.ConsumeStart{Queue: "q", AutoSettle: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	response, err := stream.Recv()
+	if err != nil {
+		t.Fatal(err)
+	}
+	m := response.GetDeliveries().GetDeliveries()[0].GetMessage()
+	if p := m.GetProperties(); p.GetContentType() != "text/plain" || p.GetDeliveryMode() != 2 || p.GetPriority() != 3 || p.GetTimestampSeconds() != 1700000001 ||
+		p.GetHeaders()["int"].GetInt32Value() != -7 || p.GetHeaders()["table"].GetTableValue().GetFields()["k"].GetStringValue() != "v" || len(p.GetHeaders()) != 13 {
+		t.Errorf("properties %v", p)
+	}
+	// Back by gRPC, read by AMQP.
+	w.declare("back", nil)
+	m.RoutingKey = "back"
+	p := w.publisher("")
+	p.send(&brokerv1.PublishRequest{Request: &brokerv1.PublishRequest_Batch{Batch: &brokerv1.PublishBatch{Messages: []*brokerv1.Message{m}}}})
+	if outcomes, err := p.end(); err != nil || outcomes[0] != "1 confirmed" {
+		t.Fatal(outcomes, err)
+	}
+	got, ok, err := ch.Get("back", true)
+	if err != nil || !ok {
+		t.Fatal(ok, err)
+	}
+	for key, want := range sent.Headers {
+		if fmt.Sprintf("%T %v", got.Headers[key], got.Headers[key]) != fmt.Sprintf("%T %v", want, want) {
+			t.Errorf("header %s is %T %v, was %T %v", key, got.Headers[key], got.Headers[key], want, want)
+		}
+	}
+	if got.ContentType != sent.ContentType || got.ContentEncoding != sent.ContentEncoding || got.DeliveryMode != 2 || got.Priority != 3 || got.CorrelationId != "c\xff" ||
+		got.ReplyTo != "r" || got.Expiration != "60000" || got.MessageId != "m" || !got.Timestamp.Equal(sent.Timestamp) || got.Type != "ty" || got.UserId != "guest" ||
+		got.AppId != "app" || string(got.Body) != "body" {
+		t.Errorf("%+v", got)
+	}
+}
+
+func TestHealthAndReflection(t *testing.T) {
+	w := newWorld(t)
+	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+	defer cancel()
+	check := func() grpc_health_v1.HealthCheckResponse_ServingStatus {
+		r, err := grpc_health_v1.NewHealthClient(w.conn).Check(ctx, &grpc_health_v1.HealthCheckRequest{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return r.Status
+	}
+	for check() != grpc_health_v1.HealthCheckResponse_SERVING {
+		time.Sleep(time.Millisecond)
+	}
+	stream, err := reflectionv1.NewServerReflectionClient(w.conn).ServerReflectionInfo(ctx)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := stream.Send(&reflectionv1.ServerReflectionRequest{MessageRequest: &reflectionv1.ServerReflectionRequest_ListServices{}}); err != nil {
+		t.Fatal(err)
+	}
+	response, err := stream.Recv()
+	if err != nil {
+		t.Fatal(err)
+	}
+	var names []string
+	for _, s := range response.GetListServicesResponse().GetService() {
+		names = append(names, s.Name)
+	}
+	for _, want := range []string{"AdminService", "ConsumingService", "PublishingService", "TopologyService"} {
+		if !slices.Contains(names, "warren.broker.v1."+want) {
+			t.Errorf("%s is not among %q", want, names)
+		}
+	}
+}
+
+func TestShutdownEndsStreams(t *testing.T) {
+	w := newWorld(t)
+	w.declare("q", nil)
+	stream, _, err := w.consume(&brokerv1.ConsumeStart{Queue: "q"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+	defer cancel()
+	if err := w.server.Shutdown(ctx); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := stream.Recv(); reason(t, err) != "Unavailable CLOSED" {
+		t.Error(err)
+	}
+}
+
+func TestPublishersAreToldThatTheyAreBlocked(t *testing.T) {
+	w := newWorld(t)
+	w.declare("q", nil)
+	w.cluster.Broker.Alarm("low on memory")
+	p := w.publisher("")
+	p.batch(1, 0, "q")
+	blocked := func() string {
+		for {
+			response, err := p.stream.Recv()
+			if err != nil {
+				t.Fatal(err)
+			}
+			if b := response.GetBlocked(); b != nil {
+				return b.Reason
+			}
+		}
+	}
+	if reason := blocked(); reason != "low on memory" {
+		t.Errorf("blocked for %q", reason)
+	}
+	w.cluster.Broker.Alarm("")
+	if reason := blocked(); reason != "" {
+		t.Errorf("blocked for %q", reason)
+	}
+	if _, err := p.end(); err != nil {
+		t.Error(err)
+	}
+}
+
+func TestCallsOfHealthNeedNoCredentials(t *testing.T) {
+	w := newWorld(t)
+	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+	defer cancel()
+	if _, err := grpc_health_v1.NewHealthClient(w.conn).Check(ctx, &grpc_health_v1.HealthCheckRequest{}); err != nil && status.Code(err) != codes.NotFound {
+		t.Error(err)
+	}
+}

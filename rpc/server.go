@@ -1,0 +1,177 @@
+// Package rpc is the gRPC front door (proto/broker/v1): it turns calls and streams into calls of the broker, which holds
+// their meaning, and the broker's events into responses. Messages are the same as those of AMQP; their properties are
+// converted here, as the broker keeps them in AMQP's form.
+package rpc
+
+import (
+	"cmp"
+	"context"
+	"crypto/tls"
+	"log/slog"
+	"net"
+	"sync"
+	"time"
+
+	"golang.org/x/net/netutil"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/credentials"
+	"google.golang.org/grpc/credentials/insecure"
+	"google.golang.org/grpc/health"
+	"google.golang.org/grpc/health/grpc_health_v1"
+	"google.golang.org/grpc/keepalive"
+	"google.golang.org/grpc/reflection"
+
+	"github.com/warrenmq/warren/broker"
+	brokerv1 "github.com/warrenmq/warren/proto/broker/v1"
+)
+
+// Options says how the front door behaves. The zero value of a field means its default.
+type Options struct {
+	Broker *broker.Broker
+	Logger *slog.Logger // default: discards
+	// TLS makes the port speak TLS; nil: plain text.
+	TLS *tls.Config
+	// Version is Warren's own, told in GetStatus.
+	Version string
+	// Ready says why this node does not serve, nil when it does; the health service tells it. Default: it always does.
+	Ready func() error
+	// MaxMessageSize is the longest body accepted, in bytes. Default 16 MiB.
+	MaxMessageSize int64
+	// MaxConnections bounds the open connections of this node. Default 65,536.
+	MaxConnections int
+}
+
+func (o *Options) setDefaults() {
+	if o.Logger == nil {
+		o.Logger = slog.New(slog.DiscardHandler)
+	}
+	if o.Ready == nil {
+		o.Ready = func() error { return nil }
+	}
+	o.MaxMessageSize = cmp.Or(o.MaxMessageSize, 16<<20)
+	o.MaxConnections = cmp.Or(o.MaxConnections, 1<<16)
+}
+
+const (
+	// batchRoom is how much a request may have beside one message of the greatest size, in bytes.
+	batchRoom = 4 << 20
+	// maxStreams bounds the streams of one connection.
+	maxStreams = 1000
+	// streamWindow and connWindow are how much a client may send ahead of what has been read, in bytes.
+	streamWindow = 1 << 20
+	connWindow   = 4 << 20
+	// maxHeader bounds the metadata of a call, in bytes.
+	maxHeader = 16 << 10
+	// handshakeTimeout bounds the time from the connection to its first frames.
+	handshakeTimeout = 10 * time.Second
+	// pingEvery is after how long a silent client is asked whether it lives, pingTimeout how long it may take to answer,
+	// and pingLeast how often clients may ask.
+	pingEvery   = time.Minute
+	pingTimeout = 20 * time.Second
+	pingLeast   = 10 * time.Second
+	// healthPeriod is how often the health service looks.
+	healthPeriod = 500 * time.Millisecond
+)
+
+// Server takes gRPC calls.
+type Server struct {
+	options Options
+	log     *slog.Logger
+	grpc    *grpc.Server
+	health  *health.Server
+	quit    chan struct{} // closed by Shutdown
+
+	mu       sync.Mutex // guards what follows
+	sessions map[*session]struct{}
+	stopping bool
+	work     sync.WaitGroup // one for each session that is not closed, and for the health loop
+}
+
+// NewServer prepares a server; Serve runs it.
+func NewServer(o Options) *Server {
+	o.setDefaults()
+	s := &Server{options: o, log: o.Logger, health: health.NewServer(), quit: make(chan struct{}), sessions: map[*session]struct{}{}}
+	transport := insecure.NewCredentials()
+	if o.TLS != nil {
+		transport = credentials.NewTLS(o.TLS)
+	}
+	s.grpc = grpc.NewServer(
+		grpc.Creds(transport),
+		grpc.MaxRecvMsgSize(int(o.MaxMessageSize)+batchRoom),
+		grpc.MaxConcurrentStreams(maxStreams),
+		grpc.InitialWindowSize(streamWindow),
+		grpc.InitialConnWindowSize(connWindow),
+		grpc.MaxHeaderListSize(maxHeader),
+		grpc.ConnectionTimeout(handshakeTimeout),
+		grpc.KeepaliveParams(keepalive.ServerParameters{Time: pingEvery, Timeout: pingTimeout}),
+		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: pingLeast, PermitWithoutStream: true}),
+		grpc.UnaryInterceptor(s.unary),
+		grpc.StreamInterceptor(s.stream),
+	)
+	brokerv1.RegisterPublishingServiceServer(s.grpc, publishing{server: s})
+	brokerv1.RegisterConsumingServiceServer(s.grpc, consuming{server: s})
+	brokerv1.RegisterTopologyServiceServer(s.grpc, topology{server: s})
+	brokerv1.RegisterAdminServiceServer(s.grpc, admin{server: s})
+	grpc_health_v1.RegisterHealthServer(s.grpc, s.health)
+	reflection.Register(s.grpc)
+	return s
+}
+
+// Serve accepts connections until Shutdown, which makes it return nil.
+func (s *Server) Serve(l net.Listener) error {
+	s.mu.Lock()
+	if s.stopping {
+		s.mu.Unlock()
+		return l.Close()
+	}
+	s.work.Add(1)
+	s.mu.Unlock()
+	go func() { defer s.work.Done(); s.watchHealth() }()
+	return s.grpc.Serve(netutil.LimitListener(l, s.options.MaxConnections))
+}
+
+// watchHealth keeps what the health service says current.
+func (s *Server) watchHealth() {
+	ticker := time.NewTicker(healthPeriod)
+	defer ticker.Stop()
+	for {
+		status := grpc_health_v1.HealthCheckResponse_SERVING
+		if s.options.Ready() != nil {
+			status = grpc_health_v1.HealthCheckResponse_NOT_SERVING
+		}
+		s.health.SetServingStatus("", status)
+		select {
+		case <-ticker.C:
+		case <-s.quit:
+			return
+		}
+	}
+}
+
+// shutdownText is what clients are told when a node stops.
+const shutdownText = "the node is shutting down"
+
+// Shutdown stops accepting, ends every stream, and waits until they are gone; what is left at the end of ctx is cut.
+func (s *Server) Shutdown(ctx context.Context) error {
+	s.mu.Lock()
+	if s.stopping {
+		s.mu.Unlock()
+		return nil
+	}
+	s.stopping = true
+	for session := range s.sessions {
+		session.Closed(&broker.Error{Kind: broker.Unavailable, Text: shutdownText})
+	}
+	s.mu.Unlock()
+	close(s.quit)
+	s.health.Shutdown()
+	gone := make(chan struct{})
+	go func() { defer close(gone); s.grpc.GracefulStop(); s.work.Wait() }()
+	select {
+	case <-gone:
+	case <-ctx.Done():
+		s.grpc.Stop()
+		<-gone
+	}
+	return nil
+}
