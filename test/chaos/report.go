@@ -173,3 +173,27 @@ func (r *Result) command() string {
 	}
 	return text
 }
+
+// Done counts the faults that were injected, by name.
+func (r *Result) Done() map[string]int {
+	done := map[string]int{}
+	r.eachFault(func(a *Action) { done[a.Fault]++ })
+	return done
+}
+
+// WorstGap is the longest gap between two confirms of one publisher under any fault.
+func (r *Result) WorstGap() (worst time.Duration) {
+	r.eachFault(func(a *Action) { worst = max(worst, a.LongestGap) })
+	return worst
+}
+
+// eachFault visits the faults that were injected.
+func (r *Result) eachFault(visit func(*Action)) {
+	for _, a := range r.Schedule {
+		for ; a != nil; a = a.With {
+			if a.Injected > 0 {
+				visit(a)
+			}
+		}
+	}
+}

@@ -32,6 +32,7 @@ func main() {
 func run() (failed bool, err error) {
 	o := chaos.Options{Progress: os.Stderr}
 	seed := flag.Uint64("seed", 0, "seed of the schedule; 0: a random one, which is printed")
+	seeds := flag.String("seeds", "", "instead of one seed many, one after the other, as in 1-50 or 3,8,20-29; a summary is written, and what belongs to failures is kept")
 	faults := flag.String("faults", "kill,stop,restart", "names or groups of faults, with commas; all; or none")
 	workloads := flag.String("workloads", "", "names of workloads, with commas; default all")
 	report := flag.String("report", "", "directory for report.md, report.json and timeline.svg; default below the work directory")
@@ -77,35 +78,51 @@ func run() (failed bool, err error) {
 	if _, err := os.Stat(o.Binary); err != nil {
 		return false, fmt.Errorf("the program under test: %w (make build)", err)
 	}
-	temporary := *work == ""
-	if temporary {
-		if *work, err = os.MkdirTemp("", "warren-chaos-"); err != nil {
-			return false, err
-		}
-	} else if err := os.MkdirAll(*work, 0o755); err != nil {
-		return false, err
-	}
-	if o.Dir, err = filepath.Abs(*work); err != nil {
-		return false, err
-	}
-	if *report == "" {
-		*report = filepath.Join(o.Dir, "report")
-	}
 	ctx, cancel := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer cancel()
+	if *seeds != "" {
+		list, err := parseSeeds(*seeds)
+		if err != nil {
+			return false, err
+		}
+		return runSeeds(ctx, o, list, *work, *report)
+	}
+	return runOne(ctx, o, *work, *report)
+}
+
+// runOne does one run and writes its report. A temporary work directory is removed after a clean run.
+func runOne(ctx context.Context, o chaos.Options, work, report string) (failed bool, err error) {
+	temporary := work == ""
+	if o.Dir, err = workDir(work); err != nil {
+		return false, err
+	}
+	if report == "" {
+		report = filepath.Join(o.Dir, "report")
+	}
 	fmt.Fprintf(os.Stderr, "seed %d, data and logs in %s\n", o.Seed, o.Dir)
 	result, err := chaos.Run(ctx, o)
 	if err != nil {
 		return false, err
 	}
-	if err := result.Write(*report); err != nil {
+	if err := result.Write(report); err != nil {
 		return false, err
 	}
-	printOutcome(result, *report)
-	if temporary && !result.Failed() && !strings.HasPrefix(*report, o.Dir) {
+	printOutcome(result, report)
+	if temporary && !result.Failed() && !strings.HasPrefix(report, o.Dir) {
 		err = os.RemoveAll(o.Dir)
 	}
 	return result.Failed(), err
+}
+
+// workDir makes the directory for data and logs; without a name, a temporary one.
+func workDir(name string) (string, error) {
+	if name == "" {
+		return os.MkdirTemp("", "warren-chaos-")
+	}
+	if err := os.MkdirAll(name, 0o755); err != nil {
+		return "", err
+	}
+	return filepath.Abs(name)
 }
 
 // printOutcome says in a few lines what the report says in full. A failure prints its seed and its whole schedule.
