@@ -140,13 +140,18 @@ func (s *consumeStream) read() error {
 
 func (s *consumeStream) handle(request *brokerv1.ConsumeRequest) error {
 	switch r := request.Request.(type) {
-	case *brokerv1.ConsumeRequest_Settle:
-		return s.settle(r.Settle)
+	case *brokerv1.ConsumeRequest_Settles:
+		for _, m := range r.Settles.GetSettles() {
+			if err := s.settle(m); err != nil {
+				return err
+			}
+		}
+		return nil
 	case *brokerv1.ConsumeRequest_SetCredit:
 		s.channel.SetCredit(s.tag, r.SetCredit.GetCredit())
 		return nil
 	}
-	return invalid("a request without settle and set_credit")
+	return invalid("a request without settles and set_credit")
 }
 
 // settle settles deliveries of a session.

@@ -335,7 +335,7 @@ func TestErrors(t *testing.T) {
 		if err != nil {
 			return err
 		}
-		_ = stream.Send(&brokerv1.ConsumeRequest{Request: &brokerv1.ConsumeRequest_Settle{Settle: s}})
+		_ = stream.Send(&brokerv1.ConsumeRequest{Request: &brokerv1.ConsumeRequest_Settles{Settles: &brokerv1.Settles{Settles: []*brokerv1.Settle{s}}}})
 		_, err = stream.Recv()
 		return err
 	}
@@ -447,7 +447,7 @@ func TestConsume(t *testing.T) {
 	}
 	settle := func(tag uint64, multiple bool, s brokerv1.Settlement) {
 		t.Helper()
-		if err := stream.Send(&brokerv1.ConsumeRequest{Request: &brokerv1.ConsumeRequest_Settle{Settle: &brokerv1.Settle{DeliveryTag: tag, Multiple: multiple, Settlement: s}}}); err != nil {
+		if err := stream.Send(&brokerv1.ConsumeRequest{Request: &brokerv1.ConsumeRequest_Settles{Settles: &brokerv1.Settles{Settles: []*brokerv1.Settle{{DeliveryTag: tag, Multiple: multiple, Settlement: s}}}}}); err != nil {
 			t.Fatal(err)
 		}
 	}

@@ -86,7 +86,7 @@ type ConsumeRequest struct {
 	// Types that are valid to be assigned to Request:
 	//
 	//	*ConsumeRequest_Start
-	//	*ConsumeRequest_Settle
+	//	*ConsumeRequest_Settles
 	//	*ConsumeRequest_SetCredit
 	Request       isConsumeRequest_Request `protobuf_oneof:"request"`
 	unknownFields protoimpl.UnknownFields
@@ -139,10 +139,10 @@ func (x *ConsumeRequest) GetStart() *ConsumeStart {
 	return nil
 }
 
-func (x *ConsumeRequest) GetSettle() *Settle {
+func (x *ConsumeRequest) GetSettles() *Settles {
 	if x != nil {
-		if x, ok := x.Request.(*ConsumeRequest_Settle); ok {
-			return x.Settle
+		if x, ok := x.Request.(*ConsumeRequest_Settles); ok {
+			return x.Settles
 		}
 	}
 	return nil
@@ -165,8 +165,8 @@ type ConsumeRequest_Start struct {
 	Start *ConsumeStart `protobuf:"bytes,1,opt,name=start,proto3,oneof"`
 }
 
-type ConsumeRequest_Settle struct {
-	Settle *Settle `protobuf:"bytes,2,opt,name=settle,proto3,oneof"`
+type ConsumeRequest_Settles struct {
+	Settles *Settles `protobuf:"bytes,2,opt,name=settles,proto3,oneof"`
 }
 
 type ConsumeRequest_SetCredit struct {
@@ -175,7 +175,7 @@ type ConsumeRequest_SetCredit struct {
 
 func (*ConsumeRequest_Start) isConsumeRequest_Request() {}
 
-func (*ConsumeRequest_Settle) isConsumeRequest_Request() {}
+func (*ConsumeRequest_Settles) isConsumeRequest_Request() {}
 
 func (*ConsumeRequest_SetCredit) isConsumeRequest_Request() {}
 
@@ -333,6 +333,51 @@ func (x *TemporaryQueue) GetBindings() []*Binding {
 	return nil
 }
 
+// Settles is what becomes of many deliveries.
+type Settles struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Settles       []*Settle              `protobuf:"bytes,1,rep,name=settles,proto3" json:"settles,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Settles) Reset() {
+	*x = Settles{}
+	mi := &file_broker_v1_consuming_proto_msgTypes[3]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Settles) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Settles) ProtoMessage() {}
+
+func (x *Settles) ProtoReflect() protoreflect.Message {
+	mi := &file_broker_v1_consuming_proto_msgTypes[3]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Settles.ProtoReflect.Descriptor instead.
+func (*Settles) Descriptor() ([]byte, []int) {
+	return file_broker_v1_consuming_proto_rawDescGZIP(), []int{3}
+}
+
+func (x *Settles) GetSettles() []*Settle {
+	if x != nil {
+		return x.Settles
+	}
+	return nil
+}
+
 // Settle is what becomes of deliveries.
 type Settle struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -347,7 +392,7 @@ type Settle struct {
 
 func (x *Settle) Reset() {
 	*x = Settle{}
-	mi := &file_broker_v1_consuming_proto_msgTypes[3]
+	mi := &file_broker_v1_consuming_proto_msgTypes[4]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -359,7 +404,7 @@ func (x *Settle) String() string {
 func (*Settle) ProtoMessage() {}
 
 func (x *Settle) ProtoReflect() protoreflect.Message {
-	mi := &file_broker_v1_consuming_proto_msgTypes[3]
+	mi := &file_broker_v1_consuming_proto_msgTypes[4]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -372,7 +417,7 @@ func (x *Settle) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Settle.ProtoReflect.Descriptor instead.
 func (*Settle) Descriptor() ([]byte, []int) {
-	return file_broker_v1_consuming_proto_rawDescGZIP(), []int{3}
+	return file_broker_v1_consuming_proto_rawDescGZIP(), []int{4}
 }
 
 func (x *Settle) GetDeliveryTag() uint64 {
@@ -406,7 +451,7 @@ type SetCredit struct {
 
 func (x *SetCredit) Reset() {
 	*x = SetCredit{}
-	mi := &file_broker_v1_consuming_proto_msgTypes[4]
+	mi := &file_broker_v1_consuming_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -418,7 +463,7 @@ func (x *SetCredit) String() string {
 func (*SetCredit) ProtoMessage() {}
 
 func (x *SetCredit) ProtoReflect() protoreflect.Message {
-	mi := &file_broker_v1_consuming_proto_msgTypes[4]
+	mi := &file_broker_v1_consuming_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -431,7 +476,7 @@ func (x *SetCredit) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SetCredit.ProtoReflect.Descriptor instead.
 func (*SetCredit) Descriptor() ([]byte, []int) {
-	return file_broker_v1_consuming_proto_rawDescGZIP(), []int{4}
+	return file_broker_v1_consuming_proto_rawDescGZIP(), []int{5}
 }
 
 func (x *SetCredit) GetCredit() uint32 {
@@ -455,7 +500,7 @@ type ConsumeResponse struct {
 
 func (x *ConsumeResponse) Reset() {
 	*x = ConsumeResponse{}
-	mi := &file_broker_v1_consuming_proto_msgTypes[5]
+	mi := &file_broker_v1_consuming_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -467,7 +512,7 @@ func (x *ConsumeResponse) String() string {
 func (*ConsumeResponse) ProtoMessage() {}
 
 func (x *ConsumeResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_broker_v1_consuming_proto_msgTypes[5]
+	mi := &file_broker_v1_consuming_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -480,7 +525,7 @@ func (x *ConsumeResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ConsumeResponse.ProtoReflect.Descriptor instead.
 func (*ConsumeResponse) Descriptor() ([]byte, []int) {
-	return file_broker_v1_consuming_proto_rawDescGZIP(), []int{5}
+	return file_broker_v1_consuming_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *ConsumeResponse) GetResponse() isConsumeResponse_Response {
@@ -551,7 +596,7 @@ type ConsumeStarted struct {
 
 func (x *ConsumeStarted) Reset() {
 	*x = ConsumeStarted{}
-	mi := &file_broker_v1_consuming_proto_msgTypes[6]
+	mi := &file_broker_v1_consuming_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -563,7 +608,7 @@ func (x *ConsumeStarted) String() string {
 func (*ConsumeStarted) ProtoMessage() {}
 
 func (x *ConsumeStarted) ProtoReflect() protoreflect.Message {
-	mi := &file_broker_v1_consuming_proto_msgTypes[6]
+	mi := &file_broker_v1_consuming_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -576,7 +621,7 @@ func (x *ConsumeStarted) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ConsumeStarted.ProtoReflect.Descriptor instead.
 func (*ConsumeStarted) Descriptor() ([]byte, []int) {
-	return file_broker_v1_consuming_proto_rawDescGZIP(), []int{6}
+	return file_broker_v1_consuming_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *ConsumeStarted) GetQueue() string {
@@ -602,7 +647,7 @@ type Deliveries struct {
 
 func (x *Deliveries) Reset() {
 	*x = Deliveries{}
-	mi := &file_broker_v1_consuming_proto_msgTypes[7]
+	mi := &file_broker_v1_consuming_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -614,7 +659,7 @@ func (x *Deliveries) String() string {
 func (*Deliveries) ProtoMessage() {}
 
 func (x *Deliveries) ProtoReflect() protoreflect.Message {
-	mi := &file_broker_v1_consuming_proto_msgTypes[7]
+	mi := &file_broker_v1_consuming_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -627,7 +672,7 @@ func (x *Deliveries) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Deliveries.ProtoReflect.Descriptor instead.
 func (*Deliveries) Descriptor() ([]byte, []int) {
-	return file_broker_v1_consuming_proto_rawDescGZIP(), []int{7}
+	return file_broker_v1_consuming_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *Deliveries) GetDeliveries() []*Delivery {
@@ -651,7 +696,7 @@ type Delivery struct {
 
 func (x *Delivery) Reset() {
 	*x = Delivery{}
-	mi := &file_broker_v1_consuming_proto_msgTypes[8]
+	mi := &file_broker_v1_consuming_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -663,7 +708,7 @@ func (x *Delivery) String() string {
 func (*Delivery) ProtoMessage() {}
 
 func (x *Delivery) ProtoReflect() protoreflect.Message {
-	mi := &file_broker_v1_consuming_proto_msgTypes[8]
+	mi := &file_broker_v1_consuming_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -676,7 +721,7 @@ func (x *Delivery) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Delivery.ProtoReflect.Descriptor instead.
 func (*Delivery) Descriptor() ([]byte, []int) {
-	return file_broker_v1_consuming_proto_rawDescGZIP(), []int{8}
+	return file_broker_v1_consuming_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *Delivery) GetDeliveryTag() uint64 {
@@ -708,7 +753,7 @@ type ConsumerCancelled struct {
 
 func (x *ConsumerCancelled) Reset() {
 	*x = ConsumerCancelled{}
-	mi := &file_broker_v1_consuming_proto_msgTypes[9]
+	mi := &file_broker_v1_consuming_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -720,7 +765,7 @@ func (x *ConsumerCancelled) String() string {
 func (*ConsumerCancelled) ProtoMessage() {}
 
 func (x *ConsumerCancelled) ProtoReflect() protoreflect.Message {
-	mi := &file_broker_v1_consuming_proto_msgTypes[9]
+	mi := &file_broker_v1_consuming_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -733,7 +778,7 @@ func (x *ConsumerCancelled) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ConsumerCancelled.ProtoReflect.Descriptor instead.
 func (*ConsumerCancelled) Descriptor() ([]byte, []int) {
-	return file_broker_v1_consuming_proto_rawDescGZIP(), []int{9}
+	return file_broker_v1_consuming_proto_rawDescGZIP(), []int{10}
 }
 
 type GetRequest struct {
@@ -749,7 +794,7 @@ type GetRequest struct {
 
 func (x *GetRequest) Reset() {
 	*x = GetRequest{}
-	mi := &file_broker_v1_consuming_proto_msgTypes[10]
+	mi := &file_broker_v1_consuming_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -761,7 +806,7 @@ func (x *GetRequest) String() string {
 func (*GetRequest) ProtoMessage() {}
 
 func (x *GetRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_broker_v1_consuming_proto_msgTypes[10]
+	mi := &file_broker_v1_consuming_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -774,7 +819,7 @@ func (x *GetRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetRequest.ProtoReflect.Descriptor instead.
 func (*GetRequest) Descriptor() ([]byte, []int) {
-	return file_broker_v1_consuming_proto_rawDescGZIP(), []int{10}
+	return file_broker_v1_consuming_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *GetRequest) GetRequest() isGetRequest_Request {
@@ -830,7 +875,7 @@ type Fetch struct {
 
 func (x *Fetch) Reset() {
 	*x = Fetch{}
-	mi := &file_broker_v1_consuming_proto_msgTypes[11]
+	mi := &file_broker_v1_consuming_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -842,7 +887,7 @@ func (x *Fetch) String() string {
 func (*Fetch) ProtoMessage() {}
 
 func (x *Fetch) ProtoReflect() protoreflect.Message {
-	mi := &file_broker_v1_consuming_proto_msgTypes[11]
+	mi := &file_broker_v1_consuming_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -855,7 +900,7 @@ func (x *Fetch) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Fetch.ProtoReflect.Descriptor instead.
 func (*Fetch) Descriptor() ([]byte, []int) {
-	return file_broker_v1_consuming_proto_rawDescGZIP(), []int{11}
+	return file_broker_v1_consuming_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *Fetch) GetQueue() string {
@@ -885,7 +930,7 @@ type GetResponse struct {
 
 func (x *GetResponse) Reset() {
 	*x = GetResponse{}
-	mi := &file_broker_v1_consuming_proto_msgTypes[12]
+	mi := &file_broker_v1_consuming_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -897,7 +942,7 @@ func (x *GetResponse) String() string {
 func (*GetResponse) ProtoMessage() {}
 
 func (x *GetResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_broker_v1_consuming_proto_msgTypes[12]
+	mi := &file_broker_v1_consuming_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -910,7 +955,7 @@ func (x *GetResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetResponse.ProtoReflect.Descriptor instead.
 func (*GetResponse) Descriptor() ([]byte, []int) {
-	return file_broker_v1_consuming_proto_rawDescGZIP(), []int{12}
+	return file_broker_v1_consuming_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *GetResponse) GetDelivery() *Delivery {
@@ -931,10 +976,10 @@ var File_broker_v1_consuming_proto protoreflect.FileDescriptor
 
 const file_broker_v1_consuming_proto_rawDesc = "" +
 	"\n" +
-	"\x19broker/v1/consuming.proto\x12\x10warren.broker.v1\x1a\x17broker/v1/message.proto\x1a\x18broker/v1/topology.proto\"\xc5\x01\n" +
+	"\x19broker/v1/consuming.proto\x12\x10warren.broker.v1\x1a\x17broker/v1/message.proto\x1a\x18broker/v1/topology.proto\"\xc8\x01\n" +
 	"\x0eConsumeRequest\x126\n" +
-	"\x05start\x18\x01 \x01(\v2\x1e.warren.broker.v1.ConsumeStartH\x00R\x05start\x122\n" +
-	"\x06settle\x18\x02 \x01(\v2\x18.warren.broker.v1.SettleH\x00R\x06settle\x12<\n" +
+	"\x05start\x18\x01 \x01(\v2\x1e.warren.broker.v1.ConsumeStartH\x00R\x05start\x125\n" +
+	"\asettles\x18\x02 \x01(\v2\x19.warren.broker.v1.SettlesH\x00R\asettles\x12<\n" +
 	"\n" +
 	"set_credit\x18\x03 \x01(\v2\x1b.warren.broker.v1.SetCreditH\x00R\tsetCreditB\t\n" +
 	"\arequest\"\xfa\x01\n" +
@@ -952,7 +997,9 @@ const file_broker_v1_consuming_proto_rawDesc = "" +
 	"\bbindings\x18\x02 \x03(\v2\x19.warren.broker.v1.BindingR\bbindings\x1aZ\n" +
 	"\x0eArgumentsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x122\n" +
-	"\x05value\x18\x02 \x01(\v2\x1c.warren.broker.v1.FieldValueR\x05value:\x028\x01\"\x85\x01\n" +
+	"\x05value\x18\x02 \x01(\v2\x1c.warren.broker.v1.FieldValueR\x05value:\x028\x01\"=\n" +
+	"\aSettles\x122\n" +
+	"\asettles\x18\x01 \x03(\v2\x18.warren.broker.v1.SettleR\asettles\"\x85\x01\n" +
 	"\x06Settle\x12!\n" +
 	"\fdelivery_tag\x18\x01 \x01(\x04R\vdeliveryTag\x12\x1a\n" +
 	"\bmultiple\x18\x02 \x01(\bR\bmultiple\x12<\n" +
@@ -1018,53 +1065,55 @@ func file_broker_v1_consuming_proto_rawDescGZIP() []byte {
 }
 
 var file_broker_v1_consuming_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_broker_v1_consuming_proto_msgTypes = make([]protoimpl.MessageInfo, 14)
+var file_broker_v1_consuming_proto_msgTypes = make([]protoimpl.MessageInfo, 15)
 var file_broker_v1_consuming_proto_goTypes = []any{
 	(Settlement)(0),           // 0: warren.broker.v1.Settlement
 	(*ConsumeRequest)(nil),    // 1: warren.broker.v1.ConsumeRequest
 	(*ConsumeStart)(nil),      // 2: warren.broker.v1.ConsumeStart
 	(*TemporaryQueue)(nil),    // 3: warren.broker.v1.TemporaryQueue
-	(*Settle)(nil),            // 4: warren.broker.v1.Settle
-	(*SetCredit)(nil),         // 5: warren.broker.v1.SetCredit
-	(*ConsumeResponse)(nil),   // 6: warren.broker.v1.ConsumeResponse
-	(*ConsumeStarted)(nil),    // 7: warren.broker.v1.ConsumeStarted
-	(*Deliveries)(nil),        // 8: warren.broker.v1.Deliveries
-	(*Delivery)(nil),          // 9: warren.broker.v1.Delivery
-	(*ConsumerCancelled)(nil), // 10: warren.broker.v1.ConsumerCancelled
-	(*GetRequest)(nil),        // 11: warren.broker.v1.GetRequest
-	(*Fetch)(nil),             // 12: warren.broker.v1.Fetch
-	(*GetResponse)(nil),       // 13: warren.broker.v1.GetResponse
-	nil,                       // 14: warren.broker.v1.TemporaryQueue.ArgumentsEntry
-	(*Binding)(nil),           // 15: warren.broker.v1.Binding
-	(*Message)(nil),           // 16: warren.broker.v1.Message
-	(*FieldValue)(nil),        // 17: warren.broker.v1.FieldValue
+	(*Settles)(nil),           // 4: warren.broker.v1.Settles
+	(*Settle)(nil),            // 5: warren.broker.v1.Settle
+	(*SetCredit)(nil),         // 6: warren.broker.v1.SetCredit
+	(*ConsumeResponse)(nil),   // 7: warren.broker.v1.ConsumeResponse
+	(*ConsumeStarted)(nil),    // 8: warren.broker.v1.ConsumeStarted
+	(*Deliveries)(nil),        // 9: warren.broker.v1.Deliveries
+	(*Delivery)(nil),          // 10: warren.broker.v1.Delivery
+	(*ConsumerCancelled)(nil), // 11: warren.broker.v1.ConsumerCancelled
+	(*GetRequest)(nil),        // 12: warren.broker.v1.GetRequest
+	(*Fetch)(nil),             // 13: warren.broker.v1.Fetch
+	(*GetResponse)(nil),       // 14: warren.broker.v1.GetResponse
+	nil,                       // 15: warren.broker.v1.TemporaryQueue.ArgumentsEntry
+	(*Binding)(nil),           // 16: warren.broker.v1.Binding
+	(*Message)(nil),           // 17: warren.broker.v1.Message
+	(*FieldValue)(nil),        // 18: warren.broker.v1.FieldValue
 }
 var file_broker_v1_consuming_proto_depIdxs = []int32{
 	2,  // 0: warren.broker.v1.ConsumeRequest.start:type_name -> warren.broker.v1.ConsumeStart
-	4,  // 1: warren.broker.v1.ConsumeRequest.settle:type_name -> warren.broker.v1.Settle
-	5,  // 2: warren.broker.v1.ConsumeRequest.set_credit:type_name -> warren.broker.v1.SetCredit
+	4,  // 1: warren.broker.v1.ConsumeRequest.settles:type_name -> warren.broker.v1.Settles
+	6,  // 2: warren.broker.v1.ConsumeRequest.set_credit:type_name -> warren.broker.v1.SetCredit
 	3,  // 3: warren.broker.v1.ConsumeStart.temporary:type_name -> warren.broker.v1.TemporaryQueue
-	14, // 4: warren.broker.v1.TemporaryQueue.arguments:type_name -> warren.broker.v1.TemporaryQueue.ArgumentsEntry
-	15, // 5: warren.broker.v1.TemporaryQueue.bindings:type_name -> warren.broker.v1.Binding
-	0,  // 6: warren.broker.v1.Settle.settlement:type_name -> warren.broker.v1.Settlement
-	7,  // 7: warren.broker.v1.ConsumeResponse.started:type_name -> warren.broker.v1.ConsumeStarted
-	8,  // 8: warren.broker.v1.ConsumeResponse.deliveries:type_name -> warren.broker.v1.Deliveries
-	10, // 9: warren.broker.v1.ConsumeResponse.cancelled:type_name -> warren.broker.v1.ConsumerCancelled
-	9,  // 10: warren.broker.v1.Deliveries.deliveries:type_name -> warren.broker.v1.Delivery
-	16, // 11: warren.broker.v1.Delivery.message:type_name -> warren.broker.v1.Message
-	12, // 12: warren.broker.v1.GetRequest.fetch:type_name -> warren.broker.v1.Fetch
-	4,  // 13: warren.broker.v1.GetRequest.settle:type_name -> warren.broker.v1.Settle
-	9,  // 14: warren.broker.v1.GetResponse.delivery:type_name -> warren.broker.v1.Delivery
-	17, // 15: warren.broker.v1.TemporaryQueue.ArgumentsEntry.value:type_name -> warren.broker.v1.FieldValue
-	1,  // 16: warren.broker.v1.ConsumingService.Consume:input_type -> warren.broker.v1.ConsumeRequest
-	11, // 17: warren.broker.v1.ConsumingService.Get:input_type -> warren.broker.v1.GetRequest
-	6,  // 18: warren.broker.v1.ConsumingService.Consume:output_type -> warren.broker.v1.ConsumeResponse
-	13, // 19: warren.broker.v1.ConsumingService.Get:output_type -> warren.broker.v1.GetResponse
-	18, // [18:20] is the sub-list for method output_type
-	16, // [16:18] is the sub-list for method input_type
-	16, // [16:16] is the sub-list for extension type_name
-	16, // [16:16] is the sub-list for extension extendee
-	0,  // [0:16] is the sub-list for field type_name
+	15, // 4: warren.broker.v1.TemporaryQueue.arguments:type_name -> warren.broker.v1.TemporaryQueue.ArgumentsEntry
+	16, // 5: warren.broker.v1.TemporaryQueue.bindings:type_name -> warren.broker.v1.Binding
+	5,  // 6: warren.broker.v1.Settles.settles:type_name -> warren.broker.v1.Settle
+	0,  // 7: warren.broker.v1.Settle.settlement:type_name -> warren.broker.v1.Settlement
+	8,  // 8: warren.broker.v1.ConsumeResponse.started:type_name -> warren.broker.v1.ConsumeStarted
+	9,  // 9: warren.broker.v1.ConsumeResponse.deliveries:type_name -> warren.broker.v1.Deliveries
+	11, // 10: warren.broker.v1.ConsumeResponse.cancelled:type_name -> warren.broker.v1.ConsumerCancelled
+	10, // 11: warren.broker.v1.Deliveries.deliveries:type_name -> warren.broker.v1.Delivery
+	17, // 12: warren.broker.v1.Delivery.message:type_name -> warren.broker.v1.Message
+	13, // 13: warren.broker.v1.GetRequest.fetch:type_name -> warren.broker.v1.Fetch
+	5,  // 14: warren.broker.v1.GetRequest.settle:type_name -> warren.broker.v1.Settle
+	10, // 15: warren.broker.v1.GetResponse.delivery:type_name -> warren.broker.v1.Delivery
+	18, // 16: warren.broker.v1.TemporaryQueue.ArgumentsEntry.value:type_name -> warren.broker.v1.FieldValue
+	1,  // 17: warren.broker.v1.ConsumingService.Consume:input_type -> warren.broker.v1.ConsumeRequest
+	12, // 18: warren.broker.v1.ConsumingService.Get:input_type -> warren.broker.v1.GetRequest
+	7,  // 19: warren.broker.v1.ConsumingService.Consume:output_type -> warren.broker.v1.ConsumeResponse
+	14, // 20: warren.broker.v1.ConsumingService.Get:output_type -> warren.broker.v1.GetResponse
+	19, // [19:21] is the sub-list for method output_type
+	17, // [17:19] is the sub-list for method input_type
+	17, // [17:17] is the sub-list for extension type_name
+	17, // [17:17] is the sub-list for extension extendee
+	0,  // [0:17] is the sub-list for field type_name
 }
 
 func init() { file_broker_v1_consuming_proto_init() }
@@ -1076,15 +1125,15 @@ func file_broker_v1_consuming_proto_init() {
 	file_broker_v1_topology_proto_init()
 	file_broker_v1_consuming_proto_msgTypes[0].OneofWrappers = []any{
 		(*ConsumeRequest_Start)(nil),
-		(*ConsumeRequest_Settle)(nil),
+		(*ConsumeRequest_Settles)(nil),
 		(*ConsumeRequest_SetCredit)(nil),
 	}
-	file_broker_v1_consuming_proto_msgTypes[5].OneofWrappers = []any{
+	file_broker_v1_consuming_proto_msgTypes[6].OneofWrappers = []any{
 		(*ConsumeResponse_Started)(nil),
 		(*ConsumeResponse_Deliveries)(nil),
 		(*ConsumeResponse_Cancelled)(nil),
 	}
-	file_broker_v1_consuming_proto_msgTypes[10].OneofWrappers = []any{
+	file_broker_v1_consuming_proto_msgTypes[11].OneofWrappers = []any{
 		(*GetRequest_Fetch)(nil),
 		(*GetRequest_Settle)(nil),
 	}
@@ -1094,7 +1143,7 @@ func file_broker_v1_consuming_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_broker_v1_consuming_proto_rawDesc), len(file_broker_v1_consuming_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   14,
+			NumMessages:   15,
 			NumExtensions: 0,
 			NumServices:   1,
 		},
