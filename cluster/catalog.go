@@ -88,6 +88,9 @@ func (s *catalogSeat) discard() error {
 	return s.c.db.CatalogLog().Forget()
 }
 
+// reread implements groupParts: check has read everything.
+func (s *catalogSeat) reread() error { return nil }
+
 // latestSnapshot is the index of the newest snapshot that is whole, 0 when there is none. The library takes the same one.
 func (s *catalogSeat) latestSnapshot() (uint64, error) {
 	store, err := s.snapshotStore()

@@ -33,6 +33,7 @@ func (p *countingParts) started()                      {}
 func (p *countingParts) follow()                       {}
 func (p *countingParts) changed()                      {}
 func (p *countingParts) check() error                  { return nil }
+func (p *countingParts) reread() error                 { return nil }
 func (p *countingParts) empty() (bool, error)          { return false, nil }
 func (p *countingParts) discard() error                { return nil }
 
@@ -77,11 +78,13 @@ func TestLeadsWhenCaughtUp(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	g.stop()
-
 	second := newCountingParts()
+	g.changing.Lock()
+	g.stopLocked()
 	g.parts = second
-	if err := g.start(nil); err != nil {
+	err = g.startLocked(nil)
+	g.changing.Unlock()
+	if err != nil {
 		t.Fatal(err)
 	}
 	defer g.stop()
@@ -95,5 +98,38 @@ func TestLeadsWhenCaughtUp(t *testing.T) {
 	}
 	if second.index.Load() <= entries {
 		t.Errorf("its barrier stood at %d", second.index.Load())
+	}
+}
+
+// TestNoInstanceAfterTheEnd: what restarts a group may come when it has ended.
+func TestNoInstanceAfterTheEnd(t *testing.T) {
+	db, _, err := raftstore.OpenDB(t.TempDir())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer db.Close()
+	log := slog.New(slog.DiscardHandler)
+	transport := raftnet.New(raftnet.Options{Logger: log, Open: func(context.Context, string, bool) (raftnet.Stream, error) {
+		return nil, errors.New("there is no other node")
+	}})
+	parts := newCountingParts()
+	close(parts.gate)
+	g := &group{id: 1, name: "test", log: log, net: transport, uuid: "a", stable: db.Stable(1), logs: raft.NewInmemStore(),
+		config: baseConfig(log, "test"), seat: raftstore.Seat{Incarnation: 1}, parts: parts}
+	if err := g.start(firstConfiguration([]string{"a"})); err != nil {
+		t.Fatal(err)
+	}
+	before := g.instance()
+	g.restart("a test wants it")
+	if g.instance() == nil || g.instance() == before {
+		t.Fatal("no other instance runs")
+	}
+	g.stop()
+	g.restart("a test wants it, too late")
+	if g.instance() != nil {
+		t.Error("an instance runs after the end")
+	}
+	if err := g.start(nil); !errors.Is(err, errEnded) {
+		t.Errorf("a start after the end: %v", err)
 	}
 }

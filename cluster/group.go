@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -28,6 +29,9 @@ type group struct {
 	config raft.Config // without what belongs to an instance
 
 	running atomic.Pointer[raft.Raft] // nil: no instance; changed under mu
+
+	changing sync.Mutex // held while an instance is started or stopped
+	ended    bool       // there will be no other instance; guarded by changing
 
 	mu       sync.Mutex // guards what follows
 	seat     raftstore.Seat
@@ -56,6 +60,8 @@ type groupParts interface {
 	changed()
 	// check tells damage of what is on disk.
 	check() error
+	// reread reads what an instance reads when it starts, since one could not, and tells damage that check did not find.
+	reread() error
 	// empty tells whether there is nothing on disk.
 	empty() (bool, error)
 	// discard empties what is on disk.
@@ -94,8 +100,20 @@ func (g *group) server() raft.ServerID {
 	return raftnet.ServerID(g.uuid, g.seat.Incarnation)
 }
 
+var errEnded = errors.New("the group has ended")
+
 // start begins an instance. first, if not nil, is the configuration of a group that begins with it.
 func (g *group) start(first *raft.Configuration) error {
+	g.changing.Lock()
+	defer g.changing.Unlock()
+	return g.startLocked(first)
+}
+
+// startLocked is start for who holds changing.
+func (g *group) startLocked(first *raft.Configuration) error {
+	if g.ended {
+		return fmt.Errorf("start %s: %w", g.name, errEnded)
+	}
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	if g.running.Load() != nil {
@@ -124,6 +142,7 @@ func (g *group) run(first *raft.Configuration) error {
 	if err != nil {
 		return errors.Join(err, facade.Close())
 	}
+	facade.Members(func(seat raft.ServerAddress) bool { return hasMember(r, seat) })
 	g.facade, g.quit, g.work = facade, make(chan struct{}), new(sync.WaitGroup)
 	g.running.Store(r)
 	g.lonely = time.Now()
@@ -138,8 +157,22 @@ func (g *group) run(first *raft.Configuration) error {
 	return nil
 }
 
-// stop ends the instance. What it was doing fails with raft.ErrRaftShutdown.
+// hasMember tells whether a seat is in the newest configuration that an instance knows.
+func hasMember(r *raft.Raft, seat raft.ServerAddress) bool {
+	known := r.GetConfiguration()
+	return known.Error() != nil || slices.ContainsFunc(known.Configuration().Servers, func(s raft.Server) bool { return s.Address == seat })
+}
+
+// stop ends the instance, for good. What it was doing fails with raft.ErrRaftShutdown.
 func (g *group) stop() {
+	g.changing.Lock()
+	defer g.changing.Unlock()
+	g.ended = true
+	g.stopLocked()
+}
+
+// stopLocked ends the instance; changing is held.
+func (g *group) stopLocked() {
 	g.mu.Lock()
 	r, facade, quit, work := g.running.Swap(nil), g.facade, g.quit, g.work
 	g.mu.Unlock()
@@ -158,11 +191,16 @@ func (g *group) stop() {
 	g.parts.follow()
 }
 
-// restart makes the instance anew: it reads what is on disk and forgets what it believed.
+// restart makes the instance anew, unless the group has ended: it reads what is on disk and forgets what it believed.
 func (g *group) restart(why string) {
+	g.changing.Lock()
+	defer g.changing.Unlock()
+	if g.ended {
+		return
+	}
 	g.log.Warn("Raft instance is made anew", "group", g.name, "why", why)
-	g.stop()
-	if err := g.start(nil); err != nil {
+	g.stopLocked()
+	if err := g.startLocked(nil); err != nil {
 		g.log.Error("Raft instance does not start", "group", g.name, "err", err)
 	}
 }

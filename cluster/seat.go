@@ -12,6 +12,7 @@ import (
 	"github.com/warrenmq/warren/cluster/raftnet"
 	"github.com/warrenmq/warren/cluster/raftstore"
 	nodev1 "github.com/warrenmq/warren/proto/node/v1"
+	"github.com/warrenmq/warren/storage"
 )
 
 // A replica that has lost what it knew (a damaged file, an emptied directory, its votes) must neither vote nor count as
@@ -62,7 +63,30 @@ func (g *group) open(first []string, peers bool, votesLost bool) error {
 		return fmt.Errorf("%s: %w", g.name, err)
 	}
 	g.setSeat(seat)
-	return g.begin(seat, first, empty)
+	err = g.begin(seat, first, empty)
+	if damage := g.unreadable(err); damage != nil && peers {
+		return g.rejoin(seat, damage)
+	}
+	return err
+}
+
+// unreadable is the damage, if any, that has kept an instance from starting. The library does not tell all that it meets.
+func (g *group) unreadable(err error) error {
+	if err == nil || errors.Is(err, errEnded) {
+		return nil
+	}
+	if isDamage(err) {
+		return err
+	}
+	if damage := g.parts.reread(); isDamage(damage) {
+		return fmt.Errorf("%w: %w", err, damage)
+	}
+	return nil
+}
+
+// isDamage tells whether an error says that the disk does not give back what was written, and not that it gives nothing now.
+func isDamage(err error) bool {
+	return errors.Is(err, storage.ErrCorrupt) || errors.Is(err, storage.ErrDamaged) || errors.Is(err, raftstore.ErrDamaged)
 }
 
 func (g *group) setSeat(seat raftstore.Seat) {

@@ -77,6 +77,16 @@ func (s *shard) empty() (bool, error) {
 	return s.store.LastIndex() == 0 && !checkpointed, nil
 }
 
+// reread implements groupParts: check has not read the checkpoint's body.
+func (s *shard) reread() error {
+	_, r, err := s.store.OpenCheckpoint()
+	if err != nil {
+		return err
+	}
+	_, err = io.Copy(io.Discard, r)
+	return errors.Join(err, r.Close())
+}
+
 // discard implements groupParts.
 func (s *shard) discard() error { return s.store.Discard() }
 
