@@ -52,9 +52,35 @@ type Node struct {
 // joinTimeout bounds the wait for the other nodes at a start; it is long, since nodes of a cluster may be started by hand.
 const joinTimeout = 24 * time.Hour
 
-// Start brings a node up and returns when it serves. A ctx that ends stops the start.
-func Start(ctx context.Context, c *config.Server, version string, log *slog.Logger) (_ *Node, err error) {
-	n := &Node{config: c, log: log, metrics: prometheus.NewRegistry(), fatal: make(chan error, 1), quit: make(chan struct{})}
+// Start brings a node up and returns when it serves. A ctx that ends stops the start. An error for which the node cannot go on
+// ends it at once, as with Fatal.
+func Start(ctx context.Context, c *config.Server, version string, log *slog.Logger) (*Node, error) {
+	n := newNode(c, log)
+	if err := n.unlessFatal(func() error { return n.start(ctx, version) }); err != nil {
+		return nil, err
+	}
+	return n, nil
+}
+
+func newNode(c *config.Server, log *slog.Logger) *Node {
+	return &Node{config: c, log: log, metrics: prometheus.NewRegistry(), fatal: make(chan error, 1), quit: make(chan struct{})}
+}
+
+// unlessFatal does something and returns its error, or, without waiting for it, the reason for which the node cannot go on:
+// what hangs on a dead disk does not end.
+func (n *Node) unlessFatal(do func() error) error {
+	done := make(chan error, 1)
+	go func() { done <- do() }()
+	select {
+	case err := <-done:
+		return err
+	case err := <-n.fatal:
+		return fmt.Errorf("stopped: %w", err)
+	}
+}
+
+func (n *Node) start(ctx context.Context, version string) (err error) {
+	c, log := n.config, n.log
 	defer func() {
 		if err != nil {
 			n.abandon()
@@ -67,21 +93,21 @@ func Start(ctx context.Context, c *config.Server, version string, log *slog.Logg
 	}
 	// Health first: a probe must see a node that waits for its peers as alive and not ready.
 	if err := n.serveHTTP(); err != nil {
-		return nil, err
+		return err
 	}
 	// The ports are taken before anything is written, so that a second node on the same ports fails at once.
 	listener, err := net.Listen("tcp", c.Address(c.AMQPPort))
 	if err != nil {
-		return nil, fmt.Errorf("listen for AMQP: %w", err)
+		return fmt.Errorf("listen for AMQP: %w", err)
 	}
 	serveRPC, err := n.listenRPC(version)
 	if err != nil {
-		return nil, errors.Join(err, listener.Close())
+		return errors.Join(err, listener.Close())
 	}
 	n.store, err = storage.Open(storage.Options{Dir: filepath.Join(c.DataDir, "store"), WALFileSize: int64(c.WALFileSize),
 		CacheBytes: int64(c.CacheSize), Logger: log, OnFatal: n.stopFor})
 	if err != nil {
-		return nil, errors.Join(err, listener.Close())
+		return errors.Join(err, listener.Close())
 	}
 	consumerTimeout := c.ConsumerTimeout
 	if consumerTimeout == 0 {
@@ -89,12 +115,12 @@ func Start(ctx context.Context, c *config.Server, version string, log *slog.Logg
 	}
 	n.broker = broker.New(broker.Options{Logger: log, MaxMessageSize: int64(c.MaxMessageSize), ConsumerTimeout: consumerTimeout})
 	if n.cluster, err = n.startCluster(ctx, version); err != nil {
-		return nil, errors.Join(err, listener.Close())
+		return errors.Join(err, listener.Close())
 	}
 	n.metrics.MustRegister(n.cluster.Metrics())
 	n.broker.Start(n.cluster)
 	if err := n.ensureUser(ctx); err != nil {
-		return nil, errors.Join(err, listener.Close())
+		return errors.Join(err, listener.Close())
 	}
 	n.amqp = amqp.NewServer(amqp.Options{Broker: n.broker, Logger: log, Version: version, Announce: c.AMQPAnnounce,
 		ClusterName: c.Name, MaxMessageSize: int64(c.MaxMessageSize), MaxConnections: maxClients, MaxSockets: clientSockets(fileLimit())})
@@ -102,7 +128,7 @@ func Start(ctx context.Context, c *config.Server, version string, log *slog.Logg
 	serveRPC()
 	n.work.Go(n.watchResources)
 	n.serving.Store(true)
-	return n, nil
+	return nil
 }
 
 func (n *Node) startCluster(ctx context.Context, version string) (*cluster.Cluster, error) {
@@ -201,8 +227,11 @@ func (n *Node) writeDigests(w io.Writer) error {
 const stopTimeout = 20 * time.Second
 
 // Stop ends the node gracefully: clients are closed first, so that nothing new comes; then leaderships move to other
-// nodes, so that they do not wait for an election; the disk closes last, since everything above writes to it.
-func (n *Node) Stop() error {
+// nodes, so that they do not wait for an election; the disk closes last, since everything above writes to it. An error for
+// which the node cannot go on ends it at once, as with Fatal.
+func (n *Node) Stop() error { return n.unlessFatal(n.stop) }
+
+func (n *Node) stop() error {
 	n.serving.Store(false)
 	close(n.quit)
 	ctx, cancel := context.WithTimeout(context.Background(), stopTimeout)

@@ -212,15 +212,3 @@ func (n *Network) Control(uuid string) (nodev1.ControlClient, error) {
 	}
 	return nodev1.NewControlClient(c), nil
 }
-
-// ControlAt returns the Control service at an address, for nodes whose identity is not known yet; release ends it.
-func (n *Network) ControlAt(address string) (_ nodev1.ControlClient, release func(), err error) {
-	c, err := grpc.NewClient("passthrough:///"+address,
-		grpc.WithTransportCredentials(insecure.NewCredentials()),
-		grpc.WithContextDialer(n.o.Dial),
-		grpc.WithDefaultCallOptions(grpc.ForceCodecV2(codec{})))
-	if err != nil {
-		return nil, nil, fmt.Errorf("connect to %s: %w", address, err)
-	}
-	return nodev1.NewControlClient(c), func() { _ = c.Close() }, nil
-}
