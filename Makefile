@@ -7,7 +7,7 @@ VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo unkn
 LDFLAGS := -s -w -X main.version=$(VERSION)
 FUZZTIME ?= 10m
 
-.PHONY: help build run test verify fmt vet lint arrows generate generated cluster cluster-stop fuzz bench chaos soak image docker-test clean setup
+.PHONY: help build run test verify fmt vet lint arrows generate generated cluster cluster-stop fuzz bench bench-quick chaos soak image docker-test clean setup
 
 help: ## list the targets
 	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -57,7 +57,14 @@ generated: ## fail when a generated file is not current
 fuzz: ## fuzz every decoder for FUZZTIME each (default 10m)
 	test/fuzz $(FUZZTIME)
 
-bench: build ## the throughput figure of docs/performance.md: three nodes and the client on this machine
+# Flags of the suite: `go run ./test/benchsuite -help`; such as BENCH="-repeats 1 -works publish,both -brokers warren,rabbitmq".
+BENCH ?=
+
+bench: build ## Warren, RabbitMQ and NATS side by side (about 90 minutes; BENCH= flags); report in docs/performance.md
+	test/benchsuite/setup
+	$(GO) run ./test/benchsuite -warren $(BIN) $(BENCH)
+
+bench-quick: build ## Warren alone, 1 KiB in and out: three nodes and the client on this machine
 	test/bench
 
 # What test/chaos is told; `go run ./test/chaos/cmd/chaos -list` names the faults.

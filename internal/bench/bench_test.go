@@ -91,6 +91,16 @@ func TestRunAgainstANode(t *testing.T) {
 	})
 }
 
+func TestDeclareAndAnswers(t *testing.T) {
+	server := target(t)
+	if err := Declare(t.Context(), server, server.Servers[0], "bench-ask"); err != nil {
+		t.Fatal(err)
+	}
+	if err := Answers(t.Context(), server, server.Servers[0], "bench-ask", time.Minute); err != nil {
+		t.Fatal(err)
+	}
+}
+
 func TestChurnAgainstANode(t *testing.T) {
 	server := target(t)
 	for _, kind := range []string{ChurnConnection, ChurnExclusive, ChurnQueue} {
