@@ -262,13 +262,13 @@ func (s *catalogSeat) restore(state *catalog.State) {
 
 // commit commits a command through this seat, which must lead.
 func (s *catalogSeat) commit(ctx context.Context, data []byte) (uint64, catalog.Reply, error) {
-	r := s.instance()
+	r, over := s.present()
 	if _, ok := s.leading(); !ok || r == nil {
 		return 0, catalog.Reply{}, raft.ErrNotLeader
 	}
 	f := r.Apply(data, 0)
 	done := make(chan error, 1)
-	go func() { done <- f.Error() }()
+	go func() { done <- answer(f, over) }()
 	select {
 	case err := <-done:
 		s.transferBlocked(err)

@@ -209,7 +209,7 @@ func (g *group) restart(why string) {
 func (g *group) instance() *raft.Raft { return g.running.Load() }
 
 // watch follows an instance's leadership until quit.
-func (g *group) watch(r *raft.Raft, notify <-chan bool, observations <-chan raft.Observation, quit <-chan struct{}) {
+func (g *group) watch(r *raft.Raft, notify <-chan bool, observations <-chan raft.Observation, quit chan struct{}) {
 	for {
 		select {
 		case leads := <-notify:
@@ -230,11 +230,11 @@ func (g *group) watch(r *raft.Raft, notify <-chan bool, observations <-chan raft
 
 // establish waits, after an election, until the machine has applied everything that earlier leaders committed; the
 // library tells of leadership before that.
-func (g *group) establish(r *raft.Raft, quit <-chan struct{}) {
+func (g *group) establish(r *raft.Raft, quit chan struct{}) {
 	for r.State() == raft.Leader {
 		term := r.CurrentTerm()
 		barrier := r.Barrier(0)
-		if err := barrier.Error(); err == nil {
+		if err := answer(barrier, quit); err == nil {
 			index := uint64(0)
 			if f, ok := barrier.(raft.IndexFuture); ok {
 				index = f.Index()
@@ -294,7 +294,7 @@ func (g *group) members() []raft.Server {
 // verify confirms leadership by a majority and returns an index that holds everything committed before: a read index
 // (Raft dissertation, 6.4). An entry of the term is committed already, since the seat was established.
 func (g *group) verify(ctx context.Context) (uint64, error) {
-	r := g.instance()
+	r, over := g.present()
 	term, ok := g.leading()
 	if !ok || r == nil {
 		return 0, raft.ErrNotLeader
@@ -302,7 +302,7 @@ func (g *group) verify(ctx context.Context) (uint64, error) {
 	index := r.CommitIndex()
 	for began := time.Now(); ; {
 		done := make(chan error, 1)
-		go func() { done <- r.VerifyLeader().Error() }()
+		go func() { done <- answer(r.VerifyLeader(), over) }()
 		select {
 		case err := <-done:
 			if err != nil {

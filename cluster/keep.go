@@ -435,7 +435,7 @@ func (g *group) handTo(ctx context.Context, uuid string) {
 	g.parts.changed()
 	f := r.LeadershipTransferToServer(servers[at].ID, servers[at].Address)
 	done := make(chan error, 1)
-	go func() { done <- f.Error() }()
+	go func() { done <- answer(f, quit) }()
 	select {
 	case err := <-done:
 		if err != nil {

@@ -116,13 +116,13 @@ func (s *shard) changed() { s.c.leadershipChanged(s) }
 
 // Propose implements pipe.Log. It never blocks: the host has fewer entries in flight than the library has room for.
 func (s *shard) Propose(term uint64, entry []byte) error {
-	r := s.instance()
+	r, over := s.present()
 	if r == nil {
 		return raft.ErrRaftShutdown
 	}
 	f := r.Apply(entry, 0)
 	go func() {
-		err := f.Error()
+		err := answer(f, over)
 		if err != nil {
 			s.host.ProposalFailed(term, err)
 		}
