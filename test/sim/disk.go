@@ -57,12 +57,13 @@ type mount struct {
 	serving bool // the node has started; before, the code that writes holds mutexes, and may not be kept waiting
 	sync    time.Duration
 	full    bool
-	died    func(error) // ends the run at once: its votes cannot be written
+	changed chan struct{} // closed and replaced when the disk gets another speed
+	died    func(error)   // ends the run at once: its votes cannot be written
 }
 
 // mount gives a run the disk. sync is about how long an fsync takes.
 func (d *disk) mount(sync time.Duration, random *rand.Rand) *mount {
-	return &mount{mem: d.mem, dir: d.dir, random: random, sync: sync}
+	return &mount{mem: d.mem, dir: d.dir, random: random, sync: sync, changed: make(chan struct{})}
 }
 
 // cut ends a run's use of the disk as the death of its process does, or a power cut: then what was not synced is lost, or a
@@ -70,6 +71,8 @@ func (d *disk) mount(sync time.Duration, random *rand.Rand) *mount {
 func (d *disk) cut(m *mount, power bool, random *rand.Rand) {
 	m.mu.Lock()
 	m.gone = true
+	close(m.changed)
+	m.changed = make(chan struct{})
 	m.mu.Unlock()
 	m.mem.SetCapacity(0)
 	m.writing.Lock()
@@ -124,6 +127,8 @@ func (m *mount) slow(sync time.Duration) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	m.sync = sync
+	close(m.changed)
+	m.changed = make(chan struct{})
 }
 
 // setFull leaves no room for anything new, or lifts that.
@@ -138,14 +143,23 @@ func (m *mount) setFull(full bool) {
 	m.mem.SetCapacity(capacity)
 }
 
-// pause is the time of an fsync.
-func (m *mount) pause() time.Duration {
+// wait takes the time of an fsync, at most so long.
+func (m *mount) wait(most time.Duration) {
 	m.mu.Lock()
-	defer m.mu.Unlock()
-	if m.sync == 0 || !m.serving || m.gone {
-		return 0
+	pause, changed := time.Duration(0), m.changed
+	if m.sync > 0 && m.serving && !m.gone {
+		pause = m.sync/2 + time.Duration(m.random.Int64N(int64(m.sync)))
 	}
-	return m.sync/2 + time.Duration(m.random.Int64N(int64(m.sync)))
+	m.mu.Unlock()
+	if pause = min(pause, most); pause == 0 {
+		return
+	}
+	timer := time.NewTimer(pause)
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+	case <-changed:
+	}
 }
 
 // longestVote is how long a write of votes may take: the library panics when one fails, as it does when the process ends
@@ -154,7 +168,7 @@ const longestVote = 5 * time.Second
 
 // writeVotes does a write to the file of votes. One that cannot be made is the end of the run, which nobody hears of then.
 func (m *mount) writeVotes(write func() error) error {
-	time.Sleep(min(m.pause(), longestVote))
+	m.wait(longestVote)
 	m.mu.Lock()
 	full, died := m.full && !m.gone, m.died
 	m.mu.Unlock()
@@ -202,7 +216,7 @@ type mountFile struct {
 // Sync takes the time of an fsync.
 func (f *mountFile) Sync() error {
 	if f.log && !f.unused {
-		time.Sleep(f.m.pause())
+		f.m.wait(time.Hour)
 	}
 	f.unused = false
 	return f.File.Sync()

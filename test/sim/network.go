@@ -442,8 +442,13 @@ func (c *conn) Write(p []byte) (int, error) {
 	n := c.port.n
 	for {
 		n.mu.Lock()
+		if c.out.deaf && n.open(c.port.node, c.to) && n.open(c.to, c.port.node) {
+			// The answer is a reset, which ends both directions at once.
+			c.in.fail(syscall.ECONNRESET)
+			c.out.fail(syscall.ECONNRESET)
+		}
 		switch {
-		case c.dead, c.out.broken != nil, c.out.deaf && n.open(c.port.node, c.to) && n.open(c.to, c.port.node):
+		case c.dead, c.out.broken != nil:
 			n.mu.Unlock()
 			return 0, &net.OpError{Op: "write", Net: "tcp", Err: syscall.EPIPE}
 		case !c.writeBy.IsZero() && !time.Now().Before(c.writeBy):

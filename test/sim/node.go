@@ -151,6 +151,7 @@ func (r *run) note(err error) bool {
 		return false
 	}
 	r.fatal = err
+	r.n.s.died(death{r.name, r.n.number, r.n.s.now(), err})
 	r.log.Error("the process ends itself", "err", err)
 	return true
 }

@@ -23,7 +23,8 @@ type sim struct {
 	network *network
 	nodes   []*node
 	ledger  *check.Ledger
-	windows check.Windows
+	windows check.Windows // of faults that end processes: they excuse redeliveries
+	trouble check.Windows // of all faults: they excuse errors of clients
 	queues  []*check.Queue
 	delays  map[[2]int]time.Duration
 	began   time.Time
@@ -36,6 +37,7 @@ type sim struct {
 	clocks  map[int]time.Duration
 	history []check.CatalogOp
 	errors  []clientError
+	deaths  []death
 	lines   []string
 	last    time.Time // of the last confirm or delivery
 }
@@ -216,7 +218,10 @@ func (s *sim) harm(begin time.Duration) {
 		if !st.heal {
 			s.choose(st.a)
 			for _, v := range st.a.victims {
-				s.windows.Open(st.a.fault.name, v, s.now())
+				s.trouble.Open(st.a.fault.name, v, s.now())
+				if st.a.fault.ends {
+					s.windows.Open(st.a.fault.name, v, s.now())
+				}
 			}
 		}
 		what := "heals"
@@ -255,8 +260,10 @@ func (s *sim) choose(a *action) {
 
 // closeWindows ends all windows of faults.
 func (s *sim) closeWindows() {
-	for _, w := range s.windows.All() {
-		s.windows.Close(w.Fault, w.Node, s.now())
+	for _, windows := range []*check.Windows{&s.windows, &s.trouble} {
+		for _, w := range windows.All() {
+			windows.Close(w.Fault, w.Node, s.now())
+		}
 	}
 }
 
@@ -292,6 +299,9 @@ func (s *sim) allServe() string {
 
 // disagreement tells which replicas differ.
 func (s *sim) disagreement() string {
+	if why := s.allServe(); why != "" {
+		return why
+	}
 	first := map[uint32]cluster.Digest{}
 	count := map[uint32]int{}
 	for _, n := range s.nodes {
@@ -332,12 +342,55 @@ func (s *sim) endNodes() (failures []string) {
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	for _, d := range s.deaths {
+		if !d.excused(s.plan.actions) {
+			failures = append(failures, fmt.Sprintf("%s ended itself at %v: %v", d.name, d.at, d.err))
+		}
+	}
 	return failures
 }
 
-// unexcused are the errors of clients whose node was under no fault.
+func (s *sim) died(d death) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.deaths = append(s.deaths, d)
+}
+
+// death is the end of a process by itself.
+type death struct {
+	name string
+	node int
+	at   time.Duration
+	err  error
+}
+
+// excused tells whether a fault of the disk is a reason.
+func (d *death) excused(actions []*action) bool {
+	for _, a := range actions {
+		if a.fault.ends && a.fault.group == "disk" && slices.Contains(a.victims, d.node) {
+			return true
+		}
+	}
+	return false
+}
+
+// operationTimeout is how long an operation of a client may last; one may fail because of what was then.
+const operationTimeout = 35 * time.Second
+
+// unexcused are the errors that clients saw though their node was well and a majority, too.
 func (s *sim) unexcused() (list []clientError) {
-	return s.errors
+	for _, e := range s.errors {
+		ill := map[int]bool{}
+		for _, w := range s.trouble.All() {
+			if w.From <= e.at && (w.To == 0 || w.To >= e.at-operationTimeout) {
+				ill[w.Node] = true
+			}
+		}
+		if !ill[e.node] && 2*len(ill) < len(s.nodes) {
+			list = append(list, e)
+		}
+	}
+	return list
 }
 
 // now is the time since the schedule began.
