@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -16,6 +15,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/warrenmq/warren/test/chaos/check"
+	"github.com/warrenmq/warren/test/chaos/clock"
 	"github.com/warrenmq/warren/test/chaos/network"
 )
 
@@ -81,7 +81,10 @@ var faults = []*fault{
 	damaging("truncate-segment", "segment files are cut while the node is down", "store/group-*/*.seg", truncate),
 	damaging("truncate-checkpoint", "checkpoints are cut while the node is down", "store/group-*/checkpoint", truncate),
 	damaging("truncate-stable", "the stable store is cut while the node is down", "*.db", truncate),
-	{name: "clock", group: "clock", about: "the clock of one node jumps", needs: clock, victims: one, inject: nothing, heal: nothing},
+	{name: "clock-one", group: "clock", about: "the wall clock of one node jumps by up to an hour, forward or back, and later back to right", needs: clocks, victims: one,
+		shortest: 3 * time.Second, longest: 10 * time.Second, inject: clockMoved, heal: clockRight},
+	{name: "clock-leader", group: "clock", about: "the wall clock of the node that leads the catalog jumps", needs: clocks, leader: true, victims: one,
+		shortest: 3 * time.Second, longest: 10 * time.Second, inject: clockMoved, heal: clockRight},
 }
 
 func damaging(name, about, pattern string, damage func(path string, random *rand.Rand) (string, error)) *fault {
@@ -173,17 +176,9 @@ func disk(*Options) string {
 	return ""
 }
 
-func clock(*Options) string {
-	reason := "the nodes are static binaries that read the clock without the C library, which faketime replaces"
-	if _, err := exec.LookPath("faketime"); err != nil {
-		reason = "faketime is not installed, and " + reason
-	}
-	return reason
-}
+func clocks(*Options) string { return clock.Missing() }
 
 // Injections and healings.
-
-func nothing(context.Context, *run, *Action) error { return nil }
 
 func killed(_ context.Context, r *run, a *Action) error {
 	for _, v := range a.Victims {
@@ -267,6 +262,38 @@ func lossyLinks(_ context.Context, r *run, a *Action) error {
 }
 
 func reconnected(_ context.Context, r *run, _ *Action) error { return r.cluster.network.Heal() }
+
+// clockSteps are those that matter: within what nodes may differ, beyond it, and what an administrator does by mistake.
+var clockSteps = []time.Duration{5 * time.Second, 45 * time.Second, 5 * time.Minute, time.Hour}
+
+func clockMoved(ctx context.Context, r *run, a *Action) error {
+	random := a.random()
+	by := clockSteps[random.IntN(len(clockSteps))]
+	if random.IntN(2) == 0 {
+		by = -by
+	}
+	a.Detail = "by " + by.String()
+	return r.setClock(ctx, a.Victims[0], by)
+}
+
+func clockRight(ctx context.Context, r *run, a *Action) error {
+	return r.setClock(ctx, a.Victims[0], 0)
+}
+
+// setClock moves a node's wall clock against the machine's.
+func (r *run) setClock(ctx context.Context, node int, by time.Duration) error {
+	n := r.cluster.nodes[node]
+	for {
+		if err := n.signal(syscall.SIGSTOP); err != nil {
+			return err
+		}
+		err := clock.Shift(n.pid(), by)
+		err = errors.Join(err, n.signal(syscall.SIGCONT))
+		if !errors.Is(err, clock.ErrBusy) || ctx.Err() != nil {
+			return err
+		}
+	}
+}
 
 // filler is the file that takes all space beside a node's data.
 func filler(r *run, a *Action) string {

@@ -1,7 +1,9 @@
 package check
 
 import (
+	"cmp"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/anishathalye/porcupine"
@@ -169,18 +171,35 @@ func operations(ops []CatalogOp, last time.Duration) []porcupine.Operation {
 
 // shortest gives the history up to the operation that cannot be explained: its shortest illegal beginning.
 func shortest(ops []CatalogOp, last, timeout time.Duration) string {
+	ops = slices.SortedStableFunc(slices.Values(ops), func(a, b CatalogOp) int { return cmp.Compare(a.Finish, b.Finish) })
 	low, high := 1, len(ops) // ops[:high] is illegal
 	for low < high {
 		middle := (low + high) / 2
-		if porcupine.CheckOperationsTimeout(catalogModel, operations(ops[:middle], last), timeout) == porcupine.Illegal {
+		if porcupine.CheckOperationsTimeout(catalogModel, operations(beginning(ops, middle), last), timeout) == porcupine.Illegal {
 			high = middle
 		} else {
 			low = middle + 1
 		}
 	}
 	text := ""
-	for _, o := range ops[max(0, high-12):high] {
+	for _, o := range beginning(ops, high)[max(0, high-told):] {
 		text += "\n    " + o.String()
 	}
 	return text
+}
+
+// told is how many operations before the one that cannot be explained are told.
+const told = 30
+
+// beginning is the history up to the end of its nth operation: those that were under way then have no answer yet, and may
+// have had their effect.
+func beginning(ops []CatalogOp, n int) []CatalogOp {
+	list := slices.Clone(ops[:n])
+	for _, o := range ops[n:] {
+		if o.Begin < ops[n-1].Finish {
+			o.Answer = Unknown
+			list = append(list, o)
+		}
+	}
+	return list
 }

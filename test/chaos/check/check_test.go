@@ -2,6 +2,7 @@ package check
 
 import (
 	"slices"
+	"strings"
 	"testing"
 	"time"
 )
@@ -378,5 +379,17 @@ func TestQuiet(t *testing.T) {
 	}
 	if quiet([]Window{{From: 5}}, 6, 1000, 10) {
 		t.Error("quiet under a fault that goes on")
+	}
+}
+
+// TestTheViolationIsTold: an operation that is explained by one that ends later is not taken for the violation.
+func TestTheViolationIsTold(t *testing.T) {
+	op := func(begin, finish int, client int, verb Verb, answer Answer) CatalogOp {
+		return CatalogOp{Client: client, Queue: "q", Verb: verb, Answer: answer, Begin: time.Duration(begin), Finish: time.Duration(finish)}
+	}
+	v := Linearizable([]CatalogOp{op(0, 1, 0, Declare, OK), op(4, 5, 1, Passive, Missing), op(3, 9, 2, Delete, OK), op(10, 11, 1, Passive, Missing),
+		op(12, 13, 1, Declare, OK), op(14, 15, 2, Passive, Missing), op(14, 20, 0, Passive, OK)}, time.Minute)
+	if len(v.Findings) != 1 || !strings.Contains(v.Findings[0].Detail, "14ns–15ns client 2") {
+		t.Fatalf("%+v", v)
 	}
 }
