@@ -157,6 +157,8 @@ func mayImport(folder, imported string, test bool) string {
 var testOnly = map[string]bool{
 	"broker amqp/wire":     true,
 	"rpc amqp":             true, // to cross the two
+	"client node":          true, // what it is tested with
+	"client config":        true,
 	"amqp proto/raft/v1":   true, // what tests of the front door declare behind its back
 	"amqp raftfsm":         true,
 	"amqp raftfsm/catalog": true,

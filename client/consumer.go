@@ -1,0 +1,460 @@
+package client
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"iter"
+	"sync"
+
+	"google.golang.org/grpc"
+
+	brokerv1 "github.com/warrenmq/warren/proto/broker/v1"
+)
+
+// ConsumeOption changes how a Consumer behaves.
+type ConsumeOption func(*consumeOptions)
+
+type consumeOptions struct {
+	start   brokerv1.ConsumeStart
+	workers int
+	err     error
+}
+
+// WithCredit bounds how many deliveries may be unsettled, on their way or in the program's hands. Default 256; 1 is fair
+// dispatch between slow workers.
+func WithCredit(n int) ConsumeOption {
+	return func(o *consumeOptions) { o.start.Credit = uint32(max(1, min(n, 1<<16-1))) }
+}
+
+// WithAutoSettle counts deliveries as settled when they are sent: those on their way are lost with the connection.
+func WithAutoSettle() ConsumeOption { return func(o *consumeOptions) { o.start.AutoSettle = true } }
+
+// WithExclusive lets nobody else consume the queue.
+func WithExclusive() ConsumeOption { return func(o *consumeOptions) { o.start.Exclusive = true } }
+
+// WithPriority gives the consumer a priority: of those that can take a message, the highest get it.
+func WithPriority(n int32) ConsumeOption { return func(o *consumeOptions) { o.start.Priority = n } }
+
+// WithTag names the consumer in listings.
+func WithTag(tag string) ConsumeOption { return func(o *consumeOptions) { o.start.ConsumerTag = tag } }
+
+// WithWorkers lets Handle run so many handlers at a time. Default 1.
+func WithWorkers(n int) ConsumeOption { return func(o *consumeOptions) { o.workers = max(1, n) } }
+
+// WithTemporaryQueue makes the queue for the consumer alone, with these bindings (whose Destination does not count). It goes
+// with the consumer; after a lost connection it is another, and what was in it is gone. Give Consume an empty name, and the
+// broker makes one, or a name.
+func WithTemporaryQueue(bindings ...Binding) ConsumeOption {
+	return func(o *consumeOptions) {
+		o.start.Temporary = &brokerv1.TemporaryQueue{}
+		for _, b := range bindings {
+			bound, err := b.toProto()
+			o.err = cmp.Or(o.err, err)
+			o.start.Temporary.Bindings = append(o.start.Temporary.Bindings, bound)
+		}
+	}
+}
+
+const defaultCredit = 256
+
+// Consumer receives a queue's messages. After a lost connection it goes on by another node; what was not settled comes
+// again, marked as redelivered.
+type Consumer struct {
+	client  *Client
+	options *consumeOptions
+	name    string // asked for
+
+	deliveries chan *Delivery
+	quit       context.Context
+	stop       context.CancelFunc
+	ended      chan struct{} // closed when the work is over; err is set then
+	err        error
+
+	started chan struct{} // closed when the first stream runs
+	once    sync.Once
+
+	mu     sync.Mutex // guards what follows
+	queue  string     // the present name
+	stream *consumeStream
+}
+
+// Delivery is a message in the program's hands. One of Ack, Requeue, Fail and Discard settles it, unless the consumer
+// settles by itself.
+type Delivery struct {
+	Message
+	// Redelivered says that the message was handed out before.
+	Redelivered bool
+
+	tag     uint64
+	settler settler // nil: settled already
+}
+
+// settler settles the deliveries of one stream.
+type settler interface {
+	settle(tag uint64, s brokerv1.Settlement) error
+}
+
+// Ack settles the delivery as done: the message is gone.
+func (d *Delivery) Ack() error { return d.settle(brokerv1.Settlement_SETTLEMENT_ACK) }
+
+// Requeue gives the message back to its place in the queue.
+func (d *Delivery) Requeue() error { return d.settle(brokerv1.Settlement_SETTLEMENT_REQUEUE) }
+
+// Fail gives the message back and counts a failed delivery; a queue may have a limit for those.
+func (d *Delivery) Fail() error { return d.settle(brokerv1.Settlement_SETTLEMENT_REQUEUE_FAILED) }
+
+// Discard settles the delivery as one that can never be done: the message is dead-lettered or dropped.
+func (d *Delivery) Discard() error { return d.settle(brokerv1.Settlement_SETTLEMENT_DISCARD) }
+
+func (d *Delivery) settle(s brokerv1.Settlement) error {
+	if d.settler == nil {
+		return nil
+	}
+	return d.settler.settle(d.tag, s)
+}
+
+// Consume starts a consumer and returns when it runs, or why it cannot. ctx bounds the start alone.
+func (c *Client) Consume(ctx context.Context, queue string, opts ...ConsumeOption) (*Consumer, error) {
+	o := &consumeOptions{workers: 1}
+	for _, f := range opts {
+		f(o)
+	}
+	if o.err != nil {
+		return nil, fmt.Errorf("consume %q: %w", queue, o.err)
+	}
+	o.start.Queue, o.start.Credit = queue, cmp.Or(o.start.Credit, defaultCredit)
+	k := &Consumer{client: c, options: o, name: queue, deliveries: make(chan *Delivery, o.start.Credit), ended: make(chan struct{}), started: make(chan struct{})}
+	k.quit, k.stop = context.WithCancel(c.ctx)
+	if err := c.start(k.work); err != nil {
+		k.stop()
+		return nil, err
+	}
+	select {
+	case <-k.started:
+		return k, nil
+	case <-k.ended:
+		return nil, fmt.Errorf("consume %q: %w", queue, k.err)
+	case <-ctx.Done():
+		k.Close()
+		return nil, fmt.Errorf("consume %q: %w", queue, ctx.Err())
+	}
+}
+
+// Queue is the name of the queue: of a temporary one, the present.
+func (k *Consumer) Queue() string {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	return k.queue
+}
+
+// Close ends the consumer. What is not settled goes back to the queue.
+func (k *Consumer) Close() {
+	k.stop()
+	<-k.ended
+}
+
+// Messages yields deliveries until ctx ends, the loop is left, or the consumer ends; an error is the last that is yielded,
+// with ctx's for one. Several loops share the deliveries.
+func (k *Consumer) Messages(ctx context.Context) iter.Seq2[*Delivery, error] {
+	return func(yield func(*Delivery, error) bool) {
+		for {
+			d, err := k.Next(ctx)
+			if !yield(d, err) || err != nil {
+				return
+			}
+		}
+	}
+}
+
+// Next waits for a delivery.
+func (k *Consumer) Next(ctx context.Context) (*Delivery, error) {
+	for {
+		select {
+		case d := <-k.deliveries:
+			if !d.stale() {
+				return d, nil
+			}
+		case <-k.ended:
+			return nil, k.err
+		case <-ctx.Done():
+			return nil, ctx.Err()
+		}
+	}
+}
+
+// stale tells that the delivery's stream is over, and that the message comes again.
+func (d *Delivery) stale() bool {
+	s, ok := d.settler.(*consumeStream)
+	return ok && s.isOver()
+}
+
+// Handle consumes a queue until ctx ends or the consumer cannot go on, and returns why. Messages whose handler returns nil
+// are settled as done, others as failed.
+func (c *Client) Handle(ctx context.Context, queue string, handler func(ctx context.Context, d *Delivery) error, opts ...ConsumeOption) error {
+	k, err := c.Consume(ctx, queue, opts...)
+	if err != nil {
+		return err
+	}
+	defer k.Close()
+	var works sync.WaitGroup
+	for range k.options.workers {
+		works.Go(func() {
+			for d, err := range k.Messages(ctx) {
+				if err == nil {
+					k.handle(ctx, d, handler)
+				}
+			}
+		})
+	}
+	works.Wait()
+	if ctx.Err() != nil {
+		return ctx.Err()
+	}
+	return k.err
+}
+
+func (k *Consumer) handle(ctx context.Context, d *Delivery, handler func(ctx context.Context, d *Delivery) error) {
+	settle := d.Ack
+	if err := handler(ctx, d); err != nil {
+		k.client.log.Info("handler failed", "queue", k.name, "err", err)
+		settle = d.Fail
+	}
+	if err := settle(); err != nil {
+		k.client.log.Info("delivery not settled", "queue", k.name, "err", err)
+	}
+}
+
+// work consumes until the consumer is closed or cannot go on.
+func (k *Consumer) work() {
+	defer close(k.ended)
+	k.err = k.client.stream(k.quit, "consumer of "+k.name, k.run)
+	if k.quit.Err() != nil {
+		k.err = ErrClosed
+	}
+}
+
+// run consumes by one stream.
+func (k *Consumer) run(ctx context.Context, node *grpc.ClientConn, up func()) error {
+	stream, err := brokerv1.NewConsumingServiceClient(node).Consume(ctx)
+	if err != nil {
+		return err
+	}
+	if err := stream.Send(&brokerv1.ConsumeRequest{Request: &brokerv1.ConsumeRequest_Start{Start: &k.options.start}}); err != nil {
+		return receiveError(stream, err)
+	}
+	response, err := stream.Recv()
+	if err != nil {
+		if errors.Is(err, io.EOF) {
+			return errAgain
+		}
+		return err
+	}
+	up()
+	s := &consumeStream{stream: stream, wake: make(chan struct{}, 1), automatic: k.options.start.AutoSettle}
+	defer s.end()
+	k.mu.Lock()
+	k.queue, k.stream = response.GetStarted().GetQueue(), s
+	k.mu.Unlock()
+	k.once.Do(func() { close(k.started) })
+	sender := make(chan struct{})
+	sctx, cancel := context.WithCancel(ctx)
+	go func() { defer close(sender); s.send(sctx) }()
+	err = k.receive(ctx, s)
+	cancel()
+	<-sender
+	return err
+}
+
+func (k *Consumer) receive(ctx context.Context, s *consumeStream) error {
+	for {
+		response, err := s.stream.Recv()
+		if errors.Is(err, io.EOF) {
+			return errAgain
+		}
+		if err != nil {
+			return err
+		}
+		if response.GetCancelled() != nil {
+			return errAgain // a queue that is gone is found out then
+		}
+		for _, d := range response.GetDeliveries().GetDeliveries() {
+			delivery := &Delivery{Message: fromProto(d.Message), Redelivered: d.Redelivered, tag: d.DeliveryTag, settler: s}
+			if !s.automatic {
+				s.got(d.DeliveryTag)
+			} else {
+				delivery.settler = nil
+			}
+			select {
+			case k.deliveries <- delivery:
+			case <-ctx.Done():
+				return ctx.Err()
+			}
+		}
+	}
+}
+
+// consumeStream is one stream of deliveries. It collects what is settled and sends it together.
+type consumeStream struct {
+	stream    grpc.BidiStreamingClient[brokerv1.ConsumeRequest, brokerv1.ConsumeResponse]
+	wake      chan struct{} // has room for one: there is something to send
+	automatic bool
+
+	mu      sync.Mutex // guards what follows
+	over    bool
+	base    uint64                // the first delivery in states
+	states  []brokerv1.Settlement // of deliveries from base on; unspecified: in the program's hands
+	changed []uint64              // settled and not sent, in order of settling
+	sent    []bool                // beside states: the broker knows
+}
+
+// got notes a delivery. Their tags are consecutive, from 1.
+func (s *consumeStream) got(tag uint64) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if len(s.states) == 0 {
+		s.base = tag
+	}
+	s.states, s.sent = append(s.states, 0), append(s.sent, false)
+}
+
+func (s *consumeStream) settle(tag uint64, to brokerv1.Settlement) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	switch {
+	case s.over:
+		return ErrLost
+	case tag < s.base || s.states[tag-s.base] != 0:
+		return errors.New("the delivery is settled already")
+	}
+	s.states[tag-s.base] = to
+	s.changed = append(s.changed, tag)
+	select {
+	case s.wake <- struct{}{}:
+	default:
+	}
+	return nil
+}
+
+func (s *consumeStream) isOver() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.over
+}
+
+func (s *consumeStream) end() {
+	s.mu.Lock()
+	s.over = true
+	s.mu.Unlock()
+}
+
+// send sends what was settled. An error shows in Recv as well.
+func (s *consumeStream) send(ctx context.Context) {
+	for {
+		select {
+		case <-s.wake:
+		case <-ctx.Done():
+			return
+		}
+		if settles := s.take(); len(settles) > 0 {
+			request := &brokerv1.ConsumeRequest{Request: &brokerv1.ConsumeRequest_Settles{Settles: &brokerv1.Settles{Settles: settles}}}
+			if s.stream.Send(request) != nil {
+				return
+			}
+		}
+	}
+}
+
+// take turns what was settled into as few settles as can be: what is done from the front on is one.
+func (s *consumeStream) take() (settles []*brokerv1.Settle) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	n, last := 0, -1 // the front: acked, or known to the broker
+	for n < len(s.states) && (s.sent[n] || s.states[n] == brokerv1.Settlement_SETTLEMENT_ACK) {
+		if !s.sent[n] {
+			last = n
+		}
+		n++
+	}
+	if last >= 0 {
+		settles = append(settles, &brokerv1.Settle{DeliveryTag: s.base + uint64(last), Multiple: true, Settlement: brokerv1.Settlement_SETTLEMENT_ACK})
+	}
+	for _, tag := range s.changed {
+		if i := tag - s.base; tag >= s.base+uint64(n) {
+			settles = append(settles, &brokerv1.Settle{DeliveryTag: tag, Settlement: s.states[i]})
+			s.sent[i] = true
+		}
+	}
+	s.changed = s.changed[:0]
+	s.states, s.sent, s.base = s.states[n:], s.sent[n:], s.base+uint64(n)
+	return settles
+}
+
+// Get takes one message; ErrEmpty when there is none. Unless it settles by itself, the delivery must be settled, or the
+// message goes back when ctx ends.
+func (c *Client) Get(ctx context.Context, queue string, autoSettle bool) (*Delivery, error) {
+	var d *Delivery
+	err := c.call(ctx, func(ctx context.Context, node *grpc.ClientConn) error {
+		stream, err := brokerv1.NewConsumingServiceClient(node).Get(ctx)
+		if err != nil {
+			return err
+		}
+		if err := stream.Send(&brokerv1.GetRequest{Request: &brokerv1.GetRequest_Fetch{Fetch: &brokerv1.Fetch{Queue: queue, AutoSettle: autoSettle}}}); err != nil {
+			return receiveError(stream, err)
+		}
+		response, err := stream.Recv()
+		if err != nil {
+			return err
+		}
+		got := response.GetDelivery()
+		if got != nil {
+			d = &Delivery{Message: fromProto(got.Message), Redelivered: got.Redelivered, tag: got.DeliveryTag}
+			if !autoSettle {
+				d.settler = &getStream{stream: stream}
+				return nil
+			}
+		}
+		return closeStream(stream)
+	})
+	if err == nil && d == nil {
+		err = ErrEmpty
+	}
+	if err != nil {
+		return nil, err
+	}
+	return d, nil
+}
+
+// getStream holds one message.
+type getStream struct {
+	stream grpc.BidiStreamingClient[brokerv1.GetRequest, brokerv1.GetResponse]
+	once   sync.Once
+	err    error
+}
+
+// settle settles the message and waits until the broker has done so.
+func (g *getStream) settle(tag uint64, s brokerv1.Settlement) error {
+	g.once.Do(func() {
+		g.err = g.stream.Send(&brokerv1.GetRequest{Request: &brokerv1.GetRequest_Settle{Settle: &brokerv1.Settle{DeliveryTag: tag, Settlement: s}}})
+		if g.err == nil {
+			g.err = closeStream(g.stream)
+		}
+		if g.err != nil {
+			g.err = fmt.Errorf("%w: %w", ErrLost, fromStatus(g.err))
+		}
+	})
+	return g.err
+}
+
+// closeStream half-closes and waits for the end.
+func closeStream(stream grpc.BidiStreamingClient[brokerv1.GetRequest, brokerv1.GetResponse]) error {
+	if err := stream.CloseSend(); err != nil {
+		return err
+	}
+	if _, err := stream.Recv(); err != nil && !errors.Is(err, io.EOF) {
+		return err
+	}
+	return nil
+}

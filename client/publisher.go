@@ -1,0 +1,400 @@
+package client
+
+import (
+	"cmp"
+	"context"
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"io"
+	"sync"
+
+	"google.golang.org/grpc"
+
+	brokerv1 "github.com/warrenmq/warren/proto/broker/v1"
+)
+
+// PublisherOption changes how a Publisher behaves.
+type PublisherOption func(*publisherOptions)
+
+type publisherOptions struct {
+	producer    string
+	next        uint64
+	maxMessages int
+	maxBytes    int
+}
+
+// WithProducer names the publisher's series of messages instead of a random name. next is the number of the next message:
+// number n of a producer must always be the same message, also when the program runs again, such as the offset in what it
+// reads from. The broker forgets a producer after an hour without messages.
+func WithProducer(id string, next uint64) PublisherOption {
+	return func(o *publisherOptions) { o.producer, o.next = id, next }
+}
+
+// WithMaxUnconfirmed bounds what may be on its way; beyond, publishing waits. Defaults 4096 messages (at most 16,000) and
+// 16 MiB of bodies.
+func WithMaxUnconfirmed(messages, bytes int) PublisherOption {
+	return func(o *publisherOptions) { o.maxMessages, o.maxBytes = messages, bytes }
+}
+
+const (
+	defaultUnconfirmed      = 4096
+	mostUnconfirmed         = 16000 // the broker takes numbers that are less than 16,384 apart
+	defaultUnconfirmedBytes = 16 << 20
+	// batchBytes and batchMessages are at which size a batch is sent without more.
+	batchBytes    = 128 << 10
+	batchMessages = 1024
+	// messageOverhead is about what a message costs beside its body, in bytes.
+	messageOverhead = 64
+)
+
+// Publisher publishes messages in order, in batches, and tells the outcome of each. Messages that were not confirmed when a
+// connection was lost are published again by another node and stored once. It is for use by many goroutines.
+type Publisher struct {
+	client  *Client
+	options publisherOptions
+	wake    chan struct{} // has room for one: there is something to send, or to end for
+	quit    context.Context
+	stop    context.CancelFunc
+	ended   chan struct{} // closed when the work is over
+
+	mu      sync.Mutex // guards what follows
+	changed sync.Cond  // told when something was confirmed, and at the end
+	ring    []pending  // unconfirmed messages by number, modulo the length
+	first   uint64     // the lowest number that is not confirmed
+	next    uint64     // the number after the last
+	unsent  uint64     // the lowest number that has not been sent on the present stream
+	bytes   int        // of what is not confirmed
+	closing bool       // nothing more is taken
+	err     error      // why nothing more is sent
+}
+
+// pending is a message on its way.
+type pending struct {
+	message *brokerv1.Message
+	done    func(error)
+	settled bool
+}
+
+// Publisher returns a new publisher.
+func (c *Client) Publisher(opts ...PublisherOption) (*Publisher, error) {
+	o := publisherOptions{next: 1, producer: rand.Text()}
+	for _, f := range opts {
+		f(&o)
+	}
+	o.maxMessages = min(cmp.Or(o.maxMessages, defaultUnconfirmed), mostUnconfirmed)
+	o.maxBytes = cmp.Or(o.maxBytes, defaultUnconfirmedBytes)
+	if o.next == 0 || o.producer == "" {
+		return nil, errors.New("a producer needs a name, and numbers from 1 on")
+	}
+	p := &Publisher{client: c, options: o, wake: make(chan struct{}, 1), ended: make(chan struct{}), first: o.next, next: o.next, unsent: o.next}
+	p.changed.L = &p.mu
+	p.quit, p.stop = context.WithCancel(c.ctx)
+	p.ring = make([]pending, 64)
+	if err := c.start(p.work); err != nil {
+		p.stop()
+		return nil, err
+	}
+	return p, nil
+}
+
+// Publish publishes a message and waits for its outcome: nil when it is stored, ErrUnroutable, a *Rejected, or why it is not
+// known, with ctx's error for one.
+func (p *Publisher) Publish(ctx context.Context, m Message) error {
+	outcome := make(chan error, 1)
+	if err := p.PublishAsync(ctx, m, func(err error) { outcome <- err }); err != nil {
+		return err
+	}
+	select {
+	case err := <-outcome:
+		return err
+	case <-ctx.Done():
+		return fmt.Errorf("the message's outcome is not known yet: %w", ctx.Err())
+	}
+}
+
+// PublishAsync publishes a message and returns when there is room for it; done is called with the outcome, see Publish,
+// unless PublishAsync fails. It must not block. The body belongs to the publisher until then.
+func (p *Publisher) PublishAsync(ctx context.Context, m Message, done func(error)) error {
+	converted, err := m.toProto()
+	if err != nil {
+		return err
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if err := p.waitForRoom(ctx); err != nil {
+		return err
+	}
+	if int(p.next-p.first) == len(p.ring) {
+		p.grow()
+	}
+	*p.at(p.next) = pending{message: converted, done: done}
+	p.next++
+	p.bytes += size(converted)
+	if p.unsent == p.next-1 {
+		p.awake()
+	}
+	return nil
+}
+
+func size(m *brokerv1.Message) int { return len(m.GetBody()) + messageOverhead }
+
+// waitForRoom waits below the bounds. mu is held.
+func (p *Publisher) waitForRoom(ctx context.Context) error {
+	full := func() bool {
+		return int(p.next-p.first) >= p.options.maxMessages || p.bytes >= p.options.maxBytes
+	}
+	if full() && ctx.Done() != nil {
+		defer context.AfterFunc(ctx, func() {
+			p.mu.Lock()
+			p.changed.Broadcast()
+			p.mu.Unlock()
+		})()
+	}
+	for full() && p.err == nil && !p.closing && ctx.Err() == nil {
+		p.changed.Wait()
+	}
+	switch {
+	case p.err != nil:
+		return p.err
+	case p.closing:
+		return ErrClosed
+	}
+	return ctx.Err()
+}
+
+func (p *Publisher) at(number uint64) *pending { return &p.ring[number&uint64(len(p.ring)-1)] }
+
+func (p *Publisher) grow() {
+	old := p.ring
+	p.ring = make([]pending, 2*len(old))
+	for n := p.first; n < p.next; n++ {
+		*p.at(n) = old[n&uint64(len(old)-1)]
+	}
+}
+
+func (p *Publisher) awake() {
+	select {
+	case p.wake <- struct{}{}:
+	default:
+	}
+}
+
+// Flush waits until everything published so far has its outcome.
+func (p *Publisher) Flush(ctx context.Context) error {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	last := p.next
+	defer context.AfterFunc(ctx, func() {
+		p.mu.Lock()
+		p.changed.Broadcast()
+		p.mu.Unlock()
+	})()
+	for p.first < last && p.err == nil && ctx.Err() == nil {
+		p.changed.Wait()
+	}
+	if p.first >= last {
+		return nil
+	}
+	return cmp.Or(p.err, ctx.Err())
+}
+
+// Close takes nothing more, waits until everything has its outcome, and ends the publisher. What has none when ctx ends
+// gets its error.
+func (p *Publisher) Close(ctx context.Context) error {
+	p.mu.Lock()
+	p.closing = true
+	p.changed.Broadcast()
+	p.mu.Unlock()
+	err := p.Flush(ctx)
+	p.stop()
+	<-p.ended
+	return err
+}
+
+// work sends until the publisher is closed or cannot go on.
+func (p *Publisher) work() {
+	defer close(p.ended)
+	err := p.client.stream(p.quit, "publisher", p.run)
+	if p.quit.Err() != nil {
+		err = ErrClosed
+	}
+	p.mu.Lock()
+	p.err = err
+	var left []func(error)
+	for n := p.first; n < p.next; n++ {
+		if m := p.at(n); !m.settled && m.done != nil {
+			left = append(left, m.done)
+		}
+	}
+	p.changed.Broadcast()
+	p.mu.Unlock()
+	for _, done := range left {
+		done(fmt.Errorf("the message's outcome is not known: %w", err))
+	}
+}
+
+// run sends on one stream.
+func (p *Publisher) run(ctx context.Context, node *grpc.ClientConn, up func()) error {
+	if err := p.waitForWork(ctx); err != nil {
+		return err
+	}
+	stream, err := brokerv1.NewPublishingServiceClient(node).Publish(ctx)
+	if err != nil {
+		return err
+	}
+	if err := stream.Send(&brokerv1.PublishRequest{Request: &brokerv1.PublishRequest_Start{Start: &brokerv1.PublishStart{ProducerId: p.options.producer}}}); err != nil {
+		return receiveError(stream, err)
+	}
+	failed := make(chan error, 1)
+	go func() { failed <- p.receive(stream, up) }()
+	p.mu.Lock()
+	p.unsent = p.first
+	p.mu.Unlock()
+	err = p.send(ctx, stream, failed)
+	if errors.Is(err, io.EOF) {
+		err = <-failed
+	}
+	return err
+}
+
+// waitForWork waits until there is something to send: an idle publisher needs no stream.
+func (p *Publisher) waitForWork(ctx context.Context) error {
+	for {
+		p.mu.Lock()
+		idle := p.first == p.next
+		p.mu.Unlock()
+		if !idle {
+			return nil
+		}
+		select {
+		case <-p.wake:
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+}
+
+// receiveError returns what a stream really failed for.
+func receiveError[R any](stream interface{ Recv() (R, error) }, err error) error {
+	for errors.Is(err, io.EOF) {
+		if _, e := stream.Recv(); e != nil {
+			if errors.Is(e, io.EOF) {
+				return errAgain
+			}
+			return e
+		}
+	}
+	return err
+}
+
+// send sends batches until the stream fails.
+func (p *Publisher) send(ctx context.Context, stream grpc.BidiStreamingClient[brokerv1.PublishRequest, brokerv1.PublishResponse], failed <-chan error) error {
+	batch := &brokerv1.PublishBatch{}
+	request := &brokerv1.PublishRequest{Request: &brokerv1.PublishRequest_Batch{Batch: batch}}
+	for {
+		for p.fill(batch) {
+			if err := stream.Send(request); err != nil {
+				return err // EOF: the receiver knows more
+			}
+		}
+		select {
+		case <-p.wake:
+		case err := <-failed:
+			return err
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+}
+
+// fill takes the next messages to send, with consecutive numbers.
+func (p *Publisher) fill(b *brokerv1.PublishBatch) bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	clear(b.Messages)
+	b.Messages = b.Messages[:0]
+	p.unsent = max(p.unsent, p.first)
+	for p.unsent < p.next && p.at(p.unsent).settled { // confirmed out of turn, before the stream
+		p.unsent++
+	}
+	b.FirstSequence, b.LowestUnconfirmed = p.unsent, p.first
+	for bytes := 0; p.unsent < p.next && bytes < batchBytes && len(b.Messages) < batchMessages; p.unsent++ {
+		m := p.at(p.unsent)
+		if m.settled {
+			break
+		}
+		b.Messages = append(b.Messages, m.message)
+		bytes += size(m.message)
+	}
+	return len(b.Messages) > 0
+}
+
+// receive takes outcomes until the stream ends.
+func (p *Publisher) receive(stream grpc.BidiStreamingClient[brokerv1.PublishRequest, brokerv1.PublishResponse], up func()) error {
+	for {
+		response, err := stream.Recv()
+		if errors.Is(err, io.EOF) {
+			return errAgain
+		}
+		if err != nil {
+			return err
+		}
+		switch r := response.Response.(type) {
+		case *brokerv1.PublishResponse_Confirms:
+			up()
+			p.settle(r.Confirms.GetConfirms())
+		case *brokerv1.PublishResponse_Blocked:
+			if reason := r.Blocked.GetReason(); reason != "" {
+				p.client.log.Warn("publishers are blocked", "reason", reason)
+			} else {
+				p.client.log.Info("publishers are not blocked any more")
+			}
+		}
+	}
+}
+
+// outcome is a message's end.
+type outcome struct {
+	done func(error)
+	err  error
+}
+
+// settle notes outcomes and tells them.
+func (p *Publisher) settle(confirms []*brokerv1.Confirm) {
+	var told []outcome
+	p.mu.Lock()
+	for _, c := range confirms {
+		err := outcomeOf(c)
+		for n := max(c.FirstSequence, p.first); n <= c.LastSequence && n < p.next; n++ {
+			m := p.at(n)
+			if m.settled {
+				continue
+			}
+			if m.done != nil {
+				told = append(told, outcome{m.done, err})
+			}
+			p.bytes -= size(m.message)
+			*m = pending{settled: true}
+		}
+	}
+	for p.first < p.next && p.at(p.first).settled {
+		*p.at(p.first) = pending{}
+		p.first++
+	}
+	p.changed.Broadcast()
+	p.mu.Unlock()
+	for _, t := range told {
+		t.done(t.err)
+	}
+}
+
+func outcomeOf(c *brokerv1.Confirm) error {
+	switch c.Outcome {
+	case brokerv1.Outcome_OUTCOME_CONFIRMED:
+		return nil
+	case brokerv1.Outcome_OUTCOME_UNROUTABLE:
+		return ErrUnroutable
+	}
+	return &Rejected{Reason: reasonOf(c.Reason), Text: c.Detail}
+}
