@@ -10,6 +10,7 @@ import (
 	"slices"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/warrenmq/warren/storage/vfs"
 )
@@ -146,7 +147,10 @@ func newRecorded(t testing.TB, seed uint64, at func(op vfs.Op, disk *vfs.Mem, pr
 		}
 		return nil
 	})
-	r.s = mustOpen(t, fs, smallFiles)
+	r.s = mustOpen(t, fs, func(o *Options) {
+		smallFiles(o)
+		o.SyncTimeout = time.Hour // at may take as long as the machine likes
+	})
 	for id := uint32(1); id <= 3; id++ {
 		mustGroup(t, r.s, id)
 		r.mu.Lock()

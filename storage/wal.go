@@ -338,7 +338,7 @@ func (w *wal) write(batch []placed) error {
 func (w *wal) sync(f vfs.File) error { return w.watched(f.Sync) }
 
 func (w *wal) watched(work func() error) error {
-	watchdog := time.AfterFunc(w.s.o.SyncTimeout, func() {
+	watchdog := Watch(w.s.o.SyncTimeout, func() {
 		w.die(fmt.Errorf("an fsync takes longer than %v", w.s.o.SyncTimeout))
 	})
 	err := work()

@@ -9,6 +9,8 @@ import (
 
 	"github.com/hashicorp/raft"
 	bbolterrors "go.etcd.io/bbolt/errors"
+
+	"github.com/warrenmq/warren/storage"
 )
 
 // store is what is used of package raft-boltdb's store.
@@ -57,13 +59,13 @@ func (w *watched) write(do func() error) error {
 	if w.dead.Load() {
 		return errDead
 	}
-	timer := time.AfterFunc(w.timeout, func() { w.die(fmt.Errorf("a write takes longer than %v", w.timeout)) })
+	watchdog := storage.Watch(w.timeout, func() { w.die(fmt.Errorf("a write takes longer than %v", w.timeout)) })
 	if around := w.around; around != nil {
 		inner := do
 		do = func() error { return around(inner) }
 	}
 	err := do()
-	timer.Stop()
+	watchdog.Stop()
 	switch {
 	case err != nil && !errors.Is(err, bbolterrors.ErrDatabaseNotOpen):
 		w.die(err)
