@@ -61,6 +61,7 @@ type Node struct {
 	DataDir  string
 	AMQPPort int
 	HTTPPort int
+	GRPCPort int
 	Flags    []string // every flag it is started with
 
 	t       testing.TB
@@ -82,7 +83,7 @@ func Start(t testing.TB, n int, flags ...string) *Cluster {
 	var gossip []string
 	for i := range n {
 		ports := freePorts(t, 5)
-		node := &Node{Name: fmt.Sprintf("node%d", i+1), AMQPPort: ports[0], HTTPPort: ports[1], t: t, binary: binary}
+		node := &Node{Name: fmt.Sprintf("node%d", i+1), AMQPPort: ports[0], HTTPPort: ports[1], GRPCPort: ports[2], t: t, binary: binary}
 		node.DataDir = filepath.Join(dir, node.Name)
 		node.logFile = filepath.Join(dir, node.Name+".log")
 		gossip = append(gossip, "127.0.0.1:"+strconv.Itoa(ports[4]))
@@ -188,6 +189,9 @@ func (n *Node) Pid() int { return n.command.Process.Pid }
 
 // AMQPAddress is host:port for AMQP clients.
 func (n *Node) AMQPAddress() string { return "127.0.0.1:" + strconv.Itoa(n.AMQPPort) }
+
+// GRPCAddress is host:port for gRPC clients.
+func (n *Node) GRPCAddress() string { return "127.0.0.1:" + strconv.Itoa(n.GRPCPort) }
 
 // URL is the node's AMQP URL with the default credentials.
 func (n *Node) URL() string { return "amqp://guest:guest@" + n.AMQPAddress() + "/" }
