@@ -26,7 +26,8 @@ type publisherOptions struct {
 
 // WithProducer names the publisher's series of messages instead of a random name. next is the number of the next message:
 // number n of a producer must always be the same message, also when the program runs again, such as the offset in what it
-// reads from. The broker forgets a producer after an hour without messages.
+// reads from. A program that runs again begins with the first message that it has not seen confirmed; numbers below that
+// are Rejected with reason Refused. The broker forgets a producer after an hour without messages.
 func WithProducer(id string, next uint64) PublisherOption {
 	return func(o *publisherOptions) { o.producer, o.next = id, next }
 }
