@@ -1,6 +1,7 @@
 package chaos
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -16,6 +17,7 @@ import (
 
 	"github.com/warrenmq/warren/test/chaos/check"
 	"github.com/warrenmq/warren/test/chaos/clock"
+	"github.com/warrenmq/warren/test/chaos/disk"
 	"github.com/warrenmq/warren/test/chaos/network"
 )
 
@@ -31,6 +33,7 @@ type fault struct {
 	leader bool
 	// victims are the nodes it touches, out of those it may touch.
 	victims func(p *planner) []int
+	ofAll   bool // it touches all nodes, and gets no company
 	// shortest and longest bound the time it lasts.
 	shortest, longest time.Duration
 
@@ -38,13 +41,16 @@ type fault struct {
 	heal   func(ctx context.Context, r *run, a *Action) error
 }
 
+// onDisk says that it is done by a disk whose faults are at will.
+func (f *fault) onDisk() bool { return f.group == "power" || strings.HasPrefix(f.name, "sync-") }
+
 // faults is the table of all faults, in the order of the README.
 var faults = []*fault{
 	{name: "kill-one", group: "kill", about: "SIGKILL of one node, started again", victims: one, shortest: 500 * time.Millisecond, longest: 6 * time.Second,
 		inject: killed, heal: started},
 	{name: "kill-leader", group: "kill", about: "SIGKILL of the node that leads the catalog, if known; of any node otherwise", leader: true, victims: one,
 		shortest: 500 * time.Millisecond, longest: 6 * time.Second, inject: killed, heal: started},
-	{name: "kill-all", group: "kill", about: "SIGKILL of all nodes at once", needs: notStable, victims: everyone, shortest: 100 * time.Millisecond, longest: time.Second,
+	{name: "kill-all", group: "kill", about: "SIGKILL of all nodes at once", needs: notStable, victims: everyone, ofAll: true, shortest: 100 * time.Millisecond, longest: time.Second,
 		inject: killed, heal: started},
 	{name: "stop-short", group: "stop", about: "SIGSTOP for less than a second", victims: one, shortest: 200 * time.Millisecond, longest: time.Second,
 		inject: paused, heal: resumed},
@@ -68,8 +74,20 @@ var faults = []*fault{
 		inject: delayedLinks, heal: reconnected},
 	{name: "loss", group: "slow", about: "2 to 20 % of the frames of one node are lost", needs: links, victims: one, shortest: 3 * time.Second, longest: 10 * time.Second,
 		inject: lossyLinks, heal: reconnected},
-	{name: "disk-full", group: "disk", about: "the disk of one node is filled to the last byte", needs: disk, victims: one, shortest: 3 * time.Second, longest: 10 * time.Second,
+	{name: "disk-full", group: "disk", about: "the disk of one node is filled to the last byte", needs: smallDisk, victims: one, shortest: 3 * time.Second, longest: 10 * time.Second,
 		inject: filled, heal: emptied},
+	{name: "sync-slow", group: "disk", about: "every fsync of one node takes 20 to 500 ms longer", needs: disks, victims: one, shortest: 3 * time.Second, longest: 10 * time.Second,
+		inject: syncsSlow, heal: syncsGoOn},
+	{name: "sync-hang", group: "disk", about: "no fsync of one node ends for a while, shorter than it waits before it gives up", needs: disks, victims: one,
+		shortest: 2 * time.Second, longest: 7 * time.Second, inject: syncsHang, heal: syncsGoOn},
+	{name: "sync-hang-long", group: "disk", about: "no fsync of one node ends, until it has given up", needs: disks, victims: one,
+		shortest: 13 * time.Second, longest: 18 * time.Second, inject: syncsHang, heal: syncsGoOn},
+	{name: "sync-fail", group: "disk", about: "every fsync of one node fails, which must end it; what they were to write is lost", needs: disks, victims: one,
+		shortest: 500 * time.Millisecond, longest: 2 * time.Second, inject: syncsFail, heal: syncsFailed},
+	{name: "power-cut", group: "power", about: "SIGKILL of one node, and what it had not synced is lost", needs: disks, victims: one,
+		shortest: 200 * time.Millisecond, longest: 4 * time.Second, inject: powerCut, heal: started},
+	{name: "power-cut-all", group: "power", about: "the same of all nodes at once", needs: disksNotStable, victims: everyone, ofAll: true,
+		shortest: 100 * time.Millisecond, longest: time.Second, inject: powerCut, heal: started},
 	{name: "wipe", group: "damage", about: "one node loses its whole data directory while it is down", victims: fragile, shortest: 500 * time.Millisecond, longest: 3 * time.Second,
 		inject: wiped, heal: started},
 	damaging("flip-wal", "bits of write-ahead log files flip while the node is down", "store/wal/[0-9a-f]*.wal", flipBits),
@@ -169,12 +187,16 @@ func delays(o *Options) string {
 	return links(o)
 }
 
-func disk(*Options) string {
+func smallDisk(*Options) string {
 	if os.Geteuid() != 0 {
 		return "a small disk to fill needs root, to mount a tmpfs"
 	}
 	return ""
 }
+
+func disks(*Options) string { return disk.Missing() }
+
+func disksNotStable(o *Options) string { return cmp.Or(notStable(o), disks(o)) }
 
 func clocks(*Options) string { return clock.Missing() }
 
@@ -301,7 +323,7 @@ func filler(r *run, a *Action) string {
 }
 
 func filled(_ context.Context, r *run, a *Action) (err error) {
-	r.full[a.Victims[0]].Store(true)
+	r.sick[a.Victims[0]].Store(true)
 	f, err := os.Create(filler(r, a))
 	if err != nil {
 		return err
@@ -332,11 +354,91 @@ func emptied(_ context.Context, r *run, a *Action) error {
 			return err
 		}
 	}
-	r.full[a.Victims[0]].Store(false)
+	r.sick[a.Victims[0]].Store(false)
 	return nil
 }
 
+func syncsSlow(_ context.Context, r *run, a *Action) error {
+	by := time.Duration(20+a.random().IntN(480)) * time.Millisecond
+	a.Detail = "by " + by.String()
+	r.cluster.nodes[a.Victims[0]].disk.SlowSync(by)
+	return nil
+}
+
+func syncsHang(_ context.Context, r *run, a *Action) error {
+	r.sick[a.Victims[0]].Store(true)
+	r.cluster.nodes[a.Victims[0]].disk.Hang()
+	return nil
+}
+
+// syncsGoOn ends a slow or hanging disk. A node that had given up ends now that its last fsync returns, and is started again.
+func syncsGoOn(ctx context.Context, r *run, a *Action) error {
+	node := r.cluster.nodes[a.Victims[0]]
+	node.disk.SlowSync(0)
+	node.disk.Release()
+	defer r.sick[node.index].Store(false)
+	ctx, cancel := context.WithTimeout(ctx, stopPatience)
+	defer cancel()
+	for ctx.Err() == nil {
+		if !node.running() {
+			a.Detail += " the node ended and was started again"
+			return node.start(r.ended)
+		}
+		if _, _, err := node.get(ctx, "/health/live"); err == nil {
+			return nil
+		}
+		r.waitUntil(ctx, r.now()+20*time.Millisecond)
+	}
+	return fmt.Errorf("%s neither ends nor answers", node.name)
+}
+
+func syncsFail(_ context.Context, r *run, a *Action) error {
+	r.sick[a.Victims[0]].Store(true)
+	r.cluster.nodes[a.Victims[0]].disk.FailSync(true)
+	return nil
+}
+
+// syncsFailed ends a failing disk. A node that saw an fsync fail must have ended: nobody knows what is on its disk. It finds
+// the worst when it comes back.
+func syncsFailed(_ context.Context, r *run, a *Action) error {
+	node := r.cluster.nodes[a.Victims[0]]
+	failed := node.disk.FailSync(false)
+	a.Detail = fmt.Sprintf("%d failed;", failed)
+	if node.running() && failed > 0 {
+		r.ledger.Report(check.Finding{Kind: check.WentOn, Detail: fmt.Sprintf("%s after %d failed fsyncs", node.name, failed)})
+	}
+	defer r.sick[node.index].Store(false)
+	return errors.Join(r.cutPower(node, a), node.start(r.ended))
+}
+
+func powerCut(_ context.Context, r *run, a *Action) error {
+	var errs []error
+	for _, v := range a.Victims { // all processes first: the others must not see a single one go
+		errs = append(errs, r.cluster.nodes[v].signalKill())
+	}
+	for _, v := range a.Victims {
+		errs = append(errs, r.cutPower(r.cluster.nodes[v], a))
+	}
+	return errors.Join(errs...)
+}
+
+// cutPower ends a node and loses what it had not synced.
+func (r *run) cutPower(node *Node, a *Action) error {
+	node.kill()
+	told, err := node.disk.PowerCut(a.random())
+	if told != "" {
+		a.Detail = strings.TrimSpace(a.Detail + " " + told)
+	}
+	return err
+}
+
+// wiped empties the directory and leaves it, since a disk may be mounted there.
 func wiped(_ context.Context, r *run, a *Action) error {
-	r.cluster.nodes[a.Victims[0]].kill()
-	return os.RemoveAll(r.cluster.nodes[a.Victims[0]].dataDir)
+	node := r.cluster.nodes[a.Victims[0]]
+	node.kill()
+	entries, err := os.ReadDir(node.dataDir)
+	for _, e := range entries {
+		err = errors.Join(err, os.RemoveAll(filepath.Join(node.dataDir, e.Name())))
+	}
+	return err
 }

@@ -20,6 +20,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/warrenmq/warren/test/chaos/disk"
 	"github.com/warrenmq/warren/test/chaos/network"
 	"github.com/warrenmq/warren/test/process"
 )
@@ -32,7 +33,8 @@ type cluster struct {
 	nodes   []*Node
 	network network.Network // nil: all nodes are on loopback
 	dir     string          // with a folder for each node
-	disks   bool            // each data directory is a disk of its own
+	small   bool            // each node has a small disk of its own
+	faulty  bool            // each data directory is a disk whose faults are at will
 }
 
 // Node is one process and its data.
@@ -45,6 +47,7 @@ type Node struct {
 	flags   []string
 	ports   []int // AMQP, HTTP, gRPC, cluster, gossip
 	network network.Network
+	disk    *disk.Disk // nil: an ordinary one
 
 	mu       sync.Mutex // guards what follows
 	command  *exec.Cmd
@@ -57,7 +60,7 @@ type Node struct {
 
 // newCluster prepares nodes and starts none.
 func newCluster(o *Options, dir string) (_ *cluster, err error) {
-	c := &cluster{dir: dir, disks: o.wants("disk-full")}
+	c := &cluster{dir: dir, small: o.wants("disk-full"), faulty: o.wantsDisks()}
 	defer func() {
 		if err != nil {
 			err = errors.Join(err, c.close())
@@ -95,10 +98,10 @@ func newCluster(o *Options, dir string) (_ *cluster, err error) {
 			"--wal-file-size", "4MiB", "--cache-size", "16MiB", "--disk-free-limit", "128MiB",
 			// Digests of the replicas' states are served with the profiles.
 			"--profiles"}, o.Flags...)
+		c.nodes = append(c.nodes, n)
 		if err := c.prepareDisk(n); err != nil {
 			return nil, err
 		}
-		c.nodes = append(c.nodes, n)
 	}
 	for _, n := range c.nodes {
 		n.flags = append(n.flags, "--join", strings.Join(join, ","), "--expect", strconv.Itoa(o.Nodes))
@@ -106,24 +109,36 @@ func newCluster(o *Options, dir string) (_ *cluster, err error) {
 	return c, nil
 }
 
-// prepareDisk makes the folder around the node's data, on a small disk of its own when one is to be filled.
-func (c *cluster) prepareDisk(n *Node) error {
-	disk := filepath.Dir(n.dataDir)
-	if err := os.MkdirAll(disk, 0o700); err != nil || !c.disks {
+// prepareDisk makes the folder around the node's data, on a small disk of its own when one is to be filled, and a disk with
+// faults for the data itself when they are asked for.
+func (c *cluster) prepareDisk(n *Node) (err error) {
+	folder := filepath.Dir(n.dataDir)
+	if err := os.MkdirAll(folder, 0o700); err != nil {
 		return err
 	}
-	if err := unix.Mount("tmpfs", disk, "tmpfs", 0, fmt.Sprintf("size=%d", tmpfsSize)); err != nil {
-		return fmt.Errorf("mount a small disk: %w", err)
+	if c.small {
+		if err := unix.Mount("tmpfs", folder, "tmpfs", 0, fmt.Sprintf("size=%d", tmpfsSize)); err != nil {
+			return fmt.Errorf("mount a small disk: %w", err)
+		}
 	}
-	return nil
+	if c.faulty {
+		n.disk, err = disk.Mount(n.dataDir, filepath.Join(folder, "below"))
+	}
+	return err
 }
 
 // close ends all nodes and removes what was made, except the folder with the logs.
 func (c *cluster) close() error {
 	var errs []error
 	for _, n := range c.nodes {
+		if n.disk != nil {
+			n.disk.Release() // a process that waits for it cannot be killed
+		}
 		n.kill()
-		if c.disks {
+		if n.disk != nil {
+			errs = append(errs, n.disk.Close())
+		}
+		if c.small {
 			errs = append(errs, unix.Unmount(filepath.Dir(n.dataDir), unix.MNT_DETACH))
 		}
 	}
@@ -213,6 +228,20 @@ func (n *Node) end(s syscall.Signal, patience time.Duration) error {
 		<-exited
 		return fmt.Errorf("%s did not end within %v of signal %v", n.name, patience, s)
 	}
+}
+
+// signalKill sends SIGKILL and does not wait.
+func (n *Node) signalKill() error {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if n.command == nil {
+		return nil
+	}
+	n.expected = true
+	if err := n.command.Process.Kill(); err != nil && !errors.Is(err, os.ErrProcessDone) {
+		return fmt.Errorf("kill %s: %w", n.name, err)
+	}
+	return nil
 }
 
 func (n *Node) kill() { _ = n.end(syscall.SIGKILL, time.Minute) } // SIGKILL ends every process

@@ -11,6 +11,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/warrenmq/warren/test/chaos/disk"
 	"github.com/warrenmq/warren/test/chaos/network"
 )
 
@@ -124,6 +125,11 @@ func (o *Options) setDefaults() error {
 
 // wants says whether a fault is among those asked for.
 func (o *Options) wants(fault string) bool { return slices.Contains(o.Faults, fault) }
+
+// wantsDisks says whether a fault needs the disks whose faults are at will, and they can be had.
+func (o *Options) wantsDisks() bool {
+	return disk.Missing() == "" && slices.ContainsFunc(o.Faults, func(name string) bool { return faultNamed(name).onDisk() })
+}
 
 // stableNode is the node that clients use and faults spare, in the stable mode.
 func (o *Options) stableNode() int { return int(o.Seed % uint64(o.Nodes)) }

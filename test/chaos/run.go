@@ -32,7 +32,7 @@ type run struct {
 	start   time.Time
 	calm    atomic.Bool   // no faults any more: consumers neither crash nor give back
 	over    atomic.Bool   // the run is at its end: clients are being closed
-	full    []atomic.Bool // nodes whose disk is full: they may end by themselves
+	sick    []atomic.Bool // nodes whose disk is full, hangs or fails: they may end by themselves
 	clients
 	roundQueues []roundQueue
 }
@@ -70,7 +70,7 @@ func Run(ctx context.Context, options Options) (_ *Result, err error) {
 	if err := o.setDefaults(); err != nil {
 		return nil, err
 	}
-	r := &run{o: o, start: time.Now(), full: make([]atomic.Bool, o.Nodes)}
+	r := &run{o: o, start: time.Now(), sick: make([]atomic.Bool, o.Nodes)}
 	r.ledger = check.NewLedger(r.now)
 	r.series = newSeries(r.now)
 	r.replies = newReplies()
@@ -317,8 +317,8 @@ func (r *run) waitUntil(ctx context.Context, at time.Duration) {
 
 // ended is told when a process ended that nobody had ended.
 func (r *run) ended(n *Node) {
-	if r.full[n.index].Load() {
-		return // its disk is full; it is started again when there is space
+	if r.sick[n.index].Load() {
+		return // it is started again when its disk is well
 	}
 	r.machine.mu.Lock()
 	r.machine.ends = append(r.machine.ends, nodeEnd{at: r.now(), name: n.name, tail: n.logTail(40)})
