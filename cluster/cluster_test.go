@@ -31,10 +31,17 @@ type member struct {
 	t     *testing.T
 	o     Options
 	store *storage.Store
+	gone  chan struct{} // closed when the node is no member any more
 }
 
 // startMembers starts n nodes that wait for one another.
 func startMembers(t *testing.T, n int) []*member {
+	t.Helper()
+	return startMembersOf(t, n, 3)
+}
+
+// startMembersOf is startMembers with another number of shards.
+func startMembersOf(t *testing.T, n, shards int) []*member {
 	t.Helper()
 	members := make([]*member, n)
 	var join []string
@@ -42,7 +49,7 @@ func startMembers(t *testing.T, n int) []*member {
 		ports := freePorts(t, 2)
 		join = append(join, "127.0.0.1:"+strconv.Itoa(ports[1]))
 		members[i] = &member{t: t, o: Options{DataDir: filepath.Join(t.TempDir(), "n"), Name: fmt.Sprintf("n%d", i), Host: "127.0.0.1",
-			ClusterPort: ports[0], GossipPort: ports[1], Shards: 3, Replicas: 3, GuestPasswordHash: "x", Logger: slog.New(slog.DiscardHandler)}}
+			ClusterPort: ports[0], GossipPort: ports[1], Shards: shards, Replicas: 3, GuestPasswordHash: "x", Logger: slog.New(slog.DiscardHandler)}}
 	}
 	started := make(chan error, n)
 	for _, m := range members {
@@ -90,7 +97,8 @@ func (m *member) startUntil(ctx context.Context) (err error) {
 		return err
 	}
 	b := broker.New(broker.Options{})
-	m.o.Store, m.o.Observer, m.o.OnFatal = m.store, b, fatal
+	m.gone = make(chan struct{})
+	m.o.Store, m.o.Observer, m.o.OnFatal, m.o.OnRemoved = m.store, b, fatal, func() { close(m.gone) }
 	m.Cluster, err = Start(ctx, m.o)
 	if err != nil {
 		return errors.Join(err, m.store.Close())

@@ -133,15 +133,15 @@ func (c *Cluster) endReplicas() {
 	}
 }
 
-// unseated tells whether a majority of a replica's group has agreed on members without its seat, after those that it knows
-// itself.
+// unseated tells whether a majority of a replica's group has agreed on members without its seat, not before those that it
+// knows itself: the leader that says so may be one of long ago.
 func (c *Cluster) unseated(s *shard) bool {
 	leader := c.report(s.group.id)
 	if leader == nil || len(leader.Seats) == 0 || c.follower.fresh() != nil {
 		return false
 	}
 	known := s.agreed.Load()
-	return (known == nil || leader.SeatsIndex > known.index) &&
+	return (known == nil || leader.SeatsIndex >= known.index) &&
 		!slices.ContainsFunc(leader.Seats, func(seat *nodev1.Seat) bool { return seat.Server == string(s.server()) })
 }
 
@@ -230,13 +230,18 @@ const (
 // supervise does what one node does for all: the catalog's leader begins the cluster, places its shards, and ends the
 // sessions of nodes that are gone. Every node tells first members of the beginning and gives leaderships back.
 func (c *Cluster) supervise(ctx context.Context) {
+	var lookedAtSessions time.Time // they are many: not each time
 	for {
 		pause := supervisePeriod
 		c.pace.sample(time.Now(), c.groups())
 		step, cancel := context.WithTimeout(ctx, superviseTimeout)
 		c.tellFounding(step)
 		if _, ok := c.catalog.leading(); ok {
-			if err := c.arrange(step); err != nil && ctx.Err() == nil {
+			sessions := time.Since(lookedAtSessions) >= supervisePeriod
+			if sessions {
+				lookedAtSessions = time.Now()
+			}
+			if err := c.arrange(step, sessions); err != nil && ctx.Err() == nil {
 				c.log.Info("the catalog's leader could not arrange everything; trying again", "err", err)
 			}
 		}
@@ -244,7 +249,11 @@ func (c *Cluster) supervise(ctx context.Context) {
 		if c.exchangeSeats() {
 			pause = exchangePeriod
 		}
-		c.giveBack(time.Now())
+		if c.giveAway() {
+			pause = exchangePeriod
+		} else {
+			c.giveBack(time.Now())
+		}
 		c.leaveWhenEmpty()
 		c.wakePlacer()
 		select {
@@ -256,8 +265,8 @@ func (c *Cluster) supervise(ctx context.Context) {
 	}
 }
 
-// arrange brings the catalog to what it should be.
-func (c *Cluster) arrange(ctx context.Context) error {
+// arrange brings the catalog to what it should be; sessions: and looks for those that are over.
+func (c *Cluster) arrange(ctx context.Context, sessions bool) error {
 	var created bool
 	var placed, nodes int
 	c.catalog.read(func(s *catalog.State) {
@@ -277,7 +286,12 @@ func (c *Cluster) arrange(ctx context.Context) error {
 	case placed == 0 && nodes >= len(c.founded.Load().Servers):
 		return c.placeFirst(ctx)
 	case placed > 0:
-		return errors.Join(c.endSessions(ctx), c.move(ctx))
+		if sessions {
+			if err := c.endSessions(ctx); err != nil {
+				return err
+			}
+		}
+		return c.move(ctx)
 	}
 	return nil
 }

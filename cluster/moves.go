@@ -184,13 +184,6 @@ func (c *Cluster) leaveWhenEmpty() {
 		}()
 	})
 	if _, leads := c.catalog.leading(); leads {
-		var others []string
-		for uuid := range c.directory.Load().byUUID {
-			if uuid != c.identity.UUID {
-				others = append(others, uuid)
-			}
-		}
-		slices.Sort(others)
-		c.handOn(c.catalog.group, others)
+		c.handOn(c.catalog.group, c.otherNodes())
 	}
 }
