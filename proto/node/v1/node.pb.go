@@ -987,6 +987,7 @@ type SetLeavingRequest struct {
 	Leaving       bool                   `protobuf:"varint,2,opt,name=leaving,proto3" json:"leaving,omitempty"`
 	Dead          bool                   `protobuf:"varint,3,opt,name=dead,proto3" json:"dead,omitempty"`           // the node is taken for gone; otherwise it must be alive, to hand its replicas over
 	Forwarded     bool                   `protobuf:"varint,4,opt,name=forwarded,proto3" json:"forwarded,omitempty"` // by a member: who does not lead the catalog does not ask on
+	Few           bool                   `protobuf:"varint,5,opt,name=few,proto3" json:"few,omitempty"`             // fewer nodes than replicas may stay
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1045,6 +1046,13 @@ func (x *SetLeavingRequest) GetDead() bool {
 func (x *SetLeavingRequest) GetForwarded() bool {
 	if x != nil {
 		return x.Forwarded
+	}
+	return false
+}
+
+func (x *SetLeavingRequest) GetFew() bool {
+	if x != nil {
+		return x.Few
 	}
 	return false
 }
@@ -1350,12 +1358,13 @@ const file_node_v1_node_proto_rawDesc = "" +
 	"\arefusal\x18\x02 \x01(\tR\arefusal\x12\x1d\n" +
 	"\n" +
 	"cluster_id\x18\x03 \x01(\tR\tclusterId\x120\n" +
-	"\amembers\x18\x04 \x03(\v2\x16.warren.node.v1.ServerR\amembers\"s\n" +
+	"\amembers\x18\x04 \x03(\v2\x16.warren.node.v1.ServerR\amembers\"\x85\x01\n" +
 	"\x11SetLeavingRequest\x12\x12\n" +
 	"\x04node\x18\x01 \x01(\rR\x04node\x12\x18\n" +
 	"\aleaving\x18\x02 \x01(\bR\aleaving\x12\x12\n" +
 	"\x04dead\x18\x03 \x01(\bR\x04dead\x12\x1c\n" +
-	"\tforwarded\x18\x04 \x01(\bR\tforwarded\"M\n" +
+	"\tforwarded\x18\x04 \x01(\bR\tforwarded\x12\x10\n" +
+	"\x03few\x18\x05 \x01(\bR\x03few\"M\n" +
 	"\x12SetLeavingResponse\x12\x1d\n" +
 	"\n" +
 	"not_leader\x18\x01 \x01(\bR\tnotLeader\x12\x18\n" +
