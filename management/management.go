@@ -28,6 +28,9 @@ type Options struct {
 	// Digests writes a line for each replica: its group, the index it is at and a checksum of its state. Two replicas of a
 	// group at the same index must have the same. It costs as much as a snapshot of each, so it is served with Profiles only.
 	Digests func(io.Writer) error
+	// Cluster is what operators may ask of the nodes together, once Login has admitted them; nil: nothing.
+	Cluster Cluster
+	Login   Login
 	Logger  *slog.Logger
 }
 
@@ -75,6 +78,9 @@ func routes(o Options) []route {
 		if o.Digests != nil {
 			list = append(list, route{http.MethodGet, "/debug/digests", digests(o.Digests)})
 		}
+	}
+	if o.Cluster != nil {
+		list = append(list, clusterRoutes(o.Cluster, o.Login)...)
 	}
 	return list
 }

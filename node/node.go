@@ -43,10 +43,14 @@ type Node struct {
 	rpcListener net.Listener
 	http        *management.Server
 
-	serving atomic.Bool    // every listener is open
-	fatal   chan error     // has room for one: the first reason to stop
-	work    sync.WaitGroup // the goroutines that serve and watch
-	quit    chan struct{}  // closed when the watchers are to end
+	joined  atomic.Bool            // broker and cluster can be asked
+	alarmed atomic.Pointer[string] // why publishers are blocked; nil or empty: they are not
+	started chan struct{}          // closed when everything has started
+	left    chan struct{}          // closed when the node is no member any more
+	serving atomic.Bool            // every listener is open
+	fatal   chan error             // has room for one: the first reason to stop
+	work    sync.WaitGroup         // the goroutines that serve and watch
+	quit    chan struct{}          // closed when the watchers are to end
 }
 
 // joinTimeout bounds the wait for the other nodes at a start; it is long, since nodes of a cluster may be started by hand.
@@ -63,7 +67,8 @@ func Start(ctx context.Context, c *config.Server, version string, log *slog.Logg
 }
 
 func newNode(c *config.Server, log *slog.Logger) *Node {
-	return &Node{config: c, log: log, metrics: prometheus.NewRegistry(), fatal: make(chan error, 1), quit: make(chan struct{})}
+	return &Node{config: c, log: log, metrics: prometheus.NewRegistry(), fatal: make(chan error, 1), quit: make(chan struct{}),
+		started: make(chan struct{}), left: make(chan struct{})}
 }
 
 // unlessFatal does something and returns its error, or, without waiting for it, the reason for which the node cannot go on:
@@ -119,6 +124,7 @@ func (n *Node) start(ctx context.Context, version string) (err error) {
 	}
 	n.metrics.MustRegister(n.cluster.Metrics())
 	n.broker.Start(n.cluster)
+	n.joined.Store(true)
 	if err := n.ensureUser(ctx); err != nil {
 		return errors.Join(err, listener.Close())
 	}
@@ -128,6 +134,7 @@ func (n *Node) start(ctx context.Context, version string) (err error) {
 	serveRPC()
 	n.work.Go(n.watchResources)
 	n.serving.Store(true)
+	close(n.started)
 	return nil
 }
 
@@ -141,7 +148,8 @@ func (n *Node) startCluster(ctx context.Context, version string) (*cluster.Clust
 	c := n.config
 	return cluster.Start(joining, cluster.Options{DataDir: c.DataDir, Name: c.Name, Host: c.Host, Advertise: c.Advertise,
 		ClusterPort: c.ClusterPort, GossipPort: c.GossipPort, Join: c.Join, Expect: c.Expect, Shards: c.Shards, Replicas: c.Replicas,
-		Store: n.store, Observer: n.broker, Logger: n.log, GuestPasswordHash: guest, Version: version, OnFatal: n.stopFor})
+		Store: n.store, Observer: n.broker, Logger: n.log, GuestPasswordHash: guest, Version: version, OnFatal: n.stopFor,
+		Resources: n.resources, OnEmptied: n.closeClients, OnRemoved: func() { close(n.left) }})
 }
 
 func (n *Node) serveHTTP() error {
@@ -153,7 +161,8 @@ func (n *Node) serveHTTP() error {
 		return fmt.Errorf("listen for HTTP: %w", err)
 	}
 	n.metrics.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
-	n.http = management.New(management.Options{Ready: n.Ready, Metrics: n.metrics, Profiles: n.config.Profiles, Digests: n.writeDigests, Logger: n.log})
+	n.http = management.New(management.Options{Ready: n.Ready, Metrics: n.metrics, Profiles: n.config.Profiles, Digests: n.writeDigests,
+		Cluster: operators{n}, Login: n.login, Logger: n.log})
 	n.serve("HTTP", func() error { return n.http.Serve(listener) })
 	return nil
 }

@@ -38,6 +38,7 @@ func (n *Node) watchResources() {
 		}
 		n.log.Warn("resource alarm", "reason", reason, "memory_limit", limit, "disk_free_limit", int64(n.config.DiskFreeLimit))
 		n.broker.Alarm(reason)
+		n.alarmed.Store(&reason)
 		last = reason
 	}
 }
@@ -56,7 +57,7 @@ func alarm(memory, disk bool) string {
 }
 
 func (n *Node) diskLow() bool {
-	free, err := freeDisk(n.config.DataDir)
+	free, _, err := diskSpace(n.config.DataDir)
 	if err != nil {
 		n.log.Error("free disk space is not known", "dir", n.config.DataDir, "err", err)
 		return true
@@ -64,12 +65,13 @@ func (n *Node) diskLow() bool {
 	return free < int64(n.config.DiskFreeLimit)
 }
 
-func freeDisk(dir string) (int64, error) {
+// diskSpace is what is free, for others than root, and what there is, in bytes.
+func diskSpace(dir string) (free, total int64, err error) {
 	var st unix.Statfs_t
 	if err := unix.Statfs(dir, &st); err != nil {
-		return 0, fmt.Errorf("statfs %s: %w", dir, err)
+		return 0, 0, fmt.Errorf("statfs %s: %w", dir, err)
 	}
-	return int64(st.Bavail) * int64(st.Bsize), nil
+	return int64(st.Bavail) * int64(st.Bsize), int64(st.Blocks) * int64(st.Bsize), nil
 }
 
 // usedMemory is what the runtime holds and has not given back, in bytes.

@@ -19,7 +19,8 @@ func main() {
 		SilenceUsage:  true,
 		SilenceErrors: true,
 	}
-	root.AddCommand(serverCommand(), healthCommand(), benchCommand(), versionCommand(), storageCommand())
+	root.AddCommand(serverCommand(), healthCommand(), benchCommand(), versionCommand(), storageCommand(),
+		statusCommand(), membersCommand(), shardsCommand(), leaveCommand(), removeCommand(), drainCommand(), rebalanceCommand())
 	if err := root.Execute(); err != nil {
 		fmt.Fprintln(os.Stderr, "warren:", err)
 		os.Exit(1)

@@ -55,6 +55,8 @@ func serve(ctx context.Context, settings *config.Server, out io.Writer) error {
 	case err := <-n.Fatal():
 		// No graceful end: a disk that failed must not be written to again.
 		return fmt.Errorf("stopped: %w", err)
+	case <-n.Left():
+		log.Info("this node has left the cluster; its data is not needed any more", "data", settings.DataDir)
 	case <-ctx.Done():
 	}
 	cancel() // a second signal ends the process at once
