@@ -111,14 +111,15 @@ type Cluster struct {
 	server *pipe.Server
 	local  *pipe.Host // this node's exclusive queues
 
-	self       atomic.Pointer[broker.Self] // nil: not registered yet
-	founded    atomic.Pointer[founding]    // nil: no member yet
-	hasSeat    atomic.Bool                 // the catalog's seat runs
-	directory  atomic.Pointer[directory]
-	replicas   atomic.Pointer[map[queue.ShardID]*shard] // replaced, never changed
-	lastID     atomic.Uint64
-	placing    chan struct{} // have room for one each
-	supervised chan struct{}
+	self        atomic.Pointer[broker.Self] // nil: not registered yet
+	founded     atomic.Pointer[founding]    // nil: no member yet
+	hasSeat     atomic.Bool                 // the catalog's seat runs
+	directory   atomic.Pointer[directory]
+	replicas    atomic.Pointer[map[queue.ShardID]*shard] // replaced, never changed
+	lastID      atomic.Uint64
+	placing     chan struct{} // have room for one each
+	supervised  chan struct{}
+	campaigning chan struct{}
 
 	giveUp    context.CancelCauseFunc // ends Start
 	once      sync.Once               // for OnRemoved
@@ -150,7 +151,7 @@ func Start(ctx context.Context, o Options) (_ *Cluster, err error) {
 	if err := o.validate(); err != nil {
 		return nil, err
 	}
-	c := &Cluster{o: o, log: o.Logger, joined: make(chan struct{}), placing: make(chan struct{}, 1), supervised: make(chan struct{}, 1),
+	c := &Cluster{o: o, log: o.Logger, joined: make(chan struct{}), placing: make(chan struct{}, 1), supervised: make(chan struct{}, 1), campaigning: make(chan struct{}, 1),
 		change: make(chan struct{}), damage: map[uint32]string{}, begun: make(chan struct{})}
 	c.ctx, c.end = context.WithCancel(context.Background())
 	ctx, c.giveUp = context.WithCancelCause(ctx)
@@ -502,6 +503,7 @@ func (c *Cluster) isRemoved(uuid string) bool {
 
 func (c *Cluster) wakePlacer()     { wake(c.placing) }
 func (c *Cluster) wakeSupervisor() { wake(c.supervised) }
+func (c *Cluster) wakeCampaign()   { wake(c.campaigning) }
 
 func wake(ch chan struct{}) {
 	select {

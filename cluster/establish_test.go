@@ -133,3 +133,40 @@ func TestNoInstanceAfterTheEnd(t *testing.T) {
 		t.Errorf("a start after the end: %v", err)
 	}
 }
+
+// TestStandsWhenACandidateIsBehind: who refuses a candidate since its log ends earlier is the one that can be elected, and
+// stands at once; who refuses for another reason does not.
+func TestStandsWhenACandidateIsBehind(t *testing.T) {
+	db, _, err := raftstore.OpenDB(t.TempDir())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer db.Close()
+	log := slog.New(slog.DiscardHandler)
+	transport := raftnet.New(raftnet.Options{Logger: log, Open: func(context.Context, string, bool) (raftnet.Stream, error) {
+		return nil, errors.New("there is no other node")
+	}})
+	parts := newCountingParts()
+	close(parts.gate)
+	g := &group{id: 1, name: "test", log: log, net: transport, uuid: "a", stable: db.Stable(1), logs: raft.NewInmemStore(),
+		config: baseConfig(log, "test"), seat: raftstore.Seat{Incarnation: 1}, parts: parts}
+	if err := g.start(firstConfiguration([]string{"a"})); err != nil {
+		t.Fatal(err)
+	}
+	defer g.stop()
+	<-parts.led
+	r, term, last := g.instance(), g.instance().CurrentTerm(), g.instance().LastIndex()
+	for _, q := range []raft.RequestVoteRequest{{LastLogTerm: term, LastLogIndex: last}, {LastLogTerm: term, LastLogIndex: last + 1},
+		{LastLogTerm: term + 1, LastLogIndex: 1}} {
+		g.passedOver(r, g.facade, &q)
+		if !g.campaign.IsZero() {
+			t.Fatalf("it stands against a candidate that is ahead: %+v", q)
+		}
+	}
+	g.passedOver(r, g.facade, &raft.RequestVoteRequest{LastLogTerm: term, LastLogIndex: last - 1})
+	eventually(t, "it was elected once more", func() bool { at, leads := g.leading(); return leads && at > term })
+	g.passedOver(r, g.facade, &raft.RequestVoteRequest{LastLogTerm: term, LastLogIndex: last - 1})
+	if at := r.CurrentTerm(); at != term+1 {
+		t.Errorf("it stands again at once: term %d", at)
+	}
+}

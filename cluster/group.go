@@ -33,6 +33,8 @@ type group struct {
 	changing sync.Mutex // held while an instance is started or stopped
 	ended    bool       // there will be no other instance; guarded by changing
 
+	standing sync.Mutex // held by who considers an election
+
 	mu       sync.Mutex // guards what follows
 	seat     raftstore.Seat
 	facade   *raftnet.Group
@@ -142,6 +144,7 @@ func (g *group) run(first *raft.Configuration) error {
 	if err != nil {
 		return errors.Join(err, facade.Close())
 	}
+	facade.Refused(func(q *raft.RequestVoteRequest) { g.passedOver(r, facade, q) })
 	facade.Members(func(seat raft.ServerAddress) bool { return hasMember(r, seat) })
 	g.facade, g.quit, g.work = facade, make(chan struct{}), new(sync.WaitGroup)
 	g.running.Store(r)
@@ -357,6 +360,10 @@ type nodesView interface {
 // the others' votes, and the next in rank stands. Who merely cannot reach the leader does not stand: that is left to the
 // library's pre-votes, so that a healthy leader is not disturbed.
 func (g *group) consider(now time.Time, nodes nodesView) {
+	if !g.standing.TryLock() {
+		return // the main loop is busy with the last one
+	}
+	defer g.standing.Unlock()
 	leader, _ := g.leader()
 	if leader != "" && nodes.maybeLeads(leader) {
 		g.mu.Lock()
@@ -379,6 +386,32 @@ func (g *group) consider(now time.Time, nodes nodesView) {
 	if !stands {
 		return
 	}
+	g.stand(facade)
+}
+
+// passedOver lets this seat stand for election when it has refused its vote to a candidate whose log ends before its own. That
+// candidate has deposed whoever led, and cannot win without this seat; the next in rank would stand a while later.
+func (g *group) passedOver(r *raft.Raft, facade *raftnet.Group, q *raft.RequestVoteRequest) {
+	last := raft.Log{Index: r.LastIndex()}
+	if err := g.logs.GetLog(last.Index, &last); err != nil {
+		return // it stands in its turn
+	}
+	if last.Term < q.LastLogTerm || last.Term == q.LastLogTerm && last.Index <= q.LastLogIndex {
+		return
+	}
+	now := time.Now()
+	g.mu.Lock()
+	stands := now.Sub(g.campaign) >= campaignPause
+	if stands {
+		g.campaign = now
+	}
+	g.mu.Unlock()
+	if stands {
+		g.stand(facade)
+	}
+}
+
+func (g *group) stand(facade *raftnet.Group) {
 	if err := facade.Campaign(); err != nil {
 		g.log.Debug("campaign", "group", g.name, "err", err)
 	}

@@ -27,16 +27,18 @@ const campaignPeriod = 25 * time.Millisecond
 func (c *Cluster) campaign(ctx context.Context) {
 	ticker := time.NewTicker(campaignPeriod)
 	defer ticker.Stop()
+	var standing sync.WaitGroup
+	defer standing.Wait()
 	for {
 		select {
-		case now := <-ticker.C:
-			var standing sync.WaitGroup // a seat that is busy does not keep the others
-			for _, g := range c.groups() {
-				standing.Go(func() { g.consider(now, c.watcher) })
-			}
-			standing.Wait()
+		case <-ticker.C:
+		case <-c.campaigning:
 		case <-ctx.Done():
 			return
+		}
+		now := time.Now()
+		for _, g := range c.groups() { // a seat that is busy does not keep the others
+			standing.Go(func() { g.consider(now, c.watcher) })
 		}
 	}
 }

@@ -44,7 +44,7 @@ const (
 	// silenceLimit is how long a node may say nothing before it counts as unreachable and its connections are given up.
 	silenceLimit = 5 * statusPeriod
 	probeTimeout = time.Second
-	retryMin     = 20 * time.Millisecond
+	retryMin     = 5 * time.Millisecond // a process that ends closes its connections before its port
 	retryMax     = 500 * time.Millisecond
 )
 
@@ -92,7 +92,7 @@ func (w *watcher) watch(ctx context.Context, uuid string) {
 		if time.Since(began) > retryMax {
 			pause = retryMin
 		}
-		w.lost(ctx, uuid, err)
+		w.lost(ctx, uuid, err, pause == retryMax)
 		select {
 		case <-time.After(pause):
 		case <-ctx.Done():
@@ -164,8 +164,8 @@ func (w *watcher) heard(uuid string, s *nodev1.Status) {
 }
 
 // lost decides what the end of a node's stream means. A process that has ended leaves a port that refuses; one that is cut
-// off, or hangs, leaves nothing.
-func (w *watcher) lost(ctx context.Context, uuid string, why error) {
+// off, or hangs, leaves nothing. sure: it has been tried several times.
+func (w *watcher) lost(ctx context.Context, uuid string, why error, sure bool) {
 	state := pipe.PeerUnreachable
 	probing, cancel := context.WithTimeout(ctx, probeTimeout)
 	err := w.c.network.Probe(probing, uuid)
@@ -177,6 +177,8 @@ func (w *watcher) lost(ctx context.Context, uuid string, why error) {
 		}
 	case errors.Is(err, syscall.ECONNREFUSED):
 		state = pipe.PeerDead
+	case errors.Is(err, syscall.ECONNRESET) && !sure:
+		return // it took the connection and ended; the next try tells
 	}
 	w.mu.Lock()
 	p := w.peers[uuid]
@@ -206,6 +208,7 @@ func (w *watcher) lost(ctx context.Context, uuid string, why error) {
 		w.c.sessionIs(queue.SessionID(s.Session), state)
 	}
 	w.c.leaders.lost(uuid)
+	w.c.wakeCampaign()
 	w.c.wakeSupervisor()
 }
 

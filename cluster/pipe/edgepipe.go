@@ -193,8 +193,10 @@ func (p *pipe) connect() {
 		p.greeting = hi
 		p.link.ready(p)
 	}
+	batches := p.window.len()
 	p.mu.Unlock()
 	p.handing.Unlock()
+	p.edge.o.Logger.Debug("pipe says hello", "shard", p.shard, "node", node, "known", known, "attempt", hi.generation, "batches", batches)
 	if host != nil {
 		host.hello(p, hi)
 	}
@@ -259,7 +261,9 @@ func (p *pipe) welcome(w welcome) {
 		p.edge.returned(p.node)
 		p.link.ready(p)
 	}
+	batches := p.window.len()
 	p.mu.Unlock()
+	p.edge.o.Logger.Debug("pipe is welcomed", "shard", p.shard, "attempt", w.generation, "batches", batches)
 	p.finish()
 }
 

@@ -48,3 +48,22 @@ func TestOldAnswersConfirmNothing(t *testing.T) {
 		t.Error("a refusal counts")
 	}
 }
+
+// TestRefusalsAreTold: who has refused a candidate is told, since it may be the one to stand.
+func TestRefusalsAreTold(t *testing.T) {
+	n := newNetwork(t)
+	a, b := two(t, n)
+	told := make(chan *raft.RequestVoteRequest, 2)
+	b.Refused(func(q *raft.RequestVoteRequest) { told <- q })
+	go answerAll(b, func(rpc raft.RPC) (any, error) {
+		return &raft.RequestVoteResponse{Granted: rpc.Command.(*raft.RequestVoteRequest).Term == 1}, nil
+	})
+	for term := range uint64(2) {
+		if err := a.RequestVote("b.1", "b.1", &raft.RequestVoteRequest{Term: 1 + term}, &raft.RequestVoteResponse{}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if q := <-told; q.Term != 2 || len(told) > 0 {
+		t.Errorf("of the refusal in term 2 it was told as of term %d, and %d more", q.Term, len(told))
+	}
+}

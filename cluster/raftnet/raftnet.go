@@ -70,7 +70,7 @@ func NodeOf(server string) string {
 // Group returns the facade of a group on this node, under the id that its seat has. It replaces one that was there.
 func (t *Transport) Group(group uint32, server raft.ServerID) *Group {
 	g := &Group{t: t, group: group, server: string(server), requests: make(chan raft.RPC), followed: map[raft.ServerAddress]following{},
-		member: func(raft.ServerAddress) bool { return true }}
+		member: func(raft.ServerAddress) bool { return true }, refused: func(*raft.RequestVoteRequest) {}}
 	g.life, g.endLife = context.WithCancel(context.Background())
 	g.leads, g.endLeads = context.WithCancel(g.life)
 	t.mu.Lock()
@@ -120,6 +120,7 @@ type Group struct {
 	leads    context.Context // ends with Release, and is replaced
 	endLeads context.CancelFunc
 	member   func(raft.ServerAddress) bool
+	refused  func(*raft.RequestVoteRequest)
 }
 
 // following is the last request that a seat has answered as a follower of this one.
@@ -173,6 +174,24 @@ func (g *Group) Members(member func(raft.ServerAddress) bool) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	g.member = member
+}
+
+// Refused names who is told, on a goroutine of its own, when this seat has refused a candidate its vote.
+func (g *Group) Refused(tell func(*raft.RequestVoteRequest)) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.refused = tell
+}
+
+// voted looks at a vote that this seat has given.
+func (g *Group) voted(q *raft.RequestVoteRequest, response any) {
+	if p, ok := response.(*raft.RequestVoteResponse); !ok || p.Granted {
+		return
+	}
+	g.mu.Lock()
+	tell := g.refused
+	g.mu.Unlock()
+	go tell(q)
 }
 
 // Release ends the waiting for seats that are away: this one does not lead any more.

@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"sync"
 	"time"
+
+	"github.com/hashicorp/raft"
 )
 
 const (
@@ -77,6 +79,9 @@ func (t *Transport) answer(ctx context.Context, frame []byte) ([]byte, bool) {
 		return refusal(h, noSeat(h, a.to)), true
 	}
 	response, err := g.ask(ctx, command, nil)
+	if q, ok := command.(*raft.RequestVoteRequest); ok && err == nil {
+		g.voted(q, response)
+	}
 	return answerFrame(h, response, err), true
 }
 
