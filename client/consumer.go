@@ -8,6 +8,7 @@ import (
 	"io"
 	"iter"
 	"sync"
+	"time"
 
 	"google.golang.org/grpc"
 
@@ -72,6 +73,8 @@ type Consumer struct {
 	stop       context.CancelFunc
 	ended      chan struct{} // closed when the work is over; err is set then
 	err        error
+	closing    chan struct{} // closed by Close
+	closed     sync.Once
 
 	started chan struct{} // closed when the first stream runs
 	once    sync.Once
@@ -126,7 +129,8 @@ func (c *Client) Consume(ctx context.Context, queue string, opts ...ConsumeOptio
 		return nil, fmt.Errorf("consume %q: %w", queue, o.err)
 	}
 	o.start.Queue, o.start.Credit = queue, cmp.Or(o.start.Credit, defaultCredit)
-	k := &Consumer{client: c, options: o, name: queue, deliveries: make(chan *Delivery, o.start.Credit), ended: make(chan struct{}), started: make(chan struct{})}
+	k := &Consumer{client: c, options: o, name: queue, deliveries: make(chan *Delivery, o.start.Credit), ended: make(chan struct{}),
+		closing: make(chan struct{}), started: make(chan struct{})}
 	k.quit, k.stop = context.WithCancel(c.ctx)
 	if err := c.start(k.work); err != nil {
 		k.stop()
@@ -150,10 +154,27 @@ func (k *Consumer) Queue() string {
 	return k.queue
 }
 
-// Close ends the consumer. What is not settled goes back to the queue.
+// closeTimeout bounds the wait for the broker when a consumer is closed.
+const closeTimeout = 5 * time.Second
+
+// Close ends the consumer, once the broker has what was settled. What is not settled goes back to the queue.
 func (k *Consumer) Close() {
+	k.closed.Do(func() { close(k.closing) })
+	select {
+	case <-k.ended:
+	case <-time.After(closeTimeout):
+	}
 	k.stop()
 	<-k.ended
+}
+
+func (k *Consumer) isClosing() bool {
+	select {
+	case <-k.closing:
+		return true
+	default:
+		return false
+	}
 }
 
 // Messages yields deliveries until ctx ends, the loop is left, or the consumer ends; an error is the last that is yielded,
@@ -231,13 +252,17 @@ func (k *Consumer) handle(ctx context.Context, d *Delivery, handler func(ctx con
 func (k *Consumer) work() {
 	defer close(k.ended)
 	k.err = k.client.stream(k.quit, "consumer of "+k.name, k.run)
-	if k.quit.Err() != nil {
+	if k.quit.Err() != nil || k.isClosing() {
 		k.err = ErrClosed
 	}
+	k.stop()
 }
 
 // run consumes by one stream.
 func (k *Consumer) run(ctx context.Context, node *grpc.ClientConn, up func()) error {
+	if k.isClosing() {
+		return ErrClosed
+	}
 	stream, err := brokerv1.NewConsumingServiceClient(node).Consume(ctx)
 	if err != nil {
 		return err
@@ -261,7 +286,7 @@ func (k *Consumer) run(ctx context.Context, node *grpc.ClientConn, up func()) er
 	k.once.Do(func() { close(k.started) })
 	sender := make(chan struct{})
 	sctx, cancel := context.WithCancel(ctx)
-	go func() { defer close(sender); s.send(sctx) }()
+	go func() { defer close(sender); s.send(sctx, k.closing) }()
 	err = k.receive(ctx, s)
 	cancel()
 	<-sender
@@ -271,10 +296,12 @@ func (k *Consumer) run(ctx context.Context, node *grpc.ClientConn, up func()) er
 func (k *Consumer) receive(ctx context.Context, s *consumeStream) error {
 	for {
 		response, err := s.stream.Recv()
-		if errors.Is(err, io.EOF) {
+		switch {
+		case err != nil && k.isClosing():
+			return ErrClosed
+		case errors.Is(err, io.EOF):
 			return errAgain
-		}
-		if err != nil {
+		case err != nil:
 			return err
 		}
 		if response.GetCancelled() != nil {
@@ -289,6 +316,7 @@ func (k *Consumer) receive(ctx context.Context, s *consumeStream) error {
 			}
 			select {
 			case k.deliveries <- delivery:
+			case <-k.closing: // nobody takes it
 			case <-ctx.Done():
 				return ctx.Err()
 			}
@@ -350,11 +378,13 @@ func (s *consumeStream) end() {
 	s.mu.Unlock()
 }
 
-// send sends what was settled. An error shows in Recv as well.
-func (s *consumeStream) send(ctx context.Context) {
-	for {
+// send sends what was settled, until the consumer closes. An error shows in Recv as well.
+func (s *consumeStream) send(ctx context.Context, closing <-chan struct{}) {
+	for last := false; !last; {
 		select {
 		case <-s.wake:
+		case <-closing:
+			last = true
 		case <-ctx.Done():
 			return
 		}
@@ -365,6 +395,7 @@ func (s *consumeStream) send(ctx context.Context) {
 			}
 		}
 	}
+	_ = s.stream.CloseSend() // as above
 }
 
 // take turns what was settled into as few settles as can be: what is done from the front on is one.

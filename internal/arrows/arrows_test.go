@@ -39,7 +39,7 @@ var allowed = map[string][]string{
 	"node":              {"..."},
 	"internal/bench":    {"amqp/wire"},
 	"internal/amqptest": {"..."},
-	"cmd/warren":        {"config", "node", "internal/bench", "storage", "storage/vfs"},
+	"cmd/warren":        {"client", "config", "node", "internal/bench", "storage", "storage/vfs"},
 	"internal/arrows":   {},
 	"test/...":          {"..."},
 }

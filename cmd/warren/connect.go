@@ -1,0 +1,196 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+	"os"
+	"os/signal"
+	"strings"
+	"syscall"
+	"text/tabwriter"
+	"time"
+
+	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
+
+	"github.com/warrenmq/warren/client"
+)
+
+// access is how the commands that speak gRPC reach a cluster, and how they print.
+type access struct {
+	servers      []string
+	user         string
+	password     string
+	passwordFile string
+	vhost        string
+	timeout      time.Duration
+	json         bool
+}
+
+func (a *access) register(f *pflag.FlagSet) {
+	f.StringSliceVar(&a.servers, "server", []string{"127.0.0.1:7672"}, "gRPC addresses HOST:PORT,… of any nodes; when one fails, the next is used")
+	f.StringVar(&a.user, "user", "guest", "user")
+	f.StringVar(&a.password, "password", "guest", "password; others on this machine can see it: --password-file does not show it")
+	f.StringVar(&a.passwordFile, "password-file", "", "file with the password in its first line")
+	f.StringVar(&a.vhost, "vhost", "/", "virtual host")
+	f.DurationVar(&a.timeout, "timeout", 30*time.Second, "how long to try")
+	f.BoolVar(&a.json, "json", false, "print JSON, one object a line")
+}
+
+// connect returns a client, and a context that ends with SIGINT, SIGTERM, or in time.
+func (a *access) connect(ctx context.Context, limited bool) (context.Context, *client.Client, func(), error) {
+	password := a.password
+	if a.passwordFile != "" {
+		data, err := os.ReadFile(a.passwordFile)
+		if err != nil {
+			return nil, nil, nil, fmt.Errorf("password: %w", err)
+		}
+		password, _, _ = strings.Cut(string(data), "\n")
+		password = strings.TrimSuffix(password, "\r")
+	}
+	c, err := client.New(a.servers, client.WithCredentials(a.user, password), client.WithVHost(a.vhost))
+	if err != nil {
+		return nil, nil, nil, err
+	}
+	ctx, stop := signal.NotifyContext(ctx, syscall.SIGINT, syscall.SIGTERM)
+	cancel := context.CancelFunc(func() {})
+	if limited {
+		ctx, cancel = context.WithTimeout(ctx, a.timeout)
+	}
+	return ctx, c, func() {
+		cancel()
+		stop()
+		_ = c.Close() // nothing is under way any more
+	}, nil
+}
+
+// run makes the RunE of a command that does one thing.
+func (a *access) run(f func(ctx context.Context, c *client.Client, out io.Writer, args []string) error) func(*cobra.Command, []string) error {
+	return func(cmd *cobra.Command, args []string) error {
+		ctx, c, end, err := a.connect(cmd.Context(), true)
+		if err != nil {
+			return err
+		}
+		defer end()
+		return f(ctx, c, cmd.OutOrStdout(), args)
+	}
+}
+
+// say prints what was done: as a sentence, or as an object.
+func (a *access) say(out io.Writer, object any, format string, args ...any) error {
+	if a.json {
+		return json.NewEncoder(out).Encode(object)
+	}
+	_, err := fmt.Fprintf(out, format+"\n", args...)
+	return err
+}
+
+// table prints rows, each an object when JSON is asked for.
+type table struct {
+	access *access
+	out    io.Writer
+	rows   *tabwriter.Writer
+}
+
+func (a *access) table(out io.Writer, columns ...string) *table {
+	t := &table{access: a, out: out, rows: tabwriter.NewWriter(out, 0, 0, 2, ' ', 0)}
+	if !a.json {
+		fmt.Fprintln(t.rows, strings.Join(columns, "\t")) // an error shows in Flush
+	}
+	return t
+}
+
+func (t *table) row(object any, cells ...any) error {
+	if t.access.json {
+		return json.NewEncoder(t.out).Encode(object)
+	}
+	texts := make([]string, len(cells))
+	for i, c := range cells {
+		texts[i] = fmt.Sprint(c)
+	}
+	_, err := fmt.Fprintln(t.rows, strings.Join(texts, "\t"))
+	return err
+}
+
+func (t *table) end() error {
+	if t.access.json {
+		return nil
+	}
+	return t.rows.Flush()
+}
+
+// shortArguments prints arguments in one cell.
+func shortArguments(m map[string]any) string {
+	if len(m) == 0 {
+		return ""
+	}
+	data, err := json.Marshal(m)
+	if err != nil {
+		return fmt.Sprint(m)
+	}
+	return string(data)
+}
+
+// features lists what is set, in one cell.
+func features(list ...any) string {
+	var set []string
+	for i := 0; i+1 < len(list); i += 2 {
+		if list[i+1].(bool) {
+			set = append(set, list[i].(string))
+		}
+	}
+	return strings.Join(set, ",")
+}
+
+// parseArguments reads NAME=VALUE, where a VALUE that is JSON counts as what it is and any other as text.
+func parseArguments(list []string) (client.Table, error) {
+	t := client.Table{}
+	for _, entry := range list {
+		name, value, ok := strings.Cut(entry, "=")
+		if !ok || name == "" {
+			return nil, fmt.Errorf("%q: not NAME=VALUE", entry)
+		}
+		t[name] = value
+		if v, err := decodeJSON([]byte(value)); err == nil {
+			t[name] = v
+		}
+	}
+	return t, nil
+}
+
+// decodeJSON reads a value; integers stay integers.
+func decodeJSON(data []byte) (any, error) {
+	d := json.NewDecoder(bytes.NewReader(data))
+	d.UseNumber()
+	var v any
+	if err := d.Decode(&v); err != nil {
+		return nil, err
+	}
+	if _, err := d.Token(); err != io.EOF {
+		return nil, fmt.Errorf("more than one value in %q", data)
+	}
+	return withNumbers(v), nil
+}
+
+func withNumbers(v any) any {
+	switch v := v.(type) {
+	case json.Number:
+		if n, err := v.Int64(); err == nil {
+			return n
+		}
+		f, _ := v.Float64() // what is out of range becomes infinite
+		return f
+	case []any:
+		for i := range v {
+			v[i] = withNumbers(v[i])
+		}
+	case map[string]any:
+		for key := range v {
+			v[key] = withNumbers(v[key])
+		}
+	}
+	return v
+}

@@ -1,0 +1,156 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"log/slog"
+	"net"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
+
+	"github.com/warrenmq/warren/config"
+	"github.com/warrenmq/warren/node"
+)
+
+// startNode runs a node for a test and returns its gRPC address.
+func startNode(t *testing.T) string {
+	t.Helper()
+	var ports []string
+	for range 4 {
+		l, err := net.Listen("tcp", "127.0.0.1:0")
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer l.Close()
+		ports = append(ports, strconv.Itoa(l.Addr().(*net.TCPAddr).Port))
+		_ = l.Close()
+	}
+	flags := pflag.NewFlagSet("node", pflag.ContinueOnError)
+	c := config.Register(flags)
+	if err := flags.Parse([]string{"--name", "n", "--data-dir", t.TempDir(), "--http-port", "0", "--amqp-port", ports[0], "--grpc-port", ports[1],
+		"--cluster-port", ports[2], "--gossip-port", ports[3], "--shards", "2", "--memory-limit", "4GiB", "--disk-free-limit", "1MiB"}); err != nil {
+		t.Fatal(err)
+	}
+	if err := c.Load(nil); err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+	defer cancel()
+	n, err := node.Start(ctx, c, "test", slog.New(slog.DiscardHandler))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := n.Stop(); err != nil {
+			t.Error(err)
+		}
+	})
+	return "127.0.0.1:" + ports[1]
+}
+
+// shell runs commands against a node.
+type shell struct {
+	t      *testing.T
+	server string
+}
+
+func (s shell) try(input string, words ...string) (string, error) {
+	root := &cobra.Command{Use: "warren", SilenceUsage: true, SilenceErrors: true}
+	root.AddCommand(messageCommands()...)
+	var out bytes.Buffer
+	root.SetOut(&out)
+	root.SetErr(&out)
+	root.SetIn(strings.NewReader(input))
+	root.SetArgs(append(words, "--server", s.server, "--timeout", "1m"))
+	err := root.Execute()
+	return out.String(), err
+}
+
+func (s shell) run(input string, words ...string) string {
+	s.t.Helper()
+	out, err := s.try(input, words...)
+	if err != nil {
+		s.t.Fatalf("warren %s: %v\n%s", strings.Join(words, " "), err, out)
+	}
+	return out
+}
+
+func (s shell) expect(want, input string, words ...string) {
+	s.t.Helper()
+	if got := s.run(input, words...); got != want {
+		s.t.Errorf("warren %s printed\n%s\nwanted\n%s", strings.Join(words, " "), got, want)
+	}
+}
+
+func (s shell) fails(text string, words ...string) {
+	s.t.Helper()
+	if out, err := s.try("", words...); err == nil || !strings.Contains(err.Error(), text) {
+		s.t.Errorf("warren %s: %v\n%s\nwanted an error with %q", strings.Join(words, " "), err, out, text)
+	}
+}
+
+func TestMessagesAndTopology(t *testing.T) {
+	s := shell{t, startNode(t)}
+	s.expect("queue orders: 0 messages, 0 consumers\n", "", "queue", "declare", "orders", "--argument", "x-max-length=100")
+	s.expect("exchange logs\n", "", "exchange", "declare", "logs", "--type", "topic")
+	s.expect("logs bound orders\n", "", "binding", "declare", "logs", "orders", "--key", "*.error")
+	s.expect("1 confirmed\n", "", "publish", "--exchange", "logs", "--key", "app.error", "--header", "n=7", "--content-type", "text/plain", "hello")
+	s.expect("3 confirmed\n", "a\nb\nc\n", "publish", "--key", "orders")
+	s.expect(`{"confirmed":2}`+"\n", "", "publish", "--key", "orders", "--count", "2", "--json", "x")
+	s.fails("no queue is bound", "publish", "--exchange", "logs", "--key", "app.info", "lost")
+	s.fails("no exchange 'none'", "publish", "--exchange", "none", "lost")
+
+	s.expect("hello\na\n", "", "peek", "orders", "--count", "2")
+	if out := s.run("", "queue", "list"); !strings.HasPrefix(out, "NAME    READY  UNSETTLED  CONSUMERS  BYTES  FEATURES  ARGUMENTS\norders  6      0          0") ||
+		!strings.HasSuffix(out, "durable   {\"x-max-length\":100}\n") {
+		t.Error(out)
+	}
+	s.expect("a\n", "", "peek", "orders", "--skip", "1")
+	var row messageRow
+	if err := json.Unmarshal([]byte(s.run("", "get", "orders", "--json")), &row); err != nil {
+		t.Fatal(err)
+	}
+	if row.Exchange != "logs" || row.RoutingKey != "app.error" || row.Headers["n"] != 7.0 || row.ContentType != "text/plain" || *row.Body != "hello" {
+		t.Errorf("%+v", row)
+	}
+	s.expect("a\nb\nc\n", "", "consume", "orders", "--count", "3")
+	s.expect("x\n", "", "get", "orders", "--requeue")
+	copied := s.run("", "consume", "orders", "--count", "2", "--json")
+	s.expect("2 confirmed\n", copied, "publish", "--json-input")
+	s.expect("2 messages dropped\n", "", "queue", "purge", "orders")
+	s.expect("", "", "get", "orders")
+
+	s.expect("SOURCE  DESTINATION  TYPE   ROUTING KEY  ARGUMENTS\nlogs    orders       queue  *.error      \n", "", "binding", "list")
+	if out := s.run("", "exchange", "list"); !strings.Contains(out, "logs                topic    durable") {
+		t.Error(out)
+	}
+	s.expect("logs unbound orders\n", "", "binding", "delete", "logs", "orders", "--key", "*.error")
+	s.expect("exchange logs deleted\n", "", "exchange", "delete", "logs")
+	s.expect("queue orders deleted with 0 messages\n", "", "queue", "delete", "orders")
+}
+
+func TestErrorsOfCommands(t *testing.T) {
+	s := shell{t, startNode(t)}
+	s.fails("no queue 'none' in vhost '/'", "get", "none")
+	s.fails("no queue 'none' in vhost '/'", "consume", "none")
+	s.fails("login was refused", "queue", "list", "--password", "wrong")
+	s.fails("not NAME=VALUE", "queue", "declare", "q", "--argument", "x")
+	s.fails("accepts 1 arg", "queue", "purge")
+	s.fails("vhost none not found", "queue", "list", "--vhost", "none")
+	secret := filepath.Join(t.TempDir(), "password")
+	if err := os.WriteFile(secret, []byte("guest\nnot this"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	s.run("", "queue", "list", "--password-file", secret)
+	if _, err := s.try("{", "publish", "--json-input"); err == nil || !strings.Contains(err.Error(), "line 1") {
+		t.Error(err)
+	}
+}
