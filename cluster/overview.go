@@ -25,7 +25,7 @@ type Overview struct {
 	Nodes     []Member  `json:"nodes"`
 	Groups    []Group   `json:"groups"` // the catalog, then the shards
 	// Moves is how many changes of placement are still to be made, and LeadersAway how many shards another node leads than
-	// should. Both are 0 when nothing is to be done.
+	// should and could. Both are 0 when nothing is to be done.
 	Moves       int `json:"moves"`
 	LeadersAway int `json:"leaders_away"`
 	// Problems is what somebody should look at, in sentences; empty: the cluster is healthy.
@@ -118,7 +118,8 @@ func (c *Cluster) Overview() *Overview {
 		if at := slices.IndexFunc(now.shards, func(s place.Shard) bool { return s.ID == uint16(sh.ID) }); at >= 0 {
 			g.Healthy, g.Settled = now.shards[at].Healthy, now.shards[at].Settled
 		}
-		if g.Preferred != "" && g.Leader != g.Preferred {
+		if n := v.directory.byNumber[sh.Preferred]; n != nil && g.Leader != g.Preferred && v.state(n.UUID) == MemberRunning &&
+			!v.peers[n.UUID].status.GetDraining() {
 			o.LeadersAway++
 		}
 		o.Groups = append(o.Groups, g)
