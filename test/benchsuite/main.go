@@ -6,6 +6,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"flag"
 	"fmt"
 	"os"
@@ -92,10 +93,7 @@ func run(ctx context.Context, o *options, again bool) error {
 	if err := writeRaw(o.raw, &s.Suite); err != nil {
 		return err
 	}
-	if measured != nil {
-		return measured
-	}
-	return writeReport(o, &s.Suite)
+	return errors.Join(measured, writeReport(o, &s.Suite))
 }
 
 // session is the suite under way.
@@ -179,7 +177,7 @@ func (s *session) measureBroker(ctx context.Context, b broker, repeat int) (err 
 		}
 		s.Samples = append(s.Samples, sample)
 		fmt.Println(sample.line())
-		if failure != nil || w.spoils {
+		if failure != nil && !errors.Is(failure, errNotThere) || w.spoils {
 			stop()
 		}
 	}

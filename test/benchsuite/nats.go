@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"os"
 	"os/exec"
@@ -154,7 +153,7 @@ func (n *natsBroker) churn(ctx context.Context, o bench.ChurnOptions) (*bench.Ch
 
 func (n *natsBroker) memory(ctx context.Context, o bench.MemoryOptions) (*bench.MemoryResult, error) {
 	if o.Queues > 0 {
-		return nil, errors.Join(errNotThere, errors.New("each stream with three replicas is a Raft group of its own; thousands are beyond this machine"))
+		return nil, fmt.Errorf("%w: each stream with three replicas is a Raft group of its own, thousands are beyond this machine", errNotThere)
 	}
 	var r bench.MemoryResult
 	return &r, n.ask(ctx, command{What: "memory", Memory: &o}, o.Servers, &r)

@@ -87,7 +87,7 @@ func (r *report) text() string {
 	r.group(fanoutGroup, []column{{published, "published/s"}, {consumed, "delivered/s"}, {cpu, "CPU for each delivered"}}, consumed)
 	r.group(latencyGroup, []column{{published, "published/s"}, {confirmP50, "confirm p50 ms"}, {confirmP99, "p99"}, {endP50, "end to end p50 ms"}, {endP99, "p99"}, {endP999, "p99.9"}, {cpu, "CPU"}}, "")
 	r.group(churnGroup, []column{{cycles, "cycles/s"}, {cycleP99, "p99 ms"}, {cpu, "CPU"}}, cycles)
-	r.group(memoryGroup, []column{{residentMB, "MiB for each node"}, {bytesEach, "bytes each, on each node"}}, "")
+	r.group(memoryGroup, []column{{residentMB, "MiB for each node"}, {bytesEach, "bytes each, on each node that has it"}}, "")
 	r.group(faultGroup, []column{{gapMillis, "longest confirm ms"}, {refused, "refused"}, {readyMs, "serves again after ms"}}, "")
 	r.failures()
 	return r.String()

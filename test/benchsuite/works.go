@@ -28,7 +28,7 @@ const (
 	cycles     = "cycles/s"
 	cycleP99   = "cycle p99 ms"
 	residentMB = "resident MiB per node"
-	bytesEach  = "bytes each per node"
+	bytesEach  = "bytes each on its nodes"
 	gapMillis  = "longest confirm ms"
 	refused    = "refused"
 	readyMs    = "ready after ms"
@@ -69,7 +69,11 @@ func works(o *options) []work {
 	all := []work{
 		{name: "memory-idle", title: "three nodes with nothing", group: memoryGroup, do: idle},
 		{name: "memory-connections", title: "1,000 idle connections", group: memoryGroup, do: func(ctx context.Context, o *options, b broker) (values, error) {
-			return held(b.memory(ctx, bench.MemoryOptions{Connections: o.scaled(1000), Settle: settle, Queue: "suite"}))
+			v, err := held(b.memory(ctx, bench.MemoryOptions{Connections: o.scaled(1000), Settle: settle, Queue: "suite"}))
+			if err == nil {
+				v[bytesEach] *= nodes // each is on one node alone
+			}
+			return v, err
 		}},
 	}
 	for _, queues := range []int{1, 10} {
