@@ -56,7 +56,11 @@ func newCatalogSeat(c *Cluster) *catalogSeat {
 	s := &catalogSeat{c: c, dir: filepath.Join(c.o.DataDir, "catalog"), state: catalog.New(), applied: make(chan struct{})}
 	s.group = &group{id: catalogGroup, name: "catalog", log: c.log, net: c.raftnet, uuid: c.identity.UUID,
 		stable: c.db.Stable(catalogGroup), logs: c.db.CatalogLog(), parts: s, config: baseConfig(c.log, "catalog")}
-	s.config.SnapshotThreshold, s.config.TrailingLogs, s.config.SnapshotInterval = snapshotCommands, snapshotCommands, snapshotPeriod
+	every := c.o.Surroundings.SnapshotEvery
+	s.config.SnapshotThreshold, s.config.TrailingLogs, s.config.SnapshotInterval = every, every, snapshotPeriod
+	if every < snapshotCommands {
+		s.config.SnapshotInterval = time.Second
+	}
 	return s
 }
 

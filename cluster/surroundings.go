@@ -22,11 +22,17 @@ type Surroundings struct {
 	VoteWrite func(write func() error) error
 	// HashEvery is how many entries of a shard lie between two comparisons of the replicas' states (default: pipe's).
 	HashEvery uint64
+	// SnapshotEvery is how many commands of the catalog lie between two of its snapshots (default 8192), and how many the log
+	// keeps behind one. A small number lets them happen within seconds.
+	SnapshotEvery uint64
 }
 
 func (s *Surroundings) setDefaults() {
 	if s.Listen == nil {
 		s.Listen = func(address string) (net.Listener, error) { return net.Listen("tcp", address) }
+	}
+	if s.SnapshotEvery == 0 {
+		s.SnapshotEvery = snapshotCommands
 	}
 	if s.Now == nil {
 		s.Now = time.Now

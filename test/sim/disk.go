@@ -57,6 +57,7 @@ type mount struct {
 	serving bool // the node has started; before, the code that writes holds mutexes, and may not be kept waiting
 	sync    time.Duration
 	full    bool
+	lies    bool          // an fsync does nothing
 	changed chan struct{} // closed and replaced when the disk gets another speed
 	died    func(error)   // ends the run at once: its votes cannot be written
 }
@@ -219,6 +220,9 @@ func (f *mountFile) Sync() error {
 		f.m.wait(time.Hour)
 	}
 	f.unused = false
+	if f.m.lies {
+		return nil
+	}
 	return f.File.Sync()
 }
 

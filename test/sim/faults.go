@@ -52,6 +52,7 @@ var faults = []*fault{
 	{name: "disk-hang", group: "disk", victims: one, shortest: 11 * second, longest: 13 * second, ends: true, inject: hanging, heal: reviving},
 	{name: "disk-full", group: "disk", victims: one, shortest: second, longest: 5 * second, ends: true, inject: filling, heal: emptying},
 	{name: "clock", group: "clock", victims: one, shortest: second, longest: 5 * second, inject: stepping, heal: unstepping},
+	{name: "wipe", group: "damage", victims: same, longest: second, ends: true, inject: wiping, heal: starting},
 	damaging("flip-log", "log", false), damaging("flip-segment", "segment", false), damaging("flip-checkpoint", "checkpoint", false),
 	damaging("flip-votes", "votes", false), damaging("flip-catalog", "catalog", false),
 	damaging("truncate-log", "log", true), damaging("truncate-segment", "segment", true), damaging("truncate-checkpoint", "checkpoint", true),
@@ -75,6 +76,11 @@ func killing(power bool) func(*sim, *action) {
 			}
 		}
 	}
+}
+
+func wiping(s *sim, a *action) {
+	killing(false)(s, a)
+	s.nodes[a.victims[0]].disk.wipe()
 }
 
 func starting(s *sim, a *action) {

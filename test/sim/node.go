@@ -87,6 +87,7 @@ func (n *node) start() {
 	r := &run{n: n, name: name, log: n.s.logger(name), port: n.s.network.plug(n.number), mount: n.disk.mount(n.s.plan.sync, n.s.fork()),
 		cancel: cancel, started: make(chan struct{}), serves: make(chan struct{}), gone: make(chan struct{})}
 	r.mount.died = func(err error) { r.note(err); n.kill(r, false) }
+	r.mount.lies = n.s.plan.lies
 	n.run = r
 	n.s.work.Go(func() { r.start(ctx) })
 }
@@ -109,10 +110,10 @@ func (r *run) start(ctx context.Context) {
 	r.store, r.broker = store, b
 	r.mu.Unlock()
 	c, err := cluster.Start(ctx, cluster.Options{DataDir: r.mount.dir, Name: fmt.Sprintf("n%d", r.n.number+1), Host: host(r.n.number),
-		ClusterPort: clusterPort, GossipPort: gossipPort, Join: join, Expect: len(s.nodes), Shards: s.plan.shards, Replicas: 3,
+		ClusterPort: clusterPort, GossipPort: gossipPort, Join: join, Expect: len(s.nodes), Shards: s.plan.shards, Replicas: s.plan.replicas,
 		Store: store, Observer: b, GuestPasswordHash: "x", Version: "sim", Logger: r.log, OnFatal: r.die,
 		Surroundings: cluster.Surroundings{Listen: r.port.Listen, Dial: r.port.Dial, Gossip: r.port, VoteWrite: r.mount.writeVotes,
-			Now: func() time.Time { return s.clock(r.n.number) }, HashEvery: 25}})
+			Now: func() time.Time { return s.clock(r.n.number) }, HashEvery: 25, SnapshotEvery: s.plan.snapshots}})
 	if err != nil {
 		if ctx.Err() == nil {
 			r.die(err)

@@ -11,10 +11,13 @@ import (
 // plan is everything that a seed decides before a schedule runs.
 type plan struct {
 	nodes, shards int
+	replicas      int           // of each shard
+	snapshots     uint64        // commands between two snapshots of the catalog
 	sync          time.Duration // about how long an fsync takes
 	delay         time.Duration // of the network, at most
 	pace          time.Duration // about what a publisher waits between two batches
 	messages      int           // of each publisher
+	lies          bool          // the disks say that they have synced, and have not: the checkers must find it
 	actions       []*action
 }
 
@@ -57,7 +60,7 @@ func among[T any](random *rand.Rand, list ...T) T { return list[random.IntN(len(
 // newPlan makes a plan; names limits the faults, empty: all.
 func newPlan(seed uint64, names []string) *plan {
 	random := rand.New(rand.NewPCG(seed, 0))
-	p := &plan{nodes: 3, shards: 1 + random.IntN(2), sync: among(random, 100*time.Microsecond, time.Millisecond, 10*time.Millisecond),
+	p := &plan{nodes: 3, replicas: 3, snapshots: among[uint64](random, 5, 20, 1000), shards: 1 + random.IntN(2), sync: among(random, 100*time.Microsecond, time.Millisecond, 10*time.Millisecond),
 		delay: among(random, 200*time.Microsecond, 2*time.Millisecond, 20*time.Millisecond), messages: 30 + random.IntN(60)}
 	if random.IntN(12) == 0 {
 		p.nodes = 5
@@ -93,12 +96,17 @@ func newPlan(seed uint64, names []string) *plan {
 		}
 		at += spread(random, 0, 1500*time.Millisecond)
 	}
+	p.setPace()
+	return p
+}
+
+// setPace lets the load last as long as the faults. There are two and a half messages in a batch, on average.
+func (p *plan) setPace() {
 	total := time.Duration(0)
 	for _, a := range p.actions {
 		total = max(total, a.at+a.lasts)
 	}
-	p.pace = total * 5 / 2 / time.Duration(p.messages) // two and a half messages in a batch, on average
-	return p
+	p.pace = total * 5 / 2 / time.Duration(p.messages)
 }
 
 func spread(random *rand.Rand, from, to time.Duration) time.Duration {

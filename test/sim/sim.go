@@ -65,6 +65,15 @@ func play(seed uint64, p *plan, root string) *outcome {
 		s.nodes = append(s.nodes, &node{s: s, number: i, disk: newDisk(filepath.Join(root, fmt.Sprintf("n%d", i+1)))})
 	}
 	o := &outcome{seed: seed, plan: p}
+	done := make(chan struct{})
+	defer close(done)
+	go func() {
+		select {
+		case <-done:
+		case <-time.After(endsWithin):
+			panic(fmt.Sprintf("seed %d has not ended within %v:\n%v", seed, endsWithin, p))
+		}
+	}()
 	if err := s.live(); err != nil {
 		o.failures = append(o.failures, err.Error())
 	}
@@ -114,6 +123,8 @@ const (
 	healsWithin = 3 * time.Minute
 	// drainsWithin bounds the time until everything that was confirmed has come out, and every publisher has its answers.
 	drainsWithin = 3 * time.Minute
+	// endsWithin bounds everything: what waits for ever beside others that do not would not be seen otherwise.
+	endsWithin = time.Hour
 	// lingering is how long a library's goroutine may live on after its end.
 	lingering = time.Minute
 	// agreesWithin bounds the time until all replicas have the same state when nothing happens any more.
@@ -324,7 +335,7 @@ func (s *sim) disagreement() string {
 		}
 	}
 	for shard := range uint32(s.plan.shards) {
-		if count[shard] != 3 {
+		if count[shard] != s.plan.replicas {
 			return fmt.Sprintf("shard %d has %d replicas", shard, count[shard])
 		}
 	}

@@ -13,6 +13,7 @@ import (
 var (
 	seedFlag      = flag.Uint64("seed", 0, "run the schedule of this seed alone, or -schedules from it on")
 	schedulesFlag = flag.Int("schedules", 0, "how many schedules to run")
+	logFlag       = flag.Bool("log", false, "with -v: the nodes' logs of schedules without a finding, too")
 	faultsFlag    = flag.String("faults", "", "names or groups of faults, with commas; default all")
 )
 
@@ -41,7 +42,23 @@ func TestSchedules(t *testing.T) {
 }
 
 // runSchedule plays a schedule and judges it.
-func runSchedule(t *testing.T, seed uint64, p *plan) *outcome {
+func runSchedule(t *testing.T, seed uint64, p *plan) {
+	t.Helper()
+	o := playPlan(t, seed, p)
+	switch {
+	case o.failed():
+		test, _, _ := strings.Cut(t.Name(), "/")
+		t.Errorf("%v\nthe end of the log:\n%s\nagain: go test ./test/sim -run %s -seed %d -v", o, tail(o.lines, 150), test, seed)
+	case testing.Verbose():
+		t.Log(o)
+		if *logFlag {
+			t.Log("the log:\n" + strings.Join(o.lines, "\n"))
+		}
+	}
+}
+
+// playPlan plays a schedule in a bubble of its own.
+func playPlan(t *testing.T, seed uint64, p *plan) (o *outcome) {
 	t.Helper()
 	root, err := os.MkdirTemp(memoryDir(), "warren-sim-")
 	if err != nil {
@@ -52,15 +69,8 @@ func runSchedule(t *testing.T, seed uint64, p *plan) *outcome {
 			t.Error(err)
 		}
 	})
-	var o *outcome
-	synctest.Test(t, func(t *testing.T) { o = play(seed, p, root) })
+	synctest.Test(t, func(*testing.T) { o = play(seed, p, root) })
 	o.judge()
-	switch {
-	case o.failed():
-		t.Errorf("%v\nthe end of the log:\n%s\nagain: go test ./test/sim -run TestSchedules -seed %d -v", o, tail(o.lines, 150), seed)
-	case testing.Verbose():
-		t.Log(o)
-	}
 	return o
 }
 
