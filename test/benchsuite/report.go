@@ -72,8 +72,9 @@ func (r *report) text() string {
 	r.linef("## Side by side\n")
 	r.linef("%s, %d cores of %s, %.0f GiB, Linux %s. Three nodes of each broker and the client on this one machine; medians of %d, %v each after a warm-up;",
 		r.Begin.UTC().Format("2006-01-02"), r.Machine.Cores, r.Machine.Processor, float64(r.Machine.MemoryBytes)/(1<<30), r.Machine.Kernel, r.Repeats, r.Duration)
-	r.linef("the machine's load average before each was %s. Window 2000, prefetch 256, ack every 64 (JetStream: each); at 1 MiB 32, 32 and 8. CPU is that of", r.loads())
-	r.linef("all processes of a broker for each message consumed (published, where nobody consumes). %s", r.scaleNote())
+	r.linef("the machine's load average before each was %s. A window of 2000 messages for each publisher but of 32 MiB in all,", r.loads())
+	r.linef("a prefetch of 256, an ack for every 64 (JetStream: each); at 1 MiB a prefetch of 32, an ack for every 8. CPU is microseconds of all processes of a")
+	r.linef("broker for each message consumed (published, where nobody consumes). %s", r.scaleNote())
 	r.linef("")
 	for _, b := range r.Brokers {
 		r.linef("- %s: %s", names[b.Name], b.Version)

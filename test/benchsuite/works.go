@@ -121,13 +121,18 @@ func sizeName(size int) string {
 
 func shortSize(size int) string { return strings.ReplaceAll(strings.ToLower(sizeName(size)), " ", "") }
 
-// base is what all runs have in common: a window of 2000, a prefetch of 256, an ack for every 64. Of large messages fewer may be
-// out, so that no client has gigabytes under way.
-func (o *options) base(size int) bench.Options {
-	b := bench.Options{Publishers: 1, Consumers: 1, Queues: 1, Size: size, Confirm: 2000, Prefetch: 256, AckEvery: 64, Persistent: true,
-		Warmup: o.warmup, Duration: o.duration, Queue: "suite"}
+// windowBytes bounds what all publishers of a run may have unconfirmed, so that large messages do not only wait.
+const windowBytes = 32 << 20
+
+// base is what all runs have in common: a window of 2000, a prefetch of 256, an ack for every 64; of large messages less.
+func (o *options) base(size int) bench.Options { return o.baseOf(size, 1) }
+
+// baseOf is base with as many queues, publishers and consumers.
+func (o *options) baseOf(size, queues int) bench.Options {
+	b := bench.Options{Publishers: queues, Consumers: queues, Queues: queues, Size: size, Confirm: max(4, min(2000, windowBytes/size/queues)),
+		Prefetch: 256, AckEvery: 64, Persistent: true, Warmup: o.warmup, Duration: o.duration, Queue: "suite"}
 	if size >= 1<<20 {
-		b.Confirm, b.Prefetch, b.AckEvery = 32, 32, 8
+		b.Prefetch, b.AckEvery = 32, 8
 	}
 	return b
 }
@@ -138,8 +143,7 @@ func throughput(size, queues int, consumers bool) work {
 		w.name, w.title = fmt.Sprintf("both-%s-%dq", shortSize(size), queues), fmt.Sprintf("%s, %s, in and out", sizeName(size), count(queues, "queue"))
 	}
 	w.do = func(ctx context.Context, o *options, b broker) (values, error) {
-		r := o.base(size)
-		r.Queues, r.Publishers, r.Consumers = queues, queues, queues
+		r := o.baseOf(size, queues)
 		if !consumers {
 			r.Consumers = 0
 		}
