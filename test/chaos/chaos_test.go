@@ -160,7 +160,7 @@ func TestScheduleDestroysOneNode(t *testing.T) {
 			for _, a := range Schedule(o) {
 				for both := a; both != nil; both = both.With {
 					for _, v := range both.Victims {
-						if faultNamed(both.Fault).group == "damage" {
+						if f := faultNamed(both.Fault); f.group == "damage" || f.name == "leave" || f.name == "remove" {
 							destroyed[v] = true
 						}
 						if stable && v == o.stableNode() {

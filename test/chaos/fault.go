@@ -33,7 +33,7 @@ type fault struct {
 	leader bool
 	// victims are the nodes it touches, out of those it may touch.
 	victims func(p *planner) []int
-	ofAll   bool // it touches all nodes, and gets no company
+	alone   bool // it touches or takes all nodes, and gets no company
 	// shortest and longest bound the time it lasts.
 	shortest, longest time.Duration
 
@@ -50,7 +50,7 @@ var faults = []*fault{
 		inject: killed, heal: started},
 	{name: "kill-leader", group: "kill", about: "SIGKILL of the node that leads the catalog, if known; of any node otherwise", leader: true, victims: one,
 		shortest: 500 * time.Millisecond, longest: 6 * time.Second, inject: killed, heal: started},
-	{name: "kill-all", group: "kill", about: "SIGKILL of all nodes at once", needs: notStable, victims: everyone, ofAll: true, shortest: 100 * time.Millisecond, longest: time.Second,
+	{name: "kill-all", group: "kill", about: "SIGKILL of all nodes at once", needs: notStable, victims: everyone, alone: true, shortest: 100 * time.Millisecond, longest: time.Second,
 		inject: killed, heal: started},
 	{name: "stop-short", group: "stop", about: "SIGSTOP for less than a second", victims: one, shortest: 200 * time.Millisecond, longest: time.Second,
 		inject: paused, heal: resumed},
@@ -86,10 +86,16 @@ var faults = []*fault{
 		shortest: 500 * time.Millisecond, longest: 2 * time.Second, inject: syncsFail, heal: syncsFailed},
 	{name: "power-cut", group: "power", about: "SIGKILL of one node, and what it had not synced is lost", needs: disks, victims: one,
 		shortest: 200 * time.Millisecond, longest: 4 * time.Second, inject: powerCut, heal: started},
-	{name: "power-cut-all", group: "power", about: "the same of all nodes at once", needs: disksNotStable, victims: everyone, ofAll: true,
+	{name: "power-cut-all", group: "power", about: "the same of all nodes at once", needs: disksNotStable, victims: everyone, alone: true,
 		shortest: 100 * time.Millisecond, longest: time.Second, inject: powerCut, heal: started},
 	{name: "wipe", group: "damage", about: "one node loses its whole data directory while it is down", victims: fragile, shortest: 500 * time.Millisecond, longest: 3 * time.Second,
 		inject: wiped, heal: started},
+	{name: "leave", group: "membership", about: "one node leaves for good, and a new one of its name joins", victims: fragile, alone: true,
+		shortest: 500 * time.Millisecond, longest: 3 * time.Second, inject: judged(left), heal: joined},
+	{name: "remove", group: "membership", about: "SIGKILL of one node, which is then removed, and a new one of its name joins", victims: fragile, alone: true,
+		shortest: 500 * time.Millisecond, longest: 3 * time.Second, inject: judged(removed), heal: joined},
+	{name: "drain", group: "membership", about: "one node gives its leaderships away, and may lead again later", victims: one,
+		shortest: 2 * time.Second, longest: 8 * time.Second, inject: judged(drained), heal: undrained},
 	damaging("flip-wal", "bits of write-ahead log files flip while the node is down", "store/wal/[0-9a-f]*.wal", flipBits),
 	damaging("flip-segment", "bits of segment files flip while the node is down", "store/group-*/*.seg", flipBits),
 	damaging("flip-checkpoint", "bits of checkpoints flip while the node is down", "store/group-*/checkpoint", flipBits),

@@ -140,7 +140,7 @@ func (n *Node) digests(ctx context.Context) (map[string]digest, error) {
 func (r *run) checkDigests(ctx context.Context) string {
 	ctx, cancel := context.WithTimeout(ctx, settleWithin)
 	defer cancel()
-	c := comparison{equal: map[string]bool{}, different: map[string]string{}}
+	c := comparison{replicas: min(r.o.Nodes, 3), equal: map[string]bool{}, different: map[string]string{}}
 	for {
 		all := make([]map[string]digest, len(r.cluster.nodes))
 		var err error
@@ -168,6 +168,7 @@ func (r *run) checkDigests(ctx context.Context) string {
 
 // comparison is what was found out about the groups so far.
 type comparison struct {
+	replicas  int // that each group must have
 	equal     map[string]bool
 	different map[string]string
 	pending   []string
@@ -187,7 +188,7 @@ func (c *comparison) compare(all []map[string]digest) (done bool) {
 		sameSum := !slices.ContainsFunc(replicas, func(d digest) bool { return d.sum != replicas[0].sum })
 		switch {
 		case c.equal[group] || c.different[group] != "":
-		case !sameIndex:
+		case !sameIndex || len(replicas) < c.replicas: // one may be on its way to a node that was emptied
 			c.pending = append(c.pending, group)
 		case sameSum:
 			c.equal[group] = true

@@ -21,7 +21,7 @@ func TestStandings(t *testing.T) {
 
 // TestDigestsCompare: replicas that differ at the same index are found, others are asked again.
 func TestDigestsCompare(t *testing.T) {
-	c := comparison{equal: map[string]bool{}, different: map[string]string{}}
+	c := comparison{replicas: 2, equal: map[string]bool{}, different: map[string]string{}}
 	sample := func(a, b digest) []map[string]digest {
 		return []map[string]digest{{"catalog": {5, "x"}, "shard-1": a}, {"catalog": {5, "x"}, "shard-1": b}}
 	}
@@ -34,7 +34,10 @@ func TestDigestsCompare(t *testing.T) {
 	if !c.compare(sample(digest{8, "b"}, digest{8, "b"})) || !c.equal["shard-1"] || len(c.different) > 0 {
 		t.Errorf("equal ones: %+v", c)
 	}
-	c = comparison{equal: map[string]bool{}, different: map[string]string{}}
+	if c = (comparison{replicas: 3, equal: map[string]bool{}, different: map[string]string{}}); c.compare(sample(digest{8, "b"}, digest{8, "b"})) {
+		t.Errorf("a replica is missing: %+v", c)
+	}
+	c = comparison{replicas: 2, equal: map[string]bool{}, different: map[string]string{}}
 	if !c.compare(sample(digest{8, "b"}, digest{8, "c"})) || c.different["shard-1"] == "" {
 		t.Errorf("a difference goes unnoticed: %+v", c)
 	}

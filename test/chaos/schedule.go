@@ -103,7 +103,7 @@ func (p *planner) company(able []*fault, a *Action) *Action {
 	p.taken = a.Victims
 	first := faultNamed(a.Fault)
 	second := able[p.random.IntN(len(able))]
-	if second.group == first.group || onNetwork(first) && onNetwork(second) || first.ofAll || second.ofAll {
+	if second.group == first.group || onNetwork(first) && onNetwork(second) || first.alone || second.alone {
 		return nil
 	}
 	return p.action(second, p.between(0, a.Hold))

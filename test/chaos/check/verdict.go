@@ -25,6 +25,7 @@ const (
 	LogLine     = "log"            // a node's log tells of a panic, a data race or a divergence
 	StateHash   = "state hash"     // replicas differ
 	WentOn      = "went on"        // a node whose fsync failed did not end
+	Membership  = "membership"     // a change of the cluster's members was not carried out
 	Missed      = "missed"         // the suite's fault did not hit whom it was meant for
 	Stalled     = "stalled"        // no confirm for longer than the bound, though a majority was well
 	samples     = 20               // findings of one kind that are kept word for word; all are counted
