@@ -16,7 +16,7 @@ import (
 // A node without data that finds a cluster asks a member to be let in. Its identity is new, so nothing that a former node
 // had promised binds it or counts for it. Names are for people, and one name is one node: if the cluster has a node of the
 // name, that one must be gone, or nobody could tell them apart. It is gone when its process is known to have ended, when the
-// new node listens where it did, or when it could not be reached for long. Then it leaves, and the planner gives its
+// new node listens where it did, when it never began to run, or when it could not be reached for long. Then it leaves, and the planner gives its
 // replicas to others, first of all to the new node, which has none.
 
 // joinTimeout bounds a request to be let in, which waits for a commit.
@@ -156,7 +156,7 @@ func (c *Cluster) refuse(q *nodev1.JoinRequest) (refusal string, wait bool) {
 	switch {
 	case old.UUID == c.identity.UUID || p.state == pipe.PeerAlive:
 		return fmt.Sprintf("node '%s' is running already: start the new one with another --name, or stop the old one for good first", q.Name), false
-	case p.state == pipe.PeerDead || p.status != nil && p.status.Address == q.Address || time.Since(p.since) > sessionGrace:
+	case p.state == pipe.PeerDead || old.Run == 0 || p.status != nil && p.status.Address == q.Address || time.Since(p.since) > sessionGrace:
 		return "", false
 	}
 	return fmt.Sprintf("the former node '%s' cannot be reached, which does not say that it has ended: it is replaced %v from now, or at once after warren remove %s",

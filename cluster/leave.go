@@ -117,7 +117,7 @@ func (c *Cluster) leaveHere(ctx context.Context, q *nodev1.SetLeavingRequest) (*
 	case n == nil || q.Node > maxNodeNumber:
 		return &nodev1.SetLeavingResponse{Refusal: fmt.Sprintf("the cluster has no node %d", q.Node)}, nil
 	case q.Leaving:
-		if refusal := c.refuseLeave(n, q); refusal != "" {
+		if refusal := c.refuseLeave(ctx, n, q); refusal != "" {
 			return &nodev1.SetLeavingResponse{Refusal: refusal}, nil
 		}
 	}
@@ -136,7 +136,7 @@ func (c *Cluster) leaveHere(ctx context.Context, q *nodev1.SetLeavingRequest) (*
 }
 
 // refuseLeave says why a node may not leave, and what to do; empty: it may.
-func (c *Cluster) refuseLeave(n *catalog.Node, q *nodev1.SetLeavingRequest) string {
+func (c *Cluster) refuseLeave(ctx context.Context, n *catalog.Node, q *nodev1.SetLeavingRequest) string {
 	now := c.situation()
 	alive := c.watcher.alive(n.UUID)
 	staying, living := 0, 0
@@ -163,8 +163,18 @@ func (c *Cluster) refuseLeave(n *catalog.Node, q *nodev1.SetLeavingRequest) stri
 	case staying < now.replication && !q.Few:
 		return fmt.Sprintf("%d nodes would stay for %d replicas of each shard: add a node first, or accept fewer replicas with --few", staying, now.replication)
 	}
-	return c.refuseWithout(n, now)
+	// A leadership that moves just now, or a seat that is being exchanged, is no trouble: it is waited for.
+	for end := time.Now().Add(healthPatience); ; now = c.situation() {
+		refusal := c.refuseWithout(n, now)
+		if refusal == "" || time.Now().After(end) || ctx.Err() != nil {
+			return refusal
+		}
+		time.Sleep(leavePause)
+	}
 }
+
+// healthPatience is how long a group may have no healthy majority before a node may not leave for that.
+const healthPatience = 3 * time.Second
 
 // refuseWithout says which group would have no healthy majority without a node.
 func (c *Cluster) refuseWithout(n *catalog.Node, now *situation) string {

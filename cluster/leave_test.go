@@ -211,3 +211,43 @@ func TestFromOne(t *testing.T) {
 	}
 	l.check(t, members)
 }
+
+// TestSevenNodes: of seven nodes five decide about the catalog, and another does when one of those leaves or is gone.
+func TestSevenNodes(t *testing.T) {
+	members := startMembersOf(t, 3, 4)
+	l := startTraffic(t, members[0])
+	for i := 3; i < 7; i++ {
+		m := newMember(t, members, i)
+		if err := m.start(); err != nil {
+			t.Fatal(err)
+		}
+		members = append(members, m)
+	}
+	decide := func(nodes, deciding int) {
+		t.Helper()
+		eventually(t, fmt.Sprintf("%d of %d nodes decide about the catalog", deciding, nodes), func() bool {
+			servers := members[0].catalog.members()
+			return len(servers) == nodes && voters(servers) == deciding
+		})
+	}
+	settled(t, members)
+	decide(7, 5)
+	begin(t, func(ctx context.Context) error { return members[4].Rebalance(ctx, func(*Overview) {}) })
+	if replicas, leads := even(members[0].Overview()); replicas > 1 || leads > 1 {
+		t.Errorf("replicas differ by %d, leaders by %d", replicas, leads)
+	}
+	begin(t, func(ctx context.Context) error { return members[6].Leave(ctx, "n1", LeaveOptions{}) })
+	left(t, members[1], members[0])
+	members[1].stop()
+	members = append(members[:1:1], members[2:]...)
+	settled(t, members)
+	decide(6, 5)
+	dead := members[1]
+	dead.stop()
+	eventually(t, "its end is seen", func() bool { return seen(members[0], "n2").State == MemberDown })
+	begin(t, func(ctx context.Context) error { return members[3].Remove(ctx, "n2", LeaveOptions{}) })
+	members = append(members[:1:1], members[2:]...)
+	settled(t, members)
+	decide(5, 5)
+	l.check(t, members)
+}
