@@ -11,6 +11,7 @@ import (
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/metadata"
 	"google.golang.org/grpc/peer"
+	"google.golang.org/grpc/tap"
 
 	"github.com/warrenmq/warren/broker"
 	brokerv1 "github.com/warrenmq/warren/proto/broker/v1"
@@ -37,40 +38,31 @@ type callerKey struct{}
 
 func callerOf(ctx context.Context) caller { return ctx.Value(callerKey{}).(caller) }
 
-// unary logs the caller in and contains a panic.
-func (s *Server) unary(ctx context.Context, request any, info *grpc.UnaryServerInfo, handler grpc.UnaryHandler) (response any, err error) {
-	defer s.contain(info.FullMethod, &err)
-	if !strings.HasPrefix(info.FullMethod, ours) {
-		return handler(ctx, request)
+// admit logs the caller of a new stream in, before anything of its messages is read: who has no credentials takes no
+// memory. It runs on the connection's reading goroutine, so that wrong passwords delay those who send them.
+func (s *Server) admit(ctx context.Context, info *tap.Info) (context.Context, error) {
+	if !strings.HasPrefix(info.FullMethodName, ours) {
+		return ctx, nil
 	}
 	c, err := s.login(ctx)
 	if err != nil {
 		return nil, s.toStatus(err)
 	}
-	response, err = handler(context.WithValue(ctx, callerKey{}, c), request)
+	return context.WithValue(ctx, callerKey{}, c), nil
+}
+
+// unary turns errors into statuses and contains a panic.
+func (s *Server) unary(ctx context.Context, request any, info *grpc.UnaryServerInfo, handler grpc.UnaryHandler) (response any, err error) {
+	defer s.contain(info.FullMethod, &err)
+	response, err = handler(ctx, request)
 	return response, s.toStatus(err)
 }
 
 // stream does the same for streams.
 func (s *Server) stream(server any, stream grpc.ServerStream, info *grpc.StreamServerInfo, handler grpc.StreamHandler) (err error) {
 	defer s.contain(info.FullMethod, &err)
-	if !strings.HasPrefix(info.FullMethod, ours) {
-		return handler(server, stream)
-	}
-	c, err := s.login(stream.Context())
-	if err != nil {
-		return s.toStatus(err)
-	}
-	return s.toStatus(handler(server, withCaller{stream, context.WithValue(stream.Context(), callerKey{}, c)}))
+	return s.toStatus(handler(server, stream))
 }
-
-// withCaller is a stream whose context knows its caller.
-type withCaller struct {
-	grpc.ServerStream
-	ctx context.Context
-}
-
-func (w withCaller) Context() context.Context { return w.ctx }
 
 // contain makes a panic, which is a broken invariant of this call, the end of this call alone.
 func (s *Server) contain(method string, err *error) {

@@ -58,17 +58,17 @@ const (
 	// maxStreams bounds the streams of one connection.
 	maxStreams = 1000
 	// streamWindow and connWindow are how much a client may send ahead of what has been read, in bytes.
-	streamWindow = 1 << 20
-	connWindow   = 4 << 20
+	streamWindow = 512 << 10
+	connWindow   = 1 << 20
 	// maxHeader bounds the metadata of a call, in bytes.
 	maxHeader = 16 << 10
 	// handshakeTimeout bounds the time from the connection to its first frames.
 	handshakeTimeout = 10 * time.Second
 	// pingEvery is after how long a silent client is asked whether it lives, pingTimeout how long it may take to answer,
-	// and pingLeast how often clients may ask.
+	// and pingLeast how often clients may ask: less than the ten seconds that the SDKs take.
 	pingEvery   = time.Minute
 	pingTimeout = 20 * time.Second
-	pingLeast   = 10 * time.Second
+	pingLeast   = 5 * time.Second
 	// healthPeriod is how often the health service looks.
 	healthPeriod = 500 * time.Millisecond
 )
@@ -105,6 +105,7 @@ func NewServer(o Options) *Server {
 		grpc.ConnectionTimeout(handshakeTimeout),
 		grpc.KeepaliveParams(keepalive.ServerParameters{Time: pingEvery, Timeout: pingTimeout}),
 		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: pingLeast, PermitWithoutStream: true}),
+		grpc.InTapHandle(s.admit),
 		grpc.UnaryInterceptor(s.unary),
 		grpc.StreamInterceptor(s.stream),
 	)
