@@ -43,6 +43,14 @@ func startMembers(t *testing.T, n int) []*member {
 // startMembersOf is startMembers with another number of shards.
 func startMembersOf(t *testing.T, n, shards int) []*member {
 	t.Helper()
+	members := newMembers(t, n, shards)
+	startAll(t, members)
+	return members
+}
+
+// newMembers makes n nodes that will wait for one another.
+func newMembers(t *testing.T, n, shards int) []*member {
+	t.Helper()
 	members := make([]*member, n)
 	var join []string
 	for i := range members {
@@ -51,11 +59,19 @@ func startMembersOf(t *testing.T, n, shards int) []*member {
 		members[i] = &member{t: t, o: Options{DataDir: filepath.Join(t.TempDir(), "n"), Name: fmt.Sprintf("n%d", i), Host: "127.0.0.1",
 			ClusterPort: ports[0], GossipPort: ports[1], Shards: shards, Replicas: 3, GuestPasswordHash: "x", Logger: slog.New(slog.DiscardHandler)}}
 	}
-	started := make(chan error, n)
 	for _, m := range members {
 		if n > 1 {
 			m.o.Join, m.o.Expect = join, n
 		}
+	}
+	return members
+}
+
+// startAll starts nodes, and stops them at the test's end.
+func startAll(t *testing.T, members []*member) {
+	t.Helper()
+	started := make(chan error, len(members))
+	for _, m := range members {
 		go func() { started <- m.start() }()
 	}
 	for range members {
@@ -68,7 +84,6 @@ func startMembersOf(t *testing.T, n, shards int) []*member {
 			m.stop()
 		}
 	})
-	return members
 }
 
 func freePorts(t *testing.T, n int) (ports []int) {

@@ -1,10 +1,12 @@
 package cluster
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"io"
 	"log/slog"
+	"sync"
 	"sync/atomic"
 	"testing"
 
@@ -170,3 +172,82 @@ func TestStandsWhenACandidateIsBehind(t *testing.T) {
 		t.Errorf("it stands again at once: term %d", at)
 	}
 }
+
+// TestACandidateStands: a seat that waits for its election timeout, since the others did not miss the leader yet, stands at
+// once when it is known that they do.
+func TestACandidateStands(t *testing.T) {
+	db, _, err := raftstore.OpenDB(t.TempDir())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer db.Close()
+	log := slog.New(slog.DiscardHandler)
+	var there *raftnet.Transport
+	here := raftnet.New(raftnet.Options{Logger: log, Open: func(context.Context, string, bool) (raftnet.Stream, error) {
+		near, far := memoryStreams()
+		go there.Serve(t.Context(), far)
+		return near, nil
+	}})
+	there = raftnet.New(raftnet.Options{Logger: log, Open: func(context.Context, string, bool) (raftnet.Stream, error) {
+		return nil, errors.New("nobody is asked by the other")
+	}})
+	defer there.Close()
+	defer here.Close()
+	other := there.Group(1, "b.1")
+	parts := newCountingParts()
+	close(parts.gate)
+	g := &group{id: 1, name: "test", log: log, net: here, uuid: "a", stable: db.Stable(1), logs: raft.NewInmemStore(),
+		config: baseConfig(log, "test"), seat: raftstore.Seat{Incarnation: 1}, parts: parts}
+	if err := g.start(firstConfiguration([]string{"a", "b"})); err != nil {
+		t.Fatal(err)
+	}
+	defer g.stop()
+	preVote := <-other.Consumer()
+	if _, ok := preVote.Command.(*raft.RequestPreVoteRequest); !ok {
+		t.Fatalf("%T came first", preVote.Command)
+	}
+	eventually(t, "it is a candidate", func() bool { return g.instance().State() == raft.Candidate })
+	preVote.Respond(&raft.RequestPreVoteResponse{Term: preVote.Command.(*raft.RequestPreVoteRequest).Term}, nil)
+	g.stand(g.instance(), g.facade)
+	vote := <-other.Consumer()
+	q, ok := vote.Command.(*raft.RequestVoteRequest)
+	if !ok {
+		t.Fatalf("it waited for its timeout: %T came next", vote.Command)
+	}
+	vote.Respond(&raft.RequestVoteResponse{Term: q.Term, Granted: true}, nil)
+	eventually(t, "it is elected", func() bool { return g.instance().State() == raft.Leader })
+	other.Close()
+}
+
+// memoryStreams are the two ends of a stream in memory.
+func memoryStreams() (near, far *memoryStream) {
+	a, b, ended := make(chan []byte, 16), make(chan []byte, 16), make(chan struct{})
+	end := sync.OnceFunc(func() { close(ended) })
+	return &memoryStream{a, b, ended, end}, &memoryStream{b, a, ended, end}
+}
+
+type memoryStream struct {
+	in, out chan []byte
+	ended   chan struct{}
+	end     func()
+}
+
+func (s *memoryStream) Send(parts ...[]byte) error {
+	select {
+	case s.out <- bytes.Join(parts, nil):
+		return nil
+	case <-s.ended:
+		return io.ErrClosedPipe
+	}
+}
+
+func (s *memoryStream) Recv() ([]byte, error) {
+	select {
+	case b := <-s.in:
+		return b, nil
+	case <-s.ended:
+		return nil, io.EOF
+	}
+}
+
+func (s *memoryStream) Close() { s.end() }

@@ -381,12 +381,11 @@ func (g *group) consider(now time.Time, nodes nodesView) {
 	if stands {
 		g.campaign = now
 	}
-	facade := g.facade
+	r, facade := g.running.Load(), g.facade
 	g.mu.Unlock()
-	if !stands {
-		return
+	if stands && r != nil {
+		g.stand(r, facade)
 	}
-	g.stand(facade)
 }
 
 // passedOver lets this seat stand for election when it has refused its vote to a candidate whose log ends before its own. That
@@ -407,12 +406,16 @@ func (g *group) passedOver(r *raft.Raft, facade *raftnet.Group, q *raft.RequestV
 	}
 	g.mu.Unlock()
 	if stands {
-		g.stand(facade)
+		g.stand(r, facade)
 	}
 }
 
-func (g *group) stand(facade *raftnet.Group) {
-	if err := facade.Campaign(); err != nil {
+func (g *group) stand(r *raft.Raft, facade *raftnet.Group) {
+	candidate := uint64(0)
+	if r.State() == raft.Candidate {
+		candidate = r.CurrentTerm()
+	}
+	if err := facade.Campaign(candidate); err != nil {
 		g.log.Debug("campaign", "group", g.name, "err", err)
 	}
 }

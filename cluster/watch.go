@@ -259,6 +259,19 @@ func (w *watcher) sessions() (list []queue.SessionID) {
 	return list
 }
 
+// Alarms are the reasons for which other living nodes block publishers.
+func (c *Cluster) Alarms() (reasons []string) {
+	w := c.watcher
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	for _, p := range w.peers {
+		if p.state == pipe.PeerAlive && p.status != nil && p.status.Alarm != "" {
+			reasons = append(reasons, p.status.Alarm)
+		}
+	}
+	return reasons
+}
+
 // leaderElsewhere implements nodesView.
 func (w *watcher) leaderElsewhere(group uint32) bool {
 	w.mu.Lock()

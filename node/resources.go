@@ -24,7 +24,7 @@ func (n *Node) watchResources() {
 	debug.SetMemoryLimit(limit)
 	ticker := time.NewTicker(resourcePeriod)
 	defer ticker.Stop()
-	last := ""
+	own, blocked := "", ""
 	for {
 		select {
 		case <-n.quit:
@@ -32,15 +32,27 @@ func (n *Node) watchResources() {
 		case <-ticker.C:
 		}
 		n.broker.Tick()
-		reason := alarm(usedMemory() > limit, n.diskLow())
-		if reason == last {
-			continue
+		if reason := alarm(usedMemory() > limit, n.diskLow()); reason != own {
+			n.log.Warn("resource alarm", "reason", reason, "memory_limit", limit, "disk_free_limit", int64(n.config.DiskFreeLimit))
+			n.alarmed.Store(&reason)
+			own = reason
 		}
-		n.log.Warn("resource alarm", "reason", reason, "memory_limit", limit, "disk_free_limit", int64(n.config.DiskFreeLimit))
-		n.broker.Alarm(reason)
-		n.alarmed.Store(&reason)
-		last = reason
+		// A message that is published anywhere is stored where the alarm is, so every node blocks, as RabbitMQ's do.
+		if reason := anyAlarm(append(n.cluster.Alarms(), own)); reason != blocked {
+			n.log.Warn("alarms of the cluster", "reason", reason)
+			n.broker.Alarm(reason)
+			blocked = reason
+		}
 	}
+}
+
+// anyAlarm is the reason that several nodes' reasons make together.
+func anyAlarm(reasons []string) string {
+	memory, disk := false, false
+	for _, r := range reasons {
+		memory, disk = memory || strings.Contains(r, "memory"), disk || strings.Contains(r, "disk")
+	}
+	return alarm(memory, disk)
 }
 
 // alarm words the reason as RabbitMQ does (reference: connection.blocked).

@@ -13,6 +13,17 @@ func TestAlarmReasons(t *testing.T) {
 	}
 }
 
+func TestAnyAlarm(t *testing.T) {
+	for want, reasons := range map[string][]string{
+		"": {"", ""}, "low on memory": {"", "low on memory"}, "low on disk": {"low on disk", "low on disk"},
+		"low on memory & disk": {"low on disk", "", "low on memory"},
+	} {
+		if got := anyAlarm(reasons); got != want {
+			t.Errorf("%q: %q, want %q", reasons, got, want)
+		}
+	}
+}
+
 func TestTheMachineTells(t *testing.T) {
 	if total := totalMemory(); total < 64<<20 {
 		t.Errorf("memory in all: %d", total)

@@ -303,11 +303,18 @@ var (
 )
 
 // Campaign makes this seat stand for election at once, without asking whether the others miss the leader. Whoever calls it
-// knows that the leader's process is gone.
-func (g *Group) Campaign() error {
-	a := address{g.server, g.server, raft.ProtocolVersionMax}
+// knows that the leader is gone. candidate, if not 0, is the term in which this seat stands already: the library does not heed
+// the call then, and waits for an election timeout. So it is made a follower first, by a request for its vote in the next term
+// that it must refuse.
+func (g *Group) Campaign(candidate uint64) error {
 	ctx, cancel := context.WithTimeout(g.life, g.t.o.Timeout)
 	defer cancel()
+	a := address{g.server, g.server, raft.ProtocolVersionMax}
+	if candidate != 0 {
+		if _, err := g.ask(ctx, &raft.RequestVoteRequest{RPCHeader: a.rpcHeader(), Term: candidate + 1}, nil); err != nil {
+			return err
+		}
+	}
 	_, err := g.ask(ctx, &raft.TimeoutNowRequest{RPCHeader: a.rpcHeader()}, nil)
 	return err
 }

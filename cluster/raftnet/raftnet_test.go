@@ -173,7 +173,7 @@ func TestPreVoteIsCarried(t *testing.T) {
 func TestCampaign(t *testing.T) {
 	a, _ := two(t, newNetwork(t))
 	done := make(chan error, 1)
-	go func() { done <- a.Campaign() }()
+	go func() { done <- a.Campaign(0) }()
 	rpc := next(t, a)
 	if q, ok := rpc.Command.(*raft.TimeoutNowRequest); !ok || string(q.Addr) != "a.1" {
 		t.Fatalf("out of Consumer came %+v", rpc.Command)
@@ -183,7 +183,7 @@ func TestCampaign(t *testing.T) {
 		t.Fatal(err)
 	}
 	a.Close()
-	if err := a.Campaign(); !errors.Is(err, errGroupClosed) {
+	if err := a.Campaign(0); !errors.Is(err, errGroupClosed) {
 		t.Fatalf("a closed group campaigns: %v", err)
 	}
 }
