@@ -100,7 +100,7 @@ var faults = []*fault{
 	damaging("flip-segment", "bits of segment files flip while the node is down", "store/group-*/*.seg", flipBits),
 	damaging("flip-checkpoint", "bits of checkpoints flip while the node is down", "store/group-*/checkpoint", flipBits),
 	damaging("flip-stable", "bits of the stable store (terms, votes, the catalog's log) flip while the node is down", "*.db", flipBits),
-	damaging("flip-catalog", "bits of the catalog's snapshot flip while the node is down", "catalog/*/*", flipBits),
+	damaging("flip-catalog", "bits of the catalog's snapshot flip while the node is down", "catalog/*/*/*", flipBits),
 	damaging("truncate-wal", "write-ahead log files are cut while the node is down", "store/wal/[0-9a-f]*.wal", truncate),
 	damaging("truncate-segment", "segment files are cut while the node is down", "store/group-*/*.seg", truncate),
 	damaging("truncate-checkpoint", "checkpoints are cut while the node is down", "store/group-*/checkpoint", truncate),

@@ -18,10 +18,8 @@ import (
 //	ordered   one consumer at a time, so that order is seen across the consumers' lives
 //	work      two consumers, one of which gives some back
 //	left, right   behind a fanout exchange; what is in right is fetched by basic.get
-const (
-	fanout    = "fan"
-	queueSize = 4
-)
+//	backlog   nobody takes from it until the faults are over, so that messages outlive the log's files
+const fanout = "fan"
 
 // pause is a time of the clients' between two steps.
 func pause(random *rand.Rand, about time.Duration) time.Duration {
@@ -162,9 +160,9 @@ func (p *publisher) use(c *session) (done bool, err error) {
 func (p *publisher) publish(c *session) error {
 	id := p.entry.Next()
 	p.left--
-	size := bodyMin + p.random.IntN(200)
-	if p.random.IntN(20) == 0 {
-		size = 1000 + p.random.IntN(7000)
+	size := bodyMin + p.random.IntN(600)
+	if p.random.IntN(8) == 0 {
+		size = 1000 + p.random.IntN(3000)
 	}
 	p.mu.Lock()
 	p.next++
@@ -391,7 +389,7 @@ func (s *sim) declareAll(ctx context.Context) error {
 				_, failure = c.ch.DeclareQueue(ctx, &broker.QueueDeclare{Name: q.Name(), Durable: true})
 			}
 		}
-		for _, q := range s.queues[2:] {
+		for _, q := range s.queues[2:4] {
 			if failure == nil {
 				failure = c.ch.BindQueue(ctx, &broker.Binding{Source: fanout, Destination: q.Name()})
 			}

@@ -280,5 +280,5 @@ var damages = map[string]string{
 	"segment":    "store/group-*/*.seg",
 	"checkpoint": "store/group-*/checkpoint",
 	"votes":      "*.db",
-	"catalog":    "catalog/*/*",
+	"catalog":    "catalog/*/*/*",
 }

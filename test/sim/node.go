@@ -71,8 +71,12 @@ func (n *node) serving() *run {
 	}
 }
 
-// walSize is that of the log's files: small, so that they rotate, are copied from and retire in a schedule.
-const walSize = 192 << 10
+// walSize is that of the log's files: small, so that they rotate, are copied from and retire in a schedule. An entry must fit into
+// half of one, and is not larger than what all publishers together may have unconfirmed.
+const (
+	walSize        = 96 << 10
+	maxUnconfirmed = 6 << 10
+)
 
 // start begins a run, if there is none.
 func (n *node) start() {
@@ -95,13 +99,13 @@ func (n *node) start() {
 func (r *run) start(ctx context.Context) {
 	defer close(r.started)
 	s := r.n.s
-	store, err := storage.Open(storage.Options{Dir: "store", FS: r.mount.fs(), WALFileSize: walSize, CacheBytes: 1 << 20, SegmentSize: 64 << 10,
+	store, err := storage.Open(storage.Options{Dir: "store", FS: r.mount.fs(), WALFileSize: walSize, CacheBytes: 1 << 20, SegmentSize: 32 << 10,
 		KeepFiles: 1, Logger: r.log, OnFatal: r.die})
 	if err != nil {
 		r.die(err)
 		return
 	}
-	b := broker.New(broker.Options{Logger: r.log})
+	b := broker.New(broker.Options{Logger: r.log, MaxUnconfirmedBytes: maxUnconfirmed})
 	var join []string
 	for i := range s.nodes {
 		join = append(join, fmt.Sprintf("%s:%d", host(i), gossipPort))

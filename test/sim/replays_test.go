@@ -44,7 +44,7 @@ func replay(t *testing.T, write func(s *script)) {
 			t.Parallel()
 			s := &script{random: rand.New(rand.NewPCG(seed, 3))}
 			write(s)
-			p := &plan{nodes: 5, replicas: 5, shards: 1, snapshots: 4, sync: time.Millisecond, delay: 2 * time.Millisecond, messages: 80, actions: s.actions}
+			p := &plan{nodes: 5, replicas: 5, shards: 1, snapshots: 4, sync: time.Millisecond, delay: 2 * time.Millisecond, messages: 200, actions: s.actions}
 			p.setPace()
 			runSchedule(t, seed, p)
 		})

@@ -146,7 +146,8 @@ func (s *sim) live() error {
 	defer publishers.Wait()
 	defer cancel()
 	begin := s.now()
-	if err := s.load(ctx, &publishers, &consumers); err != nil {
+	calm := make(chan struct{})
+	if err := s.load(ctx, calm, &publishers, &consumers); err != nil {
 		return fmt.Errorf("declare: %w", err)
 	}
 	s.harm(begin)
@@ -157,6 +158,7 @@ func (s *sim) live() error {
 		return err
 	}
 	s.closeWindows()
+	close(calm)
 	published := make(chan struct{})
 	go func() { publishers.Wait(); close(published) }()
 	if err := s.until(drainsWithin, "every publisher has its confirms", func() string {
@@ -182,10 +184,11 @@ func (s *sim) live() error {
 	return s.until(agreesWithin, "all replicas have the same state", s.disagreement)
 }
 
-// load begins the workload.
-func (s *sim) load(ctx context.Context, publishers, consumers *sync.WaitGroup) error {
+// load begins the workload; calm is closed when the faults are over.
+func (s *sim) load(ctx context.Context, calm <-chan struct{}, publishers, consumers *sync.WaitGroup) error {
 	ordered, work := s.addQueue("ordered", true), s.addQueue("work", false)
 	left, right := s.addQueue("left", false), s.addQueue("right", false)
+	backlog := s.addQueue("backlog", true)
 	if err := s.declareAll(ctx); err != nil {
 		return err
 	}
@@ -197,10 +200,19 @@ func (s *sim) load(ctx context.Context, publishers, consumers *sync.WaitGroup) e
 	publish("work-1", "", work.Name(), work)
 	publish("work-2", "", work.Name(), work)
 	publish("fanout", fanout, "", left, right)
+	publish("backlog", "", backlog.Name(), backlog)
 	for _, k := range []*consumer{{queue: ordered}, {queue: work, giveBack: true}, {queue: work}, {queue: left}} {
 		k.s, k.random, k.lasting = s, s.fork(), 3*time.Second
 		consumers.Go(func() { k.run(ctx) })
 	}
+	late := &consumer{s: s, queue: backlog, random: s.fork(), lasting: 3 * time.Second}
+	consumers.Go(func() {
+		select {
+		case <-calm:
+			late.run(ctx)
+		case <-ctx.Done():
+		}
+	})
 	getter := &consumer{s: s, queue: right, random: s.fork()}
 	consumers.Go(func() { getter.runGets(ctx) })
 	for i := range 2 {
