@@ -4,6 +4,8 @@ import (
 	"bytes"
 	"cmp"
 	"context"
+	"crypto/tls"
+	"crypto/x509"
 	"errors"
 	"fmt"
 	"io"
@@ -94,9 +96,28 @@ func (c *conn) receive() (wire.Method, error) {
 	}
 }
 
+// external is the mechanism of who has shown a certificate.
+const external = "EXTERNAL"
+
+// certificate is the one that the client has shown and that was verified, or nil.
+func (c *conn) certificate() *x509.Certificate {
+	socket, ok := c.socket.(*tls.Conn)
+	if !ok {
+		return nil
+	}
+	if chains := socket.ConnectionState().VerifiedChains; len(chains) > 0 {
+		return chains[0][0]
+	}
+	return nil
+}
+
 func (c *conn) authenticate() error {
+	mechanisms := "PLAIN AMQPLAIN"
+	if c.certificate() != nil {
+		mechanisms += " " + external
+	}
 	if err := c.send(0, &wire.ConnectionStart{VersionMajor: 0, VersionMinor: 9, ServerProperties: c.server.properties(),
-		Mechanisms: "PLAIN AMQPLAIN", Locales: "en_US"}); err != nil {
+		Mechanisms: mechanisms, Locales: "en_US"}); err != nil {
 		return err
 	}
 	ok, user, password, err := c.receiveStartOk()
@@ -105,7 +126,12 @@ func (c *conn) authenticate() error {
 	}
 	ctx, cancel := context.WithTimeout(c.ctx, c.server.options.HandshakeTimeout)
 	defer cancel()
-	identity, err := c.server.options.Broker.Login(ctx, user, password, c.loopback())
+	var identity *broker.Identity
+	if ok.Mechanism == external {
+		identity, err = c.server.options.Broker.LoginVerified(ctx, user, c.loopback())
+	} else {
+		identity, err = c.server.options.Broker.Login(ctx, user, password, c.loopback())
+	}
 	if err != nil {
 		return c.refuseLogin(ok.Mechanism, err)
 	}
@@ -149,6 +175,11 @@ func (c *conn) credentials(ok *wire.ConnectionStartOk) (user, password string, e
 			return "", "", err
 		}
 		return auth.ParseAMQPlain(table)
+	case external:
+		if certificate := c.certificate(); certificate != nil {
+			user, err = auth.CertificateUser(certificate)
+			return user, "", err
+		}
 	}
 	return "", "", fmt.Errorf("unknown authentication mechanism '%s'", ok.Mechanism)
 }

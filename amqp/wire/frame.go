@@ -65,8 +65,11 @@ func (s *Scanner) SetFrameMax(frameMax uint32) { s.frameMax = int(frameMax) }
 func (s *Scanner) Buffered() int { return s.end - s.start }
 
 // Fill reads more bytes, at least one. What Next returned before is not valid any more.
-func (s *Scanner) Fill() error {
-	s.makeRoom()
+func (s *Scanner) Fill() error { return s.fill(s.needed()) }
+
+// fill reads more bytes into a buffer that has room for need.
+func (s *Scanner) fill(need int) error {
+	s.makeRoom(need)
 	n, err := s.source.Read(s.buf[s.end:])
 	s.end += n
 	if n > 0 {
@@ -85,8 +88,8 @@ func (s *Scanner) Shrink() {
 	}
 }
 
-// makeRoom moves what is left to the front and grows the buffer when a frame needs it or the last read filled it.
-func (s *Scanner) makeRoom() {
+// makeRoom moves what is left to the front and grows the buffer when need is larger or the last read filled it.
+func (s *Scanner) makeRoom(need int) {
 	full := s.end == len(s.buf) && len(s.buf) > 0
 	copy(s.buf, s.buf[s.start:s.end])
 	s.start, s.end = 0, s.end-s.start
@@ -96,7 +99,7 @@ func (s *Scanner) makeRoom() {
 	} else if full && size < readSize {
 		size = min(4*size, readSize)
 	}
-	if need := s.needed(); need > size {
+	if need > size {
 		size = min(2*need, max(need, readSize))
 	}
 	if size > len(s.buf) {
@@ -106,12 +109,17 @@ func (s *Scanner) makeRoom() {
 	}
 }
 
-// needed is the whole size of the frame at the front, as far as it is known; Next has checked it against the limit.
+// needed is the whole size of the frame at the front, as far as it is known. One above the limit needs no room: Next refuses
+// it.
 func (s *Scanner) needed() int {
 	if s.Buffered() < frameHeaderSize {
 		return frameHeaderSize
 	}
-	return int(binary.BigEndian.Uint32(s.buf[s.start+3:])) + FrameOverhead
+	size := binary.BigEndian.Uint32(s.buf[s.start+3:])
+	if uint64(size) > uint64(s.frameMax) {
+		return frameHeaderSize
+	}
+	return int(size) + FrameOverhead
 }
 
 // Next cuts the next frame off what has been read. ok is false when more bytes are needed. The error is *Error.
@@ -142,7 +150,7 @@ func (s *Scanner) Next() (f Frame, ok bool, err error) {
 // ReadRaw reads exactly n bytes that are no frame: the protocol header.
 func (s *Scanner) ReadRaw(n int) ([]byte, error) {
 	for s.Buffered() < n {
-		if err := s.Fill(); err != nil {
+		if err := s.fill(n); err != nil { // what is there is no frame, and says nothing of a size
 			return nil, err
 		}
 	}
