@@ -354,3 +354,16 @@ func (f writerFunc) Write(data []byte) (int, error) {
 	f()
 	return len(data), nil
 }
+
+// TestHistoriesName: every fault of another broker's report is one of ours.
+func TestHistoriesName(t *testing.T) {
+	for name, list := range histories {
+		names, err := ExpandFaults([]string{name})
+		if err != nil || len(names) != len(list) {
+			t.Errorf("%s: %v, %v, want %v", name, names, err, list)
+		}
+	}
+	if _, err := ExpandFaults([]string{"nats-0"}); err == nil {
+		t.Error("an unknown name is taken")
+	}
+}

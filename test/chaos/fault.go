@@ -121,13 +121,23 @@ func damaging(name, about, pattern string, damage func(path string, random *rand
 		}, heal: started}
 }
 
-// ExpandFaults turns names and groups into names.
+// histories are sets of faults that broke other brokers: names of their reports.
+var histories = map[string][]string{
+	"nats-7549": {"flip-wal", "flip-segment", "truncate-wal", "truncate-segment"},
+	"nats-7556": {"flip-catalog", "flip-checkpoint", "flip-stable", "truncate-checkpoint", "truncate-stable"},
+	"nats-7564": {"power-cut-all", "power-cut"},
+	"nats-7567": {"power-cut", "stop-short", "stop-long", "stop-leader"},
+	"nats-6888": {"kill-one", "kill-leader", "kill-all"},
+	"redpanda":  {"stop-long", "kill-one"},
+}
+
+// ExpandFaults turns names, groups and histories into names.
 func ExpandFaults(asked []string) ([]string, error) {
 	var names []string
 	for _, ask := range asked {
 		found := false
 		for _, f := range faults {
-			if ask == f.name || ask == f.group || ask == "all" {
+			if ask == f.name || ask == f.group || ask == "all" || slices.Contains(histories[ask], f.name) {
 				found = true
 				if !slices.Contains(names, f.name) {
 					names = append(names, f.name)
