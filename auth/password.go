@@ -21,9 +21,6 @@ import (
 // unbounded when a thousand clients come back at once. SHA-256 goes first because bcrypt looks at 72 bytes only.
 const bcryptPrefix = "bcrypt-sha256:"
 
-// cost is bcrypt's: about 50 ms of one core. The Verifier sees to it that a client that reconnects does not pay again.
-const cost = 10
-
 // maxPassword bounds what is hashed, in bytes.
 const maxPassword = 4096
 
