@@ -61,7 +61,7 @@ type publishStream struct {
 	key        []byte
 
 	mu        sync.Mutex // guards what follows; the broker's lock while it drains
-	room      sync.Cond  // told when rejections were sent
+	room      sync.Cond  // told when outcomes were sent
 	numbers   numbers
 	confirms  []*brokerv1.Confirm // to be sent
 	rejected  int                 // of them, those that the reader has added
@@ -70,8 +70,12 @@ type publishStream struct {
 	toldBlock string // the writer's
 }
 
-// maxRejected bounds the rejections that wait for a client that does not read.
-const maxRejected = 8192
+// maxRejected and maxUntold bound the rejections, and the messages altogether, whose outcome waits for a client that does
+// not read. The broker's own window is much smaller: who reads is never held up.
+const (
+	maxRejected = 8192
+	maxUntold   = 1 << 16
+)
 
 func (s *publishStream) read() error {
 	for {
@@ -104,7 +108,9 @@ func (s *publishStream) batch(b *brokerv1.PublishBatch) error {
 	if err != nil || len(b.Messages) == 0 {
 		return err
 	}
-	s.expect(first, len(b.Messages))
+	if !s.expect(first, len(b.Messages)) {
+		return s.calls.Err()
+	}
 	for i, m := range b.Messages {
 		sequence := first + uint64(i)
 		err := s.message(sequence, m)
@@ -165,11 +171,16 @@ func (s *publishStream) message(sequence uint64, m *brokerv1.Message) (err error
 	return s.channel.Publish(s.calls, p)
 }
 
-// expect notes the numbers of messages that the broker is about to take.
-func (s *publishStream) expect(first uint64, count int) {
+// expect notes the numbers of messages that the broker is about to take. It waits while too many have not been told, and
+// returns false when the stream has ended meanwhile.
+func (s *publishStream) expect(first uint64, count int) bool {
 	s.mu.Lock()
+	defer s.mu.Unlock()
+	for s.lastTag-s.numbers.front >= maxUntold && !s.stopped {
+		s.room.Wait()
+	}
 	s.numbers.add(s.lastTag+1, first, count)
-	s.mu.Unlock()
+	return !s.stopped
 }
 
 // giveUp takes back the last count numbers that were expected.

@@ -250,6 +250,60 @@ func TestAProducersMessagesAreStoredOnce(t *testing.T) {
 	expect(t, outcomes, "1 rejected refused")
 }
 
+// TestAClientThatDoesNotReadConfirms is held up, and goes on when it reads.
+func TestAClientThatDoesNotReadConfirms(t *testing.T) {
+	w := newWorld(t)
+	w.declare("q", nil)
+	p := w.publisher("")
+	const batches, size = 400, 500
+	sent := make(chan struct{}, batches)
+	go func() {
+		queues := make([]string, size)
+		for i := range queues {
+			queues[i] = []string{"q", "nowhere"}[i%2]
+		}
+		for range batches {
+			p.batch(0, 0, queues...)
+			sent <- struct{}{}
+		}
+		close(sent)
+	}()
+	for range 50 {
+		<-sent
+	}
+	// Read from here on; half-close once all is sent.
+	go func() {
+		for range sent {
+		}
+		if err := p.stream.CloseSend(); err != nil {
+			t.Error(err)
+		}
+	}()
+	counts := map[brokerv1.Outcome]uint64{}
+	told := make([]bool, batches*size+1)
+	for {
+		response, err := p.stream.Recv()
+		if errors.Is(err, io.EOF) {
+			break
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, c := range response.GetConfirms().GetConfirms() {
+			counts[c.Outcome] += c.LastSequence - c.FirstSequence + 1
+			for n := c.FirstSequence; n <= c.LastSequence; n++ {
+				if told[n] {
+					t.Fatalf("%d was told twice", n)
+				}
+				told[n] = true
+			}
+		}
+	}
+	if counts[brokerv1.Outcome_OUTCOME_CONFIRMED] != batches*size/2 || counts[brokerv1.Outcome_OUTCOME_UNROUTABLE] != batches*size/2 {
+		t.Errorf("outcomes %v", counts)
+	}
+}
+
 // reason returns the code and the reason of an error.
 func reason(t *testing.T, err error) string {
 	t.Helper()

@@ -78,3 +78,28 @@ func TestSnapshotsWithoutProducersCanBeRead(t *testing.T) {
 		t.Error("the state is another")
 	}
 }
+
+// BenchmarkProducerThrough is BenchmarkThrough with the numbers of a producer, 500 of them under way.
+func BenchmarkProducerThrough(b *testing.B) {
+	r := benchRun(b)
+	r.b.Attach(benchQueue, 1, &AttachOptions{Credit: 1000})
+	r.commit()
+	envelope := make([]byte, 1<<10)
+	queues := []QueueID{benchQueue}
+	b.ReportAllocs()
+	sequence, settled := uint64(500), uint64(0)
+	for b.Loop() {
+		if settled > 0 {
+			r.b.Settle(1, Ack, Range{settled - benchBatch + 1, settled})
+		}
+		for range benchBatch {
+			sequence++
+			mark := r.b.BeginEnqueue(queues, &EnqueueOptions{Producer: producerID(1), Sequence: sequence, Behind: 500})
+			r.b.Data = append(r.b.Data, envelope...)
+			r.b.EndEnqueue(mark)
+		}
+		r.commit()
+		settled += benchBatch
+	}
+	perMessage(b, b.N*benchBatch)
+}
