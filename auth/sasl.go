@@ -1,6 +1,7 @@
 package auth
 
 import (
+	"crypto/x509"
 	"errors"
 	"fmt"
 	"strings"
@@ -31,6 +32,13 @@ func ParseAMQPlain(table map[string]any) (user, password string, err error) {
 		return "", "", errors.New("AMQPLAIN response is missing LOGIN or PASSWORD field")
 	}
 	return checked("AMQPLAIN", user, password)
+}
+
+// CertificateUser is the user whom a client's verified certificate names: the common name of its subject. It answers the
+// mechanism EXTERNAL.
+func CertificateUser(c *x509.Certificate) (string, error) {
+	user, _, err := checked("EXTERNAL", c.Subject.CommonName, "")
+	return user, err
 }
 
 func checked(mechanism, user, password string) (string, string, error) {
