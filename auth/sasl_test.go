@@ -1,6 +1,8 @@
 package auth
 
 import (
+	"crypto/x509"
+	"crypto/x509/pkix"
 	"strings"
 	"testing"
 )
@@ -61,4 +63,13 @@ func FuzzParsePlain(f *testing.F) {
 			t.Fatalf("%q is read as %q, %q", response, user, password)
 		}
 	})
+}
+
+func TestCertificateUser(t *testing.T) {
+	for name, want := range map[string]string{"orders": "orders", "": "", strings.Repeat("x", maxUser+1): ""} {
+		got, err := CertificateUser(&x509.Certificate{Subject: pkix.Name{CommonName: name}})
+		if got != want || (err == nil) != (want != "") {
+			t.Errorf("%.20q: %q, %v", name, got, err)
+		}
+	}
 }

@@ -40,10 +40,12 @@ type Options struct {
 	Advertise   string // address that the other nodes are told; default Host
 	ClusterPort int
 	GossipPort  int
-	Join        []string // gossip addresses of any members
-	Expect      int      // size of the cluster to begin; 0 or 1 without Join: this node alone
-	Shards      int      // of a cluster that begins; default 16
-	Replicas    int      // of each shard; default 3
+	// GossipKeyFile has keys for gossip (gossip.Options.KeyFile); empty: plain text.
+	GossipKeyFile string
+	Join          []string // gossip addresses of any members
+	Expect        int      // size of the cluster to begin; 0 or 1 without Join: this node alone
+	Shards        int      // of a cluster that begins; default 16
+	Replicas      int      // of each shard; default 3
 
 	Store             *storage.Store
 	Observer          broker.CatalogObserver
@@ -210,7 +212,7 @@ func (c *Cluster) open() (err error) {
 	c.leaders, c.watcher, c.forgetter = newLeaderTable(c), newWatcher(c.ctx, c), newForgetter(c)
 	c.work.Go(c.serveNodes)
 	g, err := gossip.Start(gossip.Options{Self: c.member(), Bind: c.o.Host, Port: c.o.GossipPort, Advertise: c.o.Advertise,
-		Seeds: c.o.Join, Changed: c.membersChanged, Logger: c.log, Transport: c.o.Surroundings.Gossip})
+		Seeds: c.o.Join, Changed: c.membersChanged, Logger: c.log, Transport: c.o.Surroundings.Gossip, KeyFile: c.o.GossipKeyFile})
 	if err != nil {
 		return err
 	}

@@ -4,6 +4,7 @@ package node
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"io"
@@ -26,6 +27,7 @@ import (
 	"github.com/warrenmq/warren/management"
 	"github.com/warrenmq/warren/rpc"
 	"github.com/warrenmq/warren/storage"
+	"github.com/warrenmq/warren/tlsfiles"
 )
 
 // Node is a running node.
@@ -42,6 +44,8 @@ type Node struct {
 	// rpcListener is the listener of rpc, from before rpc is there; both are nil without a port.
 	rpcListener net.Listener
 	http        *management.Server
+	clientTLS   *tlsfiles.Source // what clients are shown; nil: plain text
+	nodeTLS     *tlsfiles.Source // what other nodes are shown; nil: plain text
 
 	joined  atomic.Bool            // broker and cluster can be asked
 	alarmed atomic.Pointer[string] // why publishers are blocked; nil or empty: they are not
@@ -96,23 +100,31 @@ func (n *Node) start(ctx context.Context, version string) (err error) {
 		log.Warn("PLAIN TEXT on an address that other machines reach: set up TLS, or say --insecure if it is meant",
 			"host", c.Host, "what", strings.Join(exposed, ", "))
 	}
+	if err := n.openTLS(); err != nil {
+		return err
+	}
 	// Health first: a probe must see a node that waits for its peers as alive and not ready.
 	if err := n.serveHTTP(); err != nil {
 		return err
 	}
 	// The ports are taken before anything is written, so that a second node on the same ports fails at once.
-	listener, err := net.Listen("tcp", c.Address(c.AMQPPort))
+	listeners, err := n.listenAMQP()
 	if err != nil {
 		return fmt.Errorf("listen for AMQP: %w", err)
 	}
+	defer func() {
+		if err != nil {
+			closeAll(listeners)
+		}
+	}()
 	serveRPC, err := n.listenRPC(version)
 	if err != nil {
-		return errors.Join(err, listener.Close())
+		return err
 	}
 	n.store, err = storage.Open(storage.Options{Dir: filepath.Join(c.DataDir, "store"), WALFileSize: int64(c.WALFileSize),
 		CacheBytes: int64(c.CacheSize), Logger: log, OnFatal: n.stopFor})
 	if err != nil {
-		return errors.Join(err, listener.Close())
+		return err
 	}
 	consumerTimeout := c.ConsumerTimeout
 	if consumerTimeout == 0 {
@@ -120,17 +132,19 @@ func (n *Node) start(ctx context.Context, version string) (err error) {
 	}
 	n.broker = broker.New(broker.Options{Logger: log, MaxMessageSize: int64(c.MaxMessageSize), ConsumerTimeout: consumerTimeout})
 	if n.cluster, err = n.startCluster(ctx, version); err != nil {
-		return errors.Join(err, listener.Close())
+		return err
 	}
 	n.metrics.MustRegister(n.cluster.Metrics())
 	n.broker.Start(n.cluster)
 	n.joined.Store(true)
 	if err := n.ensureUser(ctx); err != nil {
-		return errors.Join(err, listener.Close())
+		return err
 	}
 	n.amqp = amqp.NewServer(amqp.Options{Broker: n.broker, Logger: log, Version: version, Announce: c.AMQPAnnounce,
 		ClusterName: c.Name, MaxMessageSize: int64(c.MaxMessageSize), MaxConnections: maxClients, MaxSockets: clientSockets(fileLimit())})
-	n.serve("AMQP", func() error { return n.amqp.Serve(listener) })
+	for _, l := range listeners {
+		n.serve("AMQP", func() error { return n.amqp.Serve(l) })
+	}
 	serveRPC()
 	n.work.Go(n.watchResources)
 	n.serving.Store(true)
@@ -149,7 +163,7 @@ func (n *Node) startCluster(ctx context.Context, version string) (*cluster.Clust
 	return cluster.Start(joining, cluster.Options{DataDir: c.DataDir, Name: c.Name, Host: c.Host, Advertise: c.Advertise,
 		ClusterPort: c.ClusterPort, GossipPort: c.GossipPort, Join: c.Join, Expect: c.Expect, Shards: c.Shards, Replicas: c.Replicas,
 		Store: n.store, Observer: n.broker, Logger: n.log, GuestPasswordHash: guest, Version: version, OnFatal: n.stopFor,
-		Resources: n.resources, OnEmptied: n.closeClients, OnRemoved: func() { close(n.left) }})
+		GossipKeyFile: c.GossipKeyFile, Surroundings: n.surroundings(), Resources: n.resources, OnEmptied: n.closeClients, OnRemoved: func() { close(n.left) }})
 }
 
 func (n *Node) serveHTTP() error {
@@ -163,7 +177,7 @@ func (n *Node) serveHTTP() error {
 	n.metrics.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	n.http = management.New(management.Options{Ready: n.Ready, Metrics: n.metrics, Profiles: n.config.Profiles, Digests: n.writeDigests,
 		Cluster: operators{n}, Login: n.login, Logger: n.log})
-	n.serve("HTTP", func() error { return n.http.Serve(listener) })
+	n.serve("HTTP", func() error { return n.http.Serve(n.secure(listener, "http/1.1")) })
 	return nil
 }
 
@@ -177,7 +191,11 @@ func (n *Node) listenRPC(version string) (serve func(), err error) {
 		return nil, fmt.Errorf("listen for gRPC: %w", err)
 	}
 	return func() {
-		n.rpc = rpc.NewServer(rpc.Options{Broker: n.broker, Logger: n.log, Version: version, Ready: n.Ready, MaxMessageSize: int64(n.config.MaxMessageSize)})
+		var secured *tls.Config
+		if n.clientTLS != nil {
+			secured = n.clientTLS.Server("h2")
+		}
+		n.rpc = rpc.NewServer(rpc.Options{TLS: secured, Broker: n.broker, Logger: n.log, Version: version, Ready: n.Ready, MaxMessageSize: int64(n.config.MaxMessageSize)})
 		n.serve("gRPC", func() error { return n.rpc.Serve(n.rpcListener) })
 	}, nil
 }
@@ -259,6 +277,7 @@ func (n *Node) stop() error {
 
 // abandon undoes a start that failed half-way.
 func (n *Node) abandon() {
+	close(n.quit)
 	ctx, cancel := context.WithTimeout(context.Background(), stopTimeout)
 	defer cancel()
 	if n.rpcListener != nil {

@@ -32,6 +32,8 @@ type Options struct {
 	Logger  *slog.Logger
 	// Transport carries what is said (default: UDP and TCP).
 	Transport Transport
+	// KeyFile has the keys that encrypt (keys.go); it is read again when it changes. Empty: plain text.
+	KeyFile string
 }
 
 // What another transport is made of, in memberlist's terms.
@@ -86,6 +88,11 @@ func Start(o Options) (*Gossip, error) {
 	c.DeadNodeReclaimTime = 10 * time.Second
 	c.Transport = o.Transport
 	c.LogOutput = logWriter{o.Logger}
+	if o.KeyFile != "" {
+		if c.Keyring, err = openKeys(o.KeyFile); err != nil {
+			return nil, err
+		}
+	}
 	if size := proto.Size(o.Self); size > metaLimit {
 		return nil, fmt.Errorf("gossip: name and addresses take %d bytes, more than %d", size, metaLimit)
 	}
@@ -94,6 +101,9 @@ func Start(o Options) (*Gossip, error) {
 	}
 	ctx, end := context.WithCancel(context.Background())
 	g.end = end
+	if c.Keyring != nil {
+		g.work.Go(func() { watchKeys(ctx, o.KeyFile, c.Keyring, o.Logger) })
+	}
 	if len(o.Seeds) > 0 {
 		g.work.Go(func() { g.keepJoined(ctx) })
 	}

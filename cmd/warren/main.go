@@ -19,7 +19,7 @@ func main() {
 		SilenceUsage:  true,
 		SilenceErrors: true,
 	}
-	root.AddCommand(serverCommand(), healthCommand(), benchCommand(), versionCommand(), storageCommand(),
+	root.AddCommand(serverCommand(), healthCommand(), tlsCommand(), benchCommand(), versionCommand(), storageCommand(),
 		statusCommand(), membersCommand(), shardsCommand(), leaveCommand(), removeCommand(), drainCommand(), rebalanceCommand())
 	root.AddCommand(messageCommands()...)
 	if err := root.Execute(); err != nil {

@@ -4,6 +4,7 @@ package process
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"io"
@@ -88,8 +89,13 @@ func Start(t testing.TB, n int, flags ...string) *Cluster {
 		node.logFile = filepath.Join(dir, node.Name+".log")
 		gossip = append(gossip, "127.0.0.1:"+strconv.Itoa(ports[4]))
 		node.Flags = append([]string{"server", "--name", node.Name, "--data-dir", node.DataDir,
-			"--amqp-port", strconv.Itoa(ports[0]), "--http-port", strconv.Itoa(ports[1]), "--grpc-port", strconv.Itoa(ports[2]),
+			"--http-port", strconv.Itoa(ports[1]), "--grpc-port", strconv.Itoa(ports[2]),
 			"--cluster-port", strconv.Itoa(ports[3]), "--gossip-port", strconv.Itoa(ports[4])}, flags...)
+		if slices.Contains(flags, "--tls-cert") { // then AMQPPort is over TLS
+			node.Flags = append(node.Flags, "--amqp-port", "0", "--amqps-port", strconv.Itoa(ports[0]))
+		} else {
+			node.Flags = append(node.Flags, "--amqp-port", strconv.Itoa(ports[0]))
+		}
 		c.Nodes = append(c.Nodes, node)
 	}
 	for _, node := range c.Nodes {
@@ -218,14 +224,24 @@ func (n *Node) WaitReady() {
 	}
 }
 
+// probes asks for health; the certificate of a node with TLS is of no interest.
+var probes = http.Client{Transport: &http.Transport{TLSClientConfig: &tls.Config{InsecureSkipVerify: true}}}
+
+func (n *Node) scheme() string {
+	if slices.Contains(n.Flags, "--tls-cert") {
+		return "https"
+	}
+	return "http"
+}
+
 func (n *Node) ready() (int, error) {
 	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Second)
 	defer cancel()
-	request, err := http.NewRequestWithContext(ctx, http.MethodGet, fmt.Sprintf("http://127.0.0.1:%d/health/ready", n.HTTPPort), nil)
+	request, err := http.NewRequestWithContext(ctx, http.MethodGet, fmt.Sprintf("%s://127.0.0.1:%d/health/ready", n.scheme(), n.HTTPPort), nil)
 	if err != nil {
 		return 0, err
 	}
-	response, err := http.DefaultClient.Do(request)
+	response, err := probes.Do(request)
 	if err != nil {
 		return 0, err
 	}
