@@ -1,0 +1,230 @@
+package process
+
+import (
+	"errors"
+	"fmt"
+	"sync"
+	"testing"
+
+	amqp "github.com/rabbitmq/amqp091-go"
+)
+
+// traveller is a client that publishes numbered messages with confirms to a queue of its own and consumes them. When its
+// node goes, it comes back at the next one.
+type traveller struct {
+	t     *testing.T
+	nodes []*Node
+	at    int // index of the node that it is connected to
+	queue string
+	stop  chan struct{}
+	ended chan struct{}
+
+	mu        sync.Mutex // guards what follows
+	next      int
+	confirmed map[int]bool
+	seen      map[int]int
+	repeated  []int          // came twice without being marked as redelivered
+	ends      map[int]string // by node: how a connection to it ended
+	failed    error
+}
+
+func newTraveller(t *testing.T, nodes []*Node, at int) *traveller {
+	return &traveller{t: t, nodes: nodes, at: at, queue: fmt.Sprintf("rolling%d", at), stop: make(chan struct{}), ended: make(chan struct{}),
+		confirmed: map[int]bool{}, seen: map[int]int{}, ends: map[int]string{}}
+}
+
+func (v *traveller) run() {
+	defer close(v.ended)
+	for {
+		v.mu.Lock()
+		at := v.at
+		v.mu.Unlock()
+		err := v.visit(v.nodes[at])
+		if err == nil {
+			return
+		}
+		v.mu.Lock()
+		var reason *amqp.Error
+		switch {
+		case errors.As(err, &reason) && reason.Code == amqp.ConnectionForced:
+			v.ends[at] += "320 "
+		default:
+			v.ends[at] += err.Error() + " "
+		}
+		v.at = (at + 1) % len(v.nodes)
+		v.mu.Unlock()
+	}
+}
+
+// visit publishes and consumes at a node until the traveller is to stop (nil) or the connection ends (why).
+func (v *traveller) visit(n *Node) error {
+	conn, err := amqp.Dial(n.URL())
+	if err != nil {
+		return err
+	}
+	defer conn.Close()
+	closed := conn.NotifyClose(make(chan *amqp.Error, 1))
+	// why prefers what the server said to what a call made of it.
+	why := func(err error) error {
+		if reason := <-closed; reason != nil {
+			return reason
+		}
+		return err
+	}
+	ch, err := conn.Channel()
+	if err != nil {
+		return why(err)
+	}
+	if _, err := ch.QueueDeclare(v.queue, true, false, false, false, nil); err != nil {
+		return why(err)
+	}
+	if err := ch.Confirm(false); err != nil {
+		return why(err)
+	}
+	deliveries, err := ch.Consume(v.queue, "", false, false, false, false, nil)
+	if err != nil {
+		return why(err)
+	}
+	consumed := make(chan struct{})
+	go func() {
+		defer close(consumed)
+		for d := range deliveries {
+			v.note(&d)
+			_ = d.Ack(false) // a connection that ends is told below
+		}
+	}()
+	defer func() { _ = conn.Close(); <-consumed }()
+	for {
+		select {
+		case <-v.stop:
+			// What is on its way comes first.
+			await(v.t, "the last deliveries", func() bool { return v.missing() == 0 || conn.IsClosed() })
+			return nil
+		default:
+		}
+		v.mu.Lock()
+		number := v.next
+		v.next++
+		v.mu.Unlock()
+		confirm, err := ch.PublishWithDeferredConfirm("", v.queue, true, false, amqp.Publishing{Body: fmt.Append(nil, number), DeliveryMode: amqp.Persistent})
+		if err != nil {
+			return why(err)
+		}
+		select {
+		case <-confirm.Done():
+		case reason := <-closed:
+			if reason == nil {
+				return errors.New("closed")
+			}
+			return reason
+		}
+		if conn.IsClosed() { // the library tells what is open as done then
+			return why(errors.New("closed"))
+		}
+		if !confirm.Acked() {
+			v.fail(fmt.Errorf("message %d was refused", number))
+			return nil
+		}
+		v.mu.Lock()
+		v.confirmed[number] = true
+		v.mu.Unlock()
+	}
+}
+
+func (v *traveller) fail(err error) {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	v.failed = err
+}
+
+func (v *traveller) note(d *amqp.Delivery) {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	var number int
+	if _, err := fmt.Sscan(string(d.Body), &number); err != nil {
+		v.failed = err
+		return
+	}
+	v.seen[number]++
+	if v.seen[number] > 1 && !d.Redelivered {
+		v.repeated = append(v.repeated, number)
+	}
+}
+
+func (v *traveller) count() int {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	return len(v.confirmed)
+}
+
+// missing is how many confirmed messages have not come.
+func (v *traveller) missing() (count int) {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	for number := range v.confirmed {
+		if v.seen[number] == 0 {
+			count++
+		}
+	}
+	return count
+}
+
+// TestRollingRestart stops and starts each of three nodes gracefully under load. Nothing confirmed is lost, nothing comes
+// twice unmarked, clients of a node that is stopped are told 320 (connection-forced) and go on elsewhere, and no other client
+// notices.
+func TestRollingRestart(t *testing.T) {
+	c := Start(t, 3)
+	var travellers []*traveller
+	for i := range c.Nodes {
+		v := newTraveller(t, c.Nodes, i)
+		travellers = append(travellers, v)
+		go v.run()
+	}
+	// flow waits until every client has had a hundred confirms more.
+	flow := func(what string) {
+		t.Helper()
+		for i, v := range travellers {
+			start := v.count()
+			await(t, fmt.Sprintf("%s: confirms of client %d", what, i), func() bool { return v.count() >= start+100 })
+		}
+	}
+	flow("before")
+	for i, n := range c.Nodes {
+		at := make([]int, len(travellers))
+		before := make([]string, len(travellers))
+		for k, v := range travellers {
+			v.mu.Lock()
+			at[k], before[k] = v.at, fmt.Sprint(v.ends)
+			v.mu.Unlock()
+		}
+		n.Stop()
+		flow(n.Name + " is stopped")
+		n.Restart()
+		flow(n.Name + " is back")
+		for k, v := range travellers {
+			v.mu.Lock()
+			ends := fmt.Sprint(v.ends)
+			told := v.ends[i]
+			v.mu.Unlock()
+			switch {
+			case at[k] == i && told != "320 ":
+				t.Errorf("client %d of %s, which was stopped, saw %q", k, n.Name, told)
+			case at[k] != i && ends != before[k]:
+				t.Errorf("client %d, not of %s, saw %s", k, n.Name, ends)
+			}
+		}
+	}
+	total := 0
+	for i, v := range travellers {
+		close(v.stop)
+		<-v.ended
+		if v.failed != nil {
+			t.Errorf("client %d: %v", i, v.failed)
+		}
+		if lost := v.missing(); lost > 0 || len(v.repeated) > 0 {
+			t.Errorf("client %d: %d lost, came twice: %v", i, lost, v.repeated)
+		}
+		total += v.count()
+	}
+	t.Logf("%d messages confirmed", total)
+}
