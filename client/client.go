@@ -39,7 +39,8 @@ type options struct {
 	maxDelay       time.Duration
 }
 
-// WithCredentials sets the user; guest is the default, and may come from the broker's own machine alone.
+// WithCredentials sets the user; guest is the default, and may come from the broker's own machine alone. With an empty user
+// the client's certificate says who it is (see WithTLS).
 func WithCredentials(user, password string) Option {
 	return func(o *options) { o.user, o.password = user, password }
 }
@@ -47,7 +48,8 @@ func WithCredentials(user, password string) Option {
 // WithVHost sets the virtual host; "/" is the default.
 func WithVHost(name string) Option { return func(o *options) { o.vhost = name } }
 
-// WithTLS makes all connections use TLS; plain text is the default.
+// WithTLS makes all connections use TLS; plain text is the default. A client's certificate that the nodes' authorities have
+// signed can stand for a user and password: its common name is the user.
 func WithTLS(c *tls.Config) Option { return func(o *options) { o.tls = c } }
 
 // WithLogger sets where connections lost and found are told; nowhere is the default.
@@ -120,7 +122,7 @@ func (c *Client) dialOptions() []grpc.DialOption {
 	}
 	return append([]grpc.DialOption{
 		grpc.WithTransportCredentials(transport),
-		grpc.WithPerRPCCredentials(login{"Basic " + base64.StdEncoding.EncodeToString([]byte(c.options.user+":"+c.options.password)), c.options.vhost}),
+		grpc.WithPerRPCCredentials(c.login()),
 		grpc.WithKeepaliveParams(keepalive.ClientParameters{Time: pingEvery, Timeout: pingTimeout}),
 		grpc.WithConnectParams(grpc.ConnectParams{MinConnectTimeout: connectTimeout,
 			Backoff: backoff.Config{BaseDelay: c.options.minDelay, Multiplier: 1.6, Jitter: 0.2, MaxDelay: c.options.maxDelay}}),
@@ -132,11 +134,19 @@ func (c *Client) dialOptions() []grpc.DialOption {
 }
 
 // login puts credentials and vhost into the metadata of calls.
-type login struct{ authorization, vhost string }
+type login map[string]string
+
+func (c *Client) login() login {
+	l := login{"warren-vhost": c.options.vhost}
+	if c.options.user != "" {
+		l["authorization"] = "Basic " + base64.StdEncoding.EncodeToString([]byte(c.options.user+":"+c.options.password))
+	}
+	return l
+}
 
 // GetRequestMetadata implements credentials.PerRPCCredentials.
 func (l login) GetRequestMetadata(context.Context, ...string) (map[string]string, error) {
-	return map[string]string{"authorization": l.authorization, "warren-vhost": l.vhost}, nil
+	return l, nil
 }
 
 // RequireTransportSecurity is false, since nodes on the same machine or network may be used in plain text.

@@ -8,8 +8,13 @@ import (
 	"github.com/warrenmq/warren/cluster"
 )
 
-// Overview is how the cluster is, as management shows it.
-type Overview = cluster.Overview
+// Overview is how the cluster is, as management shows it, with what is in it.
+type (
+	Overview = cluster.Overview
+	Member   = cluster.Member
+	Group    = cluster.Group
+	Replica  = cluster.Replica
+)
 
 // operators is what management asks of the cluster, once this node serves.
 type operators struct{ n *Node }

@@ -2,6 +2,7 @@ package rpc
 
 import (
 	"context"
+	"crypto/x509"
 	"encoding/base64"
 	"net"
 	"runtime/debug"
@@ -9,10 +10,12 @@ import (
 
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/credentials"
 	"google.golang.org/grpc/metadata"
 	"google.golang.org/grpc/peer"
 	"google.golang.org/grpc/tap"
 
+	"github.com/warrenmq/warren/auth"
 	"github.com/warrenmq/warren/broker"
 	brokerv1 "github.com/warrenmq/warren/proto/broker/v1"
 )
@@ -75,26 +78,53 @@ func (s *Server) contain(method string, err *error) {
 // login reads the credentials of a call. What was verified before is remembered, so that it costs next to nothing.
 func (s *Server) login(ctx context.Context) (caller, error) {
 	md, _ := metadata.FromIncomingContext(ctx)
-	user, password, err := basicCredentials(md)
-	if err != nil {
-		return caller{}, err
-	}
 	c := caller{vhost: defaultVHost}
 	if v := md.Get(vhostKey); len(v) == 1 {
 		c.vhost = v[0]
 	}
-	loopback := false
-	if p, ok := peer.FromContext(ctx); ok {
-		c.address = p.Addr.String()
-		loopback = isLoopback(p.Addr)
+	var err error
+	p, ok := peer.FromContext(ctx)
+	if !ok {
+		return caller{}, loginRefused("the client's address is not known")
 	}
-	if c.identity, err = s.options.Broker.Login(ctx, user, password, loopback); err != nil {
+	c.address = p.Addr.String()
+	if certificate := certificateOf(p); certificate != nil && len(md.Get(authorizationKey)) == 0 {
+		c.identity, err = s.loginByCertificate(ctx, certificate, isLoopback(p.Addr))
+	} else {
+		c.identity, err = s.loginByPassword(ctx, md, isLoopback(p.Addr))
+	}
+	if err != nil {
 		if _, _, refused := ofMessage(err); refused {
 			return caller{}, loginRefused("login was refused")
 		}
 		return caller{}, err
 	}
 	return c, nil
+}
+
+func (s *Server) loginByPassword(ctx context.Context, md metadata.MD, loopback bool) (*broker.Identity, error) {
+	user, password, err := basicCredentials(md)
+	if err != nil {
+		return nil, err
+	}
+	return s.options.Broker.Login(ctx, user, password, loopback)
+}
+
+func (s *Server) loginByCertificate(ctx context.Context, c *x509.Certificate, loopback bool) (*broker.Identity, error) {
+	user, err := auth.CertificateUser(c)
+	if err != nil {
+		return nil, loginRefused("the certificate names no user")
+	}
+	return s.options.Broker.LoginVerified(ctx, user, loopback)
+}
+
+// certificateOf is the client's certificate that was verified, or nil.
+func certificateOf(p *peer.Peer) *x509.Certificate {
+	info, ok := p.AuthInfo.(credentials.TLSInfo)
+	if !ok || len(info.State.VerifiedChains) == 0 {
+		return nil
+	}
+	return info.State.VerifiedChains[0][0]
 }
 
 func loginRefused(text string) error {

@@ -186,8 +186,8 @@ func (p *plan) even() (Move, bool) {
 				continue
 			}
 			for _, s := range p.byLeader(from) {
-				if !s.Healthy || !slices.Contains(s.Nodes, from) || slices.Contains(s.Nodes, to) {
-					continue
+				if !s.Healthy || !slices.Contains(s.Nodes, from) || slices.Contains(s.Nodes, to) || slices.ContainsFunc(s.Nodes, p.away) {
+					continue // a group with a node that is away has no replica to spare
 				}
 				nodes := slices.Clone(s.Nodes)
 				nodes[slices.Index(nodes, from)] = to

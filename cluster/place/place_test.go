@@ -180,6 +180,9 @@ func TestMovesArrive(t *testing.T) {
 			if m.Why != "leaders are uneven" && m.Why != "replicas are uneven" {
 				t.Fatalf("a node's absence alone moves replicas: %+v", m)
 			}
+			if m.Why == "replicas are uneven" && slices.ContainsFunc(m.Nodes, func(n uint16) bool { return !w.node(n).Alive }) {
+				t.Fatalf("a group that misses a node is moved: %+v", m)
+			}
 		}
 	})
 }

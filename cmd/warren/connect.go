@@ -3,6 +3,8 @@ package main
 import (
 	"bytes"
 	"context"
+	"crypto/tls"
+	"crypto/x509"
 	"encoding/json"
 	"fmt"
 	"io"
@@ -26,6 +28,9 @@ type access struct {
 	password     string
 	passwordFile string
 	vhost        string
+	tls          bool
+	ca           string
+	cert, key    string
 	timeout      time.Duration
 	json         bool
 }
@@ -36,8 +41,37 @@ func (a *access) register(f *pflag.FlagSet) {
 	f.StringVar(&a.password, "password", "guest", "password; others on this machine can see it: --password-file does not show it")
 	f.StringVar(&a.passwordFile, "password-file", "", "file with the password in its first line")
 	f.StringVar(&a.vhost, "vhost", "/", "virtual host")
+	f.BoolVar(&a.tls, "tls", false, "use TLS, and trust this machine's authorities")
+	f.StringVar(&a.ca, "tls-ca", "", "use TLS, and trust the authorities in this PEM file")
+	f.StringVar(&a.cert, "tls-cert", "", "use TLS, and show the certificate in this PEM file; its common name is the user, instead of --user")
+	f.StringVar(&a.key, "tls-key", "", "PEM file with the key of --tls-cert")
 	f.DurationVar(&a.timeout, "timeout", 30*time.Second, "how long to try")
 	f.BoolVar(&a.json, "json", false, "print JSON, one object a line")
+}
+
+// secure makes the configuration of TLS; nil: plain text.
+func (a *access) secure() (*tls.Config, error) {
+	if !a.tls && a.ca == "" && a.cert == "" {
+		return nil, nil
+	}
+	c := &tls.Config{MinVersion: tls.VersionTLS12}
+	if a.ca != "" {
+		data, err := os.ReadFile(a.ca)
+		if err != nil {
+			return nil, fmt.Errorf("authorities: %w", err)
+		}
+		if c.RootCAs = x509.NewCertPool(); !c.RootCAs.AppendCertsFromPEM(data) {
+			return nil, fmt.Errorf("authorities: no certificate in %s", a.ca)
+		}
+	}
+	if a.cert != "" {
+		pair, err := tls.LoadX509KeyPair(a.cert, a.key)
+		if err != nil {
+			return nil, fmt.Errorf("certificate: %w", err)
+		}
+		c.Certificates = []tls.Certificate{pair}
+	}
+	return c, nil
 }
 
 // connect returns a client, and a context that ends with SIGINT, SIGTERM, or in time.
@@ -51,7 +85,15 @@ func (a *access) connect(ctx context.Context, limited bool) (context.Context, *c
 		password, _, _ = strings.Cut(string(data), "\n")
 		password = strings.TrimSuffix(password, "\r")
 	}
-	c, err := client.New(a.servers, client.WithCredentials(a.user, password), client.WithVHost(a.vhost))
+	secured, err := a.secure()
+	if err != nil {
+		return nil, nil, nil, err
+	}
+	user := a.user
+	if a.cert != "" {
+		user = ""
+	}
+	c, err := client.New(a.servers, client.WithCredentials(user, password), client.WithVHost(a.vhost), client.WithTLS(secured))
 	if err != nil {
 		return nil, nil, nil, err
 	}

@@ -67,13 +67,22 @@ func serve(ctx context.Context, settings *config.Server, out io.Writer) error {
 // announce prints how to reach the node.
 func announce(out io.Writer, c *config.Server) {
 	fmt.Fprintf(out, "Warren %s is ready.\n", version)
-	fmt.Fprintf(out, "  AMQP     amqp://guest:guest@%s/   (guest from this machine only)\n", c.Address(c.AMQPPort))
+	if c.AMQPPort != 0 {
+		fmt.Fprintf(out, "  AMQP     amqp://guest:guest@%s/   (guest from this machine only)\n", c.Address(c.AMQPPort))
+	}
+	scheme := "http"
+	if c.TLSCert != "" {
+		scheme = "https"
+		if c.AMQPSPort != 0 {
+			fmt.Fprintf(out, "  AMQPS    amqps://%s/\n", c.Address(c.AMQPSPort))
+		}
+	}
 	if c.GRPCPort != 0 {
 		fmt.Fprintf(out, "  gRPC     %s\n", c.Address(c.GRPCPort))
 	}
 	if c.HTTPPort != 0 {
-		fmt.Fprintf(out, "  health   http://%s/health/ready\n", c.Address(c.HTTPPort))
-		fmt.Fprintf(out, "  metrics  http://%s/metrics\n", c.Address(c.HTTPPort))
+		fmt.Fprintf(out, "  health   %s://%s/health/ready\n", scheme, c.Address(c.HTTPPort))
+		fmt.Fprintf(out, "  metrics  %s://%s/metrics\n", scheme, c.Address(c.HTTPPort))
 	}
 	fmt.Fprintf(out, "  data     %s\n", c.DataDir)
 }

@@ -158,7 +158,7 @@ func (n *Node) start(ended func(*Node)) error {
 	fmt.Fprintf(log, "--- started by the suite at %s\n", time.Now().Format(time.RFC3339Nano))
 	args := append([]string{n.binary}, n.flags...)
 	if n.network != nil {
-		args = append([]string{"ip", "netns", "exec", n.network.Namespace(n.index)}, args...)
+		args = append(network.Inside(n.network.Namespace(n.index)), args...)
 	}
 	command := exec.Command(args[0], args[1:]...)
 	command.Stdout, command.Stderr = log, log

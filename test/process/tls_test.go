@@ -9,6 +9,7 @@ import (
 	"io"
 	"net"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"slices"
 	"strconv"
@@ -234,6 +235,56 @@ func TestTLSEverywhere(t *testing.T) {
 		}
 	}
 	refuseStrangers(t, c.Nodes[0], dir)
+	otherClients(t, c.Nodes[0], dir)
+}
+
+// otherClients lets pika log in by certificate, and the command line by gRPC.
+func otherClients(t *testing.T, n *Node, dir string) {
+	t.Helper()
+	path := func(name string) string { return filepath.Join(dir, name) }
+	binary, err := Binary()
+	if err != nil {
+		t.Fatal(err)
+	}
+	grpc := "127.0.0.1:" + n.Flags[slices.Index(n.Flags, "--grpc-port")+1]
+	list := func(args ...string) ([]byte, error) {
+		c := exec.Command(binary, append([]string{"queue", "list", "--timeout", "20s", "--server", grpc}, args...)...)
+		c.Env = cleanEnvironment()
+		return c.CombinedOutput()
+	}
+	certificate := []string{"--tls-ca", path(tlsfiles.CACert), "--tls-cert", path(tlsfiles.ClientCert), "--tls-key", path(tlsfiles.ClientKey)}
+	for _, args := range [][]string{certificate, certificate[:2]} {
+		if out, err := list(args...); err != nil || !strings.Contains(string(out), "q0") {
+			t.Errorf("gRPC with %v: %v\n%s", args, err, out)
+		}
+	}
+	if out, err := list("--timeout", "2s"); err == nil {
+		t.Errorf("gRPC answers in plain text: %s", out)
+	}
+
+	const python = "/usr/bin/python3" // Debian's, the one that sees Debian's pika
+	if exec.Command(python, "-c", "import pika").Run() != nil {
+		t.Log("without pika: python3-pika is missing")
+		return
+	}
+	const program = `
+import ssl, sys, pika
+port, ca, cert, key = sys.argv[1:]
+context = ssl.create_default_context(cafile=ca)
+context.load_cert_chain(cert, key)
+connection = pika.BlockingConnection(pika.ConnectionParameters("localhost", int(port),
+    ssl_options=pika.SSLOptions(context, "localhost"), credentials=pika.credentials.ExternalCredentials()))
+channel = connection.channel()
+channel.confirm_delivery()
+queue = channel.queue_declare("", exclusive=True).method.queue
+channel.basic_publish("", queue, b"secret", mandatory=True)
+print(channel.basic_get(queue, auto_ack=True)[2].decode())
+connection.close()
+`
+	out, err := exec.Command(python, "-c", program, strconv.Itoa(n.AMQPPort), path(tlsfiles.CACert), path(tlsfiles.ClientCert), path(tlsfiles.ClientKey)).CombinedOutput()
+	if err != nil || strings.TrimSpace(string(out)) != "secret" {
+		t.Errorf("pika: %v\n%s", err, out)
+	}
 }
 
 func isRefusal(err error) bool {

@@ -179,9 +179,18 @@ func (d *Disk) unmount() error {
 			return fmt.Errorf("take off the disk at %s: %w", d.point, err)
 		}
 	}
-	server.Wait()
-	d.server = nil
-	return nil
+	gone := make(chan struct{})
+	go func() {
+		server.Wait()
+		close(gone)
+	}()
+	select {
+	case <-gone:
+		d.server = nil
+		return nil
+	case <-time.After(20 * time.Second):
+		return fmt.Errorf("take off the disk at %s: it is still mounted in another namespace", d.point)
+	}
 }
 
 // Close takes the disk off, however busy it is.

@@ -118,7 +118,8 @@ func (b *Bridge) filter(node int, rule ...string) error {
 }
 
 func (b *Bridge) iptables(node int, args ...string) error {
-	return ip(append([]string{"netns", "exec", b.nodes[node], "iptables", "-w", "10"}, args...)...)
+	line := append(Inside(b.nodes[node]), "iptables", "-w", "10")
+	return command(line[0], append(line[1:], args...)...)
 }
 
 // Cut implements Network.

@@ -48,8 +48,10 @@ func namespacesMissing() string {
 	if os.Geteuid() != 0 {
 		return "network namespaces need root"
 	}
-	if _, err := exec.LookPath("ip"); err != nil {
-		return "network namespaces need the ip command"
+	for _, program := range []string{"ip", "nsenter"} {
+		if _, err := exec.LookPath(program); err != nil {
+			return "network namespaces need the " + program + " command"
+		}
 	}
 	return ""
 }
@@ -101,6 +103,12 @@ func furnish(namespace, device string, node, nodes int) error {
 		}
 	}
 	return nil
+}
+
+// Inside is what to put before a command line to run it in a namespace. It is not `ip netns exec`, which makes a namespace of
+// mounts as well: what is mounted at that time would stay mounted there, whatever is taken off elsewhere.
+func Inside(namespace string) []string {
+	return []string{"nsenter", "--net=" + namespaceDir + namespace}
 }
 
 func ip(args ...string) error { return command("ip", args...) }
