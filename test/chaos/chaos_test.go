@@ -274,7 +274,7 @@ func TestReplies(t *testing.T) {
 
 func TestLongestGap(t *testing.T) {
 	s := newSeries(func() time.Duration { return 0 })
-	for _, g := range [][2]time.Duration{{0, 40}, {100, 110}, {200, 900}, {950, 1000}} {
+	for _, g := range [][2]time.Duration{{0, 40}, {100, 105}, {200, 900}, {950, 1000}} {
 		s.gap(g[0]*time.Millisecond, g[1]*time.Millisecond)
 	}
 	for _, c := range []struct{ from, to, want time.Duration }{{0, 50, 40}, {90, 120, 0}, {300, 400, 700}, {890, 960, 700}, {910, 2000, 50}} {

@@ -16,8 +16,8 @@ const (
 	latencyGrowth  = 1.2
 )
 
-// gapsFrom is the shortest gap between two confirms of a publisher that is kept.
-const gapsFrom = 30 * time.Millisecond
+// gapsFrom is the shortest gap between two confirms of a publisher that is kept: about the time between two of its batches.
+const gapsFrom = 6 * time.Millisecond
 
 // series is what happened when, for the time line and for the gaps.
 type series struct {
