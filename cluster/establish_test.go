@@ -9,6 +9,7 @@ import (
 	"sync"
 	"sync/atomic"
 	"testing"
+	"time"
 
 	"github.com/hashicorp/raft"
 
@@ -251,3 +252,30 @@ func (s *memoryStream) Recv() ([]byte, error) {
 }
 
 func (s *memoryStream) Close() { s.end() }
+
+// TestCampaignsGetRarer: seats that stand in step depose one another before any is established. So the pause grows, by chance,
+// while no leader stays, and is short again after one has.
+func TestCampaignsGetRarer(t *testing.T) {
+	start := time.Now()
+	g := &group{}
+	var times []time.Duration
+	for at := time.Duration(0); at < time.Minute; at += 25 * time.Millisecond {
+		if g.mayStand(start.Add(at)) {
+			times = append(times, at)
+		}
+	}
+	if len(times) < 6 || len(times) > 12 {
+		t.Errorf("campaigns at %v", times)
+	}
+	for i, at := range times[1:] {
+		pause := min(campaignPause<<i, maxCampaignPause)
+		if gap := at - times[i]; gap < pause || gap > pause*3/2+25*time.Millisecond {
+			t.Errorf("campaign %d after %v", i+2, gap)
+		}
+	}
+	g.tries = 0 // a leader has stayed
+	now := start.Add(2 * time.Minute)
+	if !g.mayStand(now) || g.mayStand(now.Add(campaignPause-1)) || !g.mayStand(now.Add(campaignPause*3/2)) {
+		t.Error("after a leader that stayed the pause is not the shortest")
+	}
+}

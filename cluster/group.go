@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"math/rand/v2"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -42,9 +43,12 @@ type group struct {
 	work     *sync.WaitGroup
 	leads    bool // established
 	term     uint64
-	lonely   time.Time // since when no leader is known; zero: one is
-	campaign time.Time // the last one
-	transfer time.Time // since when a leadership transfer does not end; zero: none
+	lonely   time.Time     // since when no leader is known; zero: one is
+	campaign time.Time     // the last one
+	pause    time.Duration // after it, until the next
+	tries    int           // campaigns since a leader has last stayed
+	led      time.Time     // since when a leader is known; zero: none is
+	transfer time.Time     // since when a leadership transfer does not end; zero: none
 }
 
 // groupParts is what makes the catalog's group and the shards' different.
@@ -344,7 +348,23 @@ const (
 	rankDelay = 150 * time.Millisecond
 	// campaignPause is the shortest time between two campaigns of a seat: an election takes a round trip and an fsync.
 	campaignPause = time.Second
+	// maxCampaignPause is what the pause grows to while no leader stays.
+	maxCampaignPause = 8 * time.Second
+	// stays is how long a leader must be known to count as one that stays.
+	stays = 2 * time.Second
 )
+
+// mayStand tells whether enough time has passed since this seat stood last, and notes that it stands. The pause grows while no
+// leader stays, and is never the same: seats that stand in step depose one another before any is established, for ever. mu is held.
+func (g *group) mayStand(now time.Time) bool {
+	if now.Sub(g.campaign) < g.pause {
+		return false
+	}
+	pause := min(campaignPause<<min(g.tries, 10), maxCampaignPause)
+	g.campaign, g.pause = now, pause+rand.N(pause/2)
+	g.tries++
+	return true
+}
 
 // nodesView is what is known of the nodes, for the decision to stand for election.
 type nodesView interface {
@@ -368,19 +388,22 @@ func (g *group) consider(now time.Time, nodes nodesView) {
 	if leader != "" && nodes.maybeLeads(leader) {
 		g.mu.Lock()
 		g.lonely = time.Time{}
+		if g.led.IsZero() {
+			g.led = now
+		} else if now.Sub(g.led) >= stays {
+			g.tries = 0
+		}
 		g.mu.Unlock()
 		return
 	}
 	rank, living, voters := g.rank(nodes.alive)
 	led := nodes.leaderElsewhere(g.id)
 	g.mu.Lock()
+	g.led = time.Time{}
 	if g.lonely.IsZero() {
 		g.lonely = now
 	}
-	stands := rank >= 0 && !led && 2*living > voters && now.Sub(g.lonely) >= time.Duration(rank)*rankDelay && now.Sub(g.campaign) >= campaignPause
-	if stands {
-		g.campaign = now
-	}
+	stands := rank >= 0 && !led && 2*living > voters && now.Sub(g.lonely) >= time.Duration(rank)*rankDelay && g.mayStand(now)
 	r, facade := g.running.Load(), g.facade
 	g.mu.Unlock()
 	if stands && r != nil {
@@ -400,10 +423,7 @@ func (g *group) passedOver(r *raft.Raft, facade *raftnet.Group, q *raft.RequestV
 	}
 	now := time.Now()
 	g.mu.Lock()
-	stands := now.Sub(g.campaign) >= campaignPause
-	if stands {
-		g.campaign = now
-	}
+	stands := g.mayStand(now)
 	g.mu.Unlock()
 	if stands {
 		g.stand(r, facade)
