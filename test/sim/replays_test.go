@@ -1,6 +1,7 @@
 package sim
 
 import (
+	"cmp"
 	"fmt"
 	"math/rand/v2"
 	"testing"
@@ -15,6 +16,7 @@ type script struct {
 	random  *rand.Rand
 	actions []*action
 	at      time.Duration
+	delay   time.Duration // of the network, at most; default 2 ms
 }
 
 // then adds a fault, some time after the last one began.
@@ -44,7 +46,7 @@ func replay(t *testing.T, write func(s *script)) {
 			t.Parallel()
 			s := &script{random: rand.New(rand.NewPCG(seed, 3))}
 			write(s)
-			p := &plan{nodes: 5, replicas: 5, shards: 1, snapshots: 4, sync: time.Millisecond, delay: 2 * time.Millisecond, messages: 200, actions: s.actions}
+			p := &plan{nodes: 5, replicas: 5, shards: 1, snapshots: 4, sync: time.Millisecond, delay: cmp.Or(s.delay, 2*time.Millisecond), messages: 200, actions: s.actions}
 			p.setPace()
 			runSchedule(t, seed, p)
 		})
@@ -124,4 +126,12 @@ func TestDisksThatLie(t *testing.T) {
 	if o := playPlan(t, 1, p); !o.failed() {
 		t.Errorf("nothing was found: %v", o)
 	}
+}
+
+// TestBegin lets clusters of five begin, again and again, on a slow network: elections must come to an end.
+func TestBegin(t *testing.T) {
+	replay(t, func(s *script) {
+		s.delay = 20 * time.Millisecond
+		s.then(time.Second, "break", 0, 0, 1)
+	})
 }
