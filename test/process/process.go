@@ -132,7 +132,7 @@ func (n *Node) start() {
 	defer log.Close()
 	n.command = exec.Command(n.binary, n.Flags...)
 	n.command.Stdout, n.command.Stderr = log, log
-	n.command.Env = cleanEnvironment()
+	n.command.Env = CleanEnvironment()
 	// A test that dies must not leave brokers behind.
 	n.command.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 	if err := n.command.Start(); err != nil {
@@ -145,8 +145,8 @@ func (n *Node) start() {
 	}(n.command, n.exited)
 }
 
-// cleanEnvironment is this process's environment without what a node would take for its settings.
-func cleanEnvironment() []string {
+// CleanEnvironment is this process's environment without what a node would take for its settings.
+func CleanEnvironment() []string {
 	return slices.DeleteFunc(os.Environ(), func(v string) bool { return strings.HasPrefix(v, "WARREN_") })
 }
 

@@ -249,7 +249,7 @@ func otherClients(t *testing.T, n *Node, dir string) {
 	grpc := "127.0.0.1:" + n.Flags[slices.Index(n.Flags, "--grpc-port")+1]
 	list := func(args ...string) ([]byte, error) {
 		c := exec.Command(binary, append([]string{"queue", "list", "--timeout", "20s", "--server", grpc}, args...)...)
-		c.Env = cleanEnvironment()
+		c.Env = CleanEnvironment()
 		return c.CombinedOutput()
 	}
 	certificate := []string{"--tls-ca", path(tlsfiles.CACert), "--tls-cert", path(tlsfiles.ClientCert), "--tls-key", path(tlsfiles.ClientKey)}
