@@ -192,7 +192,20 @@ func (g *Group) SaveCheckpoint(c Checkpoint, writeState func(io.Writer) error, l
 	if err := g.save(c, writeState, live); err != nil {
 		return fmt.Errorf("checkpoint of group %d at %d: %w", g.id, c.Index, err)
 	}
+	g.setVain(g.s.wal.pinnedBy(g))
 	return g.s.wal.retire()
+}
+
+func (g *Group) setVain(vain bool) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.vain = vain
+}
+
+func (g *Group) isVain() bool {
+	g.mu.RLock()
+	defer g.mu.RUnlock()
+	return g.vain
 }
 
 func (g *Group) save(c Checkpoint, writeState func(io.Writer) error, live LiveRefs) error {

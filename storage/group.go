@@ -42,6 +42,7 @@ type Group struct {
 	floor      uint64 // entries up to here are not needed in the log any more
 	segments   []*segment
 	checkpoint *checkpointFile
+	vain       bool // the last checkpoint left the oldest log file needed; until the next file begins another would, too
 	damaged    error
 	unreadable bool // the group's own files are damaged, not only its log
 	cutShort   bool // a crash came between an installed checkpoint and its record in the log; Open's

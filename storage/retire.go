@@ -5,13 +5,15 @@ import (
 	"slices"
 )
 
-// askForCheckpoints tells which groups keep the oldest file, when there are more files than are to be kept.
+// askForCheckpoints tells which groups keep the oldest file, when there are more files than are to be kept. One whose checkpoint
+// has just not helped, since it has not applied what is in that file, is asked again when the next file begins, and not at once:
+// it would make checkpoints without a pause.
 func (w *wal) askForCheckpoints() {
 	w.filesMu.RLock()
 	var groups []uint32
 	if len(w.files)-1 > w.s.o.KeepFiles {
 		for _, g := range w.s.sortedGroups() {
-			if g.pins(w.files[0]) {
+			if g.pins(w.files[0]) && !g.isVain() {
 				groups = append(groups, g.id)
 			}
 		}
@@ -28,6 +30,13 @@ func (w *wal) askForCheckpoints() {
 	case w.s.needs <- groups:
 	default:
 	}
+}
+
+// pinnedBy tells whether a group keeps the oldest file.
+func (w *wal) pinnedBy(g *Group) bool {
+	w.filesMu.RLock()
+	defer w.filesMu.RUnlock()
+	return g.pins(w.files[0])
 }
 
 // horizon is the number of the newest file that is to be retired, 0 for none.

@@ -21,6 +21,9 @@ func (w *wal) rotate() error {
 	if err := w.watched(func() error { return w.begin(number, f) }); err != nil {
 		return w.giveBack(number, f, err)
 	}
+	for _, g := range w.s.sortedGroups() {
+		g.setVain(false)
+	}
 	w.askForCheckpoints()
 	w.background.Go(w.maintain)
 	return nil

@@ -189,3 +189,55 @@ func TestClosedForWork(t *testing.T) {
 		}
 	}
 }
+
+// TestCheckpointInVain: a replica that has not applied what the oldest log file holds cannot free it by a checkpoint. It is asked
+// for another when the next file begins, not at once: whoever answers would do nothing else.
+func TestCheckpointInVain(t *testing.T) {
+	s := mustOpen(t, vfs.NewMem(), nil)
+	defer func() { must(t, s.Close()) }()
+	g := mustGroup(t, s, 1)
+	last := uint64(0)
+	newest := func() uint64 {
+		s.wal.filesMu.RLock()
+		defer s.wal.filesMu.RUnlock()
+		return s.wal.files[len(s.wal.files)-1].number
+	}
+	rotate := func() {
+		t.Helper()
+		for at := newest(); newest() == at; last += 10 {
+			must(t, g.Append(entries(1, last+1, last+10, 1, 2000)))
+		}
+		s.wal.background.Wait()
+	}
+	asked := func() bool {
+		select {
+		case <-s.NeedsCheckpoint():
+			return true
+		default:
+			return false
+		}
+	}
+	nothing := func(_, _ uint64, _ func(uint64, uint32, uint32) bool) {}
+	state := func(w io.Writer) error { _, err := w.Write([]byte("state")); return err }
+	for range s.o.KeepFiles + 2 {
+		rotate()
+	}
+	for range 3 {
+		if !asked() {
+			t.Fatal("nobody is asked for a checkpoint though a file could retire")
+		}
+		must(t, g.SaveCheckpoint(Checkpoint{Index: 1, Term: 1}, state, nothing)) // the others are not applied yet
+		if asked() {
+			t.Fatal("another checkpoint is asked for, which would help as little")
+		}
+		rotate()
+	}
+	if !asked() {
+		t.Fatal("nobody is asked after the next file")
+	}
+	must(t, g.SaveCheckpoint(Checkpoint{Index: last, Term: 1}, state, nothing))
+	s.wal.background.Wait()
+	if n := len(s.wal.files); n > s.o.KeepFiles+1 {
+		t.Errorf("%d files are left", n)
+	}
+}
