@@ -125,6 +125,8 @@ const (
 	acked
 )
 
+func (s standing) String() string { return [...]string{"unseen", "held", "free", "acked"}[s] }
+
 // mark is what is known of one message in one queue.
 type mark struct {
 	standing standing
@@ -216,7 +218,10 @@ func (c *Consumer) redelivered(p *Publisher, id uint32, m mark, now time.Duratio
 func (c *Consumer) fresh(p *Publisher, id uint32, m *mark) {
 	q, l := c.queue, c.queue.ledger
 	if m.fresh || m.standing != unseen {
-		l.report(Finding{Kind: Duplicate, Queue: q.name, Publisher: p.name, Message: id, Detail: "delivered twice, the second time without the redelivered flag"})
+		l.report(Finding{Kind: Duplicate, Queue: q.name, Publisher: p.name, Message: id, Detail: fmt.Sprintf(
+			"delivered twice, the second time without the redelivered flag: to channel %d (node%d) at %v; before, %v since %v, %v, to channel %d (node%d)",
+			c.number, c.node+1, l.now().Round(time.Millisecond), m.standing, time.Duration(m.at)*time.Millisecond,
+			map[bool]string{true: "first without the flag", false: "always with the flag"}[m.fresh], m.channel, l.nodeOf(m.channel)+1)})
 	}
 	m.fresh = true
 	lasts := c.last
@@ -343,6 +348,13 @@ func (l *Ledger) publisher(number uint32) *Publisher {
 		return nil
 	}
 	return l.publishers[number]
+}
+
+// nodeOf is the node of a channel.
+func (l *Ledger) nodeOf(channel uint32) int {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.channels[channel].node
 }
 
 func routes(p *Publisher, id uint32, q *Queue) bool {
