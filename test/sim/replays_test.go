@@ -31,9 +31,9 @@ func (s *script) then(after time.Duration, name string, lasts time.Duration, vic
 	panic("no such fault: " + name)
 }
 
-// play runs a script with a few seeds, or with those that the flags name.
+// replay runs a script with one seed, or with those that the flags name.
 func replay(t *testing.T, write func(s *script)) {
-	first, count := uint64(1), 3
+	first, count := uint64(1), 1
 	if *seedFlag != 0 {
 		first, count = *seedFlag, 1
 	}

@@ -19,7 +19,7 @@ var (
 
 // TestSchedules runs schedules. A failure prints its seed and its plan; run it again with -run TestSchedules -seed N -v.
 func TestSchedules(t *testing.T) {
-	first, count := uint64(1), 10
+	first, count := uint64(1), 8
 	if *seedFlag != 0 {
 		first, count = *seedFlag, 1
 	}
