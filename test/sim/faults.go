@@ -61,8 +61,11 @@ var faults = []*fault{
 
 func damaging(name, kind string, cut bool) *fault {
 	return &fault{name: name, group: "damage", victims: same, longest: second, ends: true, heal: starting, inject: func(s *sim, a *action) {
+		n := s.nodes[a.victims[0]]
+		n.repair.Lock()
+		defer n.repair.Unlock()
 		killing(a.random().IntN(2) == 0)(s, a)
-		a.detail = s.nodes[a.victims[0]].disk.damage(kind, cut, a.random())
+		a.detail = n.disk.damage(kind, cut, a.random())
 	}}
 }
 
@@ -79,8 +82,11 @@ func killing(power bool) func(*sim, *action) {
 }
 
 func wiping(s *sim, a *action) {
+	n := s.nodes[a.victims[0]]
+	n.repair.Lock()
+	defer n.repair.Unlock()
 	killing(false)(s, a)
-	s.nodes[a.victims[0]].disk.wipe()
+	n.disk.wipe()
 }
 
 func starting(s *sim, a *action) {

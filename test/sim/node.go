@@ -20,6 +20,8 @@ type node struct {
 	disk   *disk
 	runs   int
 
+	repair sync.Mutex // held while somebody is at the disk of a dead node: it does not start meanwhile
+
 	mu  sync.Mutex // guards what follows
 	run *run       // the present one; nil: none
 }
@@ -80,6 +82,8 @@ const (
 
 // start begins a run, if there is none.
 func (n *node) start() {
+	n.repair.Lock()
+	defer n.repair.Unlock()
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	if n.run != nil {
