@@ -76,6 +76,10 @@ func newCluster(o *Options, dir string) (_ *cluster, err error) {
 		c.network = nil // it has removed what it had made
 		return nil, err
 	}
+	ports, err := process.FreePorts(5 * o.Nodes) // at once, so that no two nodes get the same
+	if err != nil {
+		return nil, err
+	}
 	var join []string
 	for i := range o.Nodes {
 		n := &Node{index: i, name: fmt.Sprintf("node%d", i+1), binary: o.Binary, network: c.network}
@@ -83,9 +87,7 @@ func newCluster(o *Options, dir string) (_ *cluster, err error) {
 		n.logPath = filepath.Join(dir, n.name+".log")
 		address, host := "127.0.0.1", "127.0.0.1"
 		if c.network == nil {
-			if n.ports, err = process.FreePorts(5); err != nil {
-				return nil, err
-			}
+			n.ports = ports[5*i : 5*i+5]
 		} else {
 			n.ports = []int{5672, 15672, 7672, 7673, 7946}
 			address, host = network.Address(i), "0.0.0.0"
