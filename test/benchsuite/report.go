@@ -72,12 +72,12 @@ func (r *report) text() string {
 	r.linef("## Side by side\n")
 	r.linef("%s, %d cores of %s, %.0f GiB, Linux %s. Three nodes of each broker and the client on this one machine; medians of %d, %v each after a warm-up;",
 		r.Begin.UTC().Format("2006-01-02"), r.Machine.Cores, r.Machine.Processor, float64(r.Machine.MemoryBytes)/(1<<30), r.Machine.Kernel, r.Repeats, r.Duration)
-	r.linef("the machine's load average before each was %s. A window of 2000 messages for each publisher but of 32 MiB in all,", r.loads())
-	r.linef("a prefetch of 256, an ack for every 64 (JetStream: each); at 1 MiB a prefetch of 32, an ack for every 8. CPU is microseconds of all processes of a")
+	r.linef("the load average is that of the machine's last minute, before each measurement, what the suite itself had left behind included.")
+	r.linef("A window of 2000 messages for each publisher but of 32 MiB in all, a prefetch of 256, an ack for every 64 (JetStream: each); at 1 MiB a prefetch of 32, an ack for every 8. CPU is microseconds of all processes of a")
 	r.linef("broker for each message consumed (published, where nobody consumes). %s", r.scaleNote())
 	r.linef("")
 	for _, b := range r.Brokers {
-		r.linef("- %s: %s", names[b.Name], b.Version)
+		r.linef("- %s: %s (%s)", names[b.Name], b.Version, r.loads(b.Name))
 	}
 	for _, skip := range r.Skipped {
 		r.linef("- %s was left out: %s", names[skip.Broker], strings.ReplaceAll(skip.Why, "\n", " "))
@@ -94,16 +94,18 @@ func (r *report) text() string {
 	return r.String()
 }
 
-// loads tells how busy the machine was.
-func (r *report) loads() string {
+// loads tells how busy the machine was while a broker was measured: where it differs, so do the conditions.
+func (r *report) loads(broker string) string {
 	low, high := math.Inf(1), 0.0
 	for _, s := range r.Samples {
-		low, high = min(low, s.Load), max(high, s.Load)
+		if s.Broker == broker {
+			low, high = min(low, s.Load), max(high, s.Load)
+		}
 	}
 	if high == 0 {
-		return "not known"
+		return "load not known"
 	}
-	return fmt.Sprintf("%.1f to %.1f (what the suite itself had left behind included)", low, high)
+	return fmt.Sprintf("load average %.1f to %.1f", low, high)
 }
 
 func (r *report) scaleNote() string {

@@ -83,7 +83,7 @@ func TestReportHasMediansRatiosAndReasons(t *testing.T) {
 	}
 	for _, want := range []string{
 		"| 1 KiB, 1 queue, publish only | Warren | 40,000 |", "× 4.0 | 40 % |", "JetStream was left out: no such thing",
-		"RabbitMQ, publish-1kib-1q: broken", "scaled by 0.5", "](pictures/publish.svg)",
+		"RabbitMQ, publish-1kib-1q: broken", "scaled by 0.5", "Warren: Warren x (load average 2.0 to 2.0)", "](pictures/publish.svg)",
 	} {
 		if !strings.Contains(string(text), want) {
 			t.Errorf("%q is missing in\n%s", want, text)
