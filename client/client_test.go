@@ -496,3 +496,25 @@ func TestLargeMessages(t *testing.T) {
 		t.Error(err)
 	}
 }
+
+// TestCloseWaitsForTheTelling has a slow reader of outcomes: Flush and Close return when it has been told.
+func TestCloseWaitsForTheTelling(t *testing.T) {
+	ctx, c, q := testContext(t), connect(t), name(t)
+	declare(t, c, client.Queue{Name: q, Durable: true})
+	for what, end := range map[string]func(*client.Publisher) error{
+		"Flush": func(p *client.Publisher) error { return p.Flush(ctx) },
+		"Close": func(p *client.Publisher) error { return p.Close(ctx) },
+	} {
+		p := publisher(t, c)
+		var told atomic.Bool
+		if err := p.PublishAsync(ctx, client.Message{RoutingKey: q}, func(err error) {
+			time.Sleep(200 * time.Millisecond)
+			told.Store(err == nil)
+		}); err != nil {
+			t.Fatal(err)
+		}
+		if err := end(p); err != nil || !told.Load() {
+			t.Errorf("%s returned %v, told: %v", what, err, told.Load())
+		}
+	}
+}

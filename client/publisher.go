@@ -66,8 +66,10 @@ type Publisher struct {
 	next    uint64     // the number after the last
 	unsent  uint64     // the lowest number that has not been sent on the present stream
 	bytes   int        // of what is not confirmed
-	closing bool       // nothing more is taken
-	err     error      // why nothing more is sent
+	// Outcomes come in groups: how many have begun to be told, and how many have been.
+	tellings, told uint64
+	closing        bool  // nothing more is taken
+	err            error // why nothing more is sent
 }
 
 // pending is a message on its way.
@@ -115,7 +117,7 @@ func (p *Publisher) Publish(ctx context.Context, m Message) error {
 }
 
 // PublishAsync publishes a message and returns when there is room for it; done is called with the outcome, see Publish,
-// unless PublishAsync fails. It must not block. The body belongs to the publisher until then.
+// unless PublishAsync fails. It must not block, and call neither Flush nor Close. The body belongs to the publisher until then.
 func (p *Publisher) PublishAsync(ctx context.Context, m Message, done func(error)) error {
 	converted, err := m.toProto()
 	if err != nil {
@@ -181,7 +183,7 @@ func (p *Publisher) awake() {
 	}
 }
 
-// Flush waits until everything published so far has its outcome.
+// Flush waits until everything published so far has its outcome, and has been told.
 func (p *Publisher) Flush(ctx context.Context) error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -194,10 +196,13 @@ func (p *Publisher) Flush(ctx context.Context) error {
 	for p.first < last && p.err == nil && ctx.Err() == nil {
 		p.changed.Wait()
 	}
-	if p.first >= last {
-		return nil
+	if p.first < last {
+		return cmp.Or(p.err, ctx.Err())
 	}
-	return cmp.Or(p.err, ctx.Err())
+	for begun := p.tellings; p.told < begun && ctx.Err() == nil; {
+		p.changed.Wait()
+	}
+	return ctx.Err()
 }
 
 // Close takes nothing more, waits until everything has its outcome, and ends the publisher. What has none when ctx ends
@@ -383,11 +388,16 @@ func (p *Publisher) settle(confirms []*brokerv1.Confirm) {
 		*p.at(p.first) = pending{}
 		p.first++
 	}
+	p.tellings++
 	p.changed.Broadcast()
 	p.mu.Unlock()
 	for _, t := range told {
 		t.done(t.err)
 	}
+	p.mu.Lock()
+	p.told++
+	p.changed.Broadcast()
+	p.mu.Unlock()
 }
 
 func outcomeOf(c *brokerv1.Confirm) error {
