@@ -3,6 +3,7 @@ package broker
 import (
 	"context"
 	"fmt"
+	"iter"
 	"math"
 	"slices"
 	"time"
@@ -26,14 +27,9 @@ type (
 // Queues returns up to limit queues of the vhost whose names are after the one given, in order of names.
 func (c *Conn) Queues(after string, limit int) (queues []*QueueInfo, more bool) {
 	c.readVHost(func(v *catalog.VHost) {
-		for q := range v.Queues() {
-			if q.Name > after && c.allowedAny(queueIn(q.Name, v.Name)) {
-				if more = len(queues) == limit; more {
-					return
-				}
-				queues = append(queues, q)
-			}
-		}
+		queues, more = page(v.Queues(), limit, func(q *QueueInfo) bool {
+			return q.Name > after && c.allowedAny(queueIn(q.Name, v.Name))
+		})
 	})
 	return queues, more
 }
@@ -41,14 +37,9 @@ func (c *Conn) Queues(after string, limit int) (queues []*QueueInfo, more bool) 
 // Exchanges is Queues for exchanges; the default exchange is not among them.
 func (c *Conn) Exchanges(after string, limit int) (exchanges []*ExchangeInfo, more bool) {
 	c.readVHost(func(v *catalog.VHost) {
-		for x := range v.Exchanges() {
-			if x.Name > after && c.allowedAny(exchangeIn(x.Name, v.Name)) {
-				if more = len(exchanges) == limit; more {
-					return
-				}
-				exchanges = append(exchanges, x)
-			}
-		}
+		exchanges, more = page(v.Exchanges(), limit, func(x *ExchangeInfo) bool {
+			return x.Name > after && c.allowedAny(exchangeIn(x.Name, v.Name))
+		})
 	})
 	return exchanges, more
 }
@@ -61,21 +52,29 @@ func (c *Conn) Bindings(source, destination string, skip, limit int) (bindings [
 		if source != "" {
 			all = v.BindingsFrom(source)
 		}
-		for b := range all {
+		bindings, more = page(all, limit, func(b *BindingInfo) bool {
 			if destination != "" && b.Destination != destination || !c.mayShow(b) {
-				continue
+				return false
 			}
-			if skip > 0 {
-				skip--
-				continue
-			}
-			if more = len(bindings) == limit; more {
-				return
-			}
-			bindings = append(bindings, b)
-		}
+			skip--
+			return skip < 0
+		})
 	})
 	return bindings, more
+}
+
+// page returns the first of all that are shown, up to limit, and whether there are more.
+func page[T any](all iter.Seq[T], limit int, shown func(T) bool) (list []T, more bool) {
+	for v := range all {
+		if !shown(v) {
+			continue
+		}
+		if len(list) == limit {
+			return list, true
+		}
+		list = append(list, v)
+	}
+	return list, false
 }
 
 func (c *Conn) mayShow(b *BindingInfo) bool {

@@ -19,6 +19,9 @@ import (
 // findPeriod is how often a node without data looks whether a cluster can begin.
 const findPeriod = 100 * time.Millisecond
 
+// refusedPeriod is the same for one that a cluster has refused: what it waits for there takes seconds.
+const refusedPeriod = time.Second
+
 // find makes this node a member of a cluster: of the one that it is in already, of one that it begins alone, of one that
 // lets it in, or of one that begins when as many nodes as expected have found one another. Then the one with the lowest
 // identity decides who is in it and tells the others, who write it down before they act on it. Nothing begins where any data
@@ -48,6 +51,7 @@ func (c *Cluster) find(ctx context.Context) error {
 			if why := c.join(ctx); why != "" && why != told {
 				c.log.Warn("the cluster does not let this node in; trying again", "why", why)
 				told = why
+				ticker.Reset(refusedPeriod)
 			}
 			if !lost {
 				c.begin(ctx)

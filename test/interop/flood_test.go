@@ -60,7 +60,7 @@ func TestHostileConnections(t *testing.T) {
 	var steady sync.WaitGroup
 	steady.Go(func() { exchangeSteadily(ctx, t, dial(t, node), &through) })
 	defer func() { stop(); steady.Wait() }()
-	waitFor(t, "the first messages", func() bool { return through.Load() > 100 })
+	process.Await(t, "the first messages", func() bool { return through.Load() > 100 })
 
 	begun, already := time.Now(), through.Load()
 	sockets := connectAll(t, node, count)
@@ -71,7 +71,7 @@ func TestHostileConnections(t *testing.T) {
 	}
 	grown := node.RSS() - before
 	mark := through.Load()
-	waitFor(t, "messages while the others are there", func() bool { return through.Load() > mark+100 })
+	process.Await(t, "messages while the others are there", func() bool { return through.Load() > mark+100 })
 	for range 5 {
 		welcome(t, node)
 	}
@@ -85,7 +85,7 @@ func TestHostileConnections(t *testing.T) {
 		wantEnd(t, socket, attacks[i%len(attacks)].name)
 	}
 	// The steady client's socket is there; files of the log may have come.
-	waitFor(t, "the node to close them all", func() bool { return openFiles(t, node) < files+50 })
+	process.Await(t, "the node to close them all", func() bool { return openFiles(t, node) < files+50 })
 	welcome(t, node)
 }
 
@@ -192,14 +192,4 @@ func openFiles(t *testing.T, node *process.Node) int {
 		t.Fatal(err)
 	}
 	return len(list)
-}
-
-// waitFor waits until a condition holds.
-func waitFor(t *testing.T, what string, holds func() bool) {
-	t.Helper()
-	for deadline := time.Now().Add(patience); !holds(); time.Sleep(10 * time.Millisecond) {
-		if time.Now().After(deadline) {
-			t.Fatalf("waited %v for %s", patience, what)
-		}
-	}
 }

@@ -295,6 +295,16 @@ func (n *Node) printLog() {
 	n.t.Logf("the end of the log of %s:\n%s", n.Name, log[max(0, len(log)-6000):])
 }
 
+// Await waits for a condition; the bound is for a machine that is busy.
+func Await(t testing.TB, what string, is func() bool) {
+	t.Helper()
+	for end := time.Now().Add(2 * time.Minute); !is(); time.Sleep(10 * time.Millisecond) {
+		if time.Now().After(end) {
+			t.Fatalf("%s: did not come", what)
+		}
+	}
+}
+
 // freePorts finds ports that are free for TCP and UDP, below the range from which the kernel takes the local ports of
 // connections: a node that was killed must find its ports free when it comes back. All are held until the last is found.
 func freePorts(t testing.TB, count int) []int {

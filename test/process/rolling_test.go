@@ -98,7 +98,7 @@ func (v *traveller) visit(n *Node) error {
 		select {
 		case <-v.stop:
 			// What is on its way comes first.
-			await(v.t, "the last deliveries", func() bool { return v.missing() == 0 || conn.IsClosed() })
+			Await(v.t, "the last deliveries", func() bool { return v.missing() == 0 || conn.IsClosed() })
 			return nil
 		default:
 		}
@@ -185,7 +185,7 @@ func TestRollingRestart(t *testing.T) {
 		t.Helper()
 		for i, v := range travellers {
 			start := v.count()
-			await(t, fmt.Sprintf("%s: confirms of client %d", what, i), func() bool { return v.count() >= start+100 })
+			Await(t, fmt.Sprintf("%s: confirms of client %d", what, i), func() bool { return v.count() >= start+100 })
 		}
 	}
 	flow("before")

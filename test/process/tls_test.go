@@ -181,7 +181,7 @@ func TestTLSEverywhere(t *testing.T) {
 		t.Helper()
 		for i, l := range loads {
 			start := l.confirmed.Load()
-			await(t, what, func() bool {
+			Await(t, what, func() bool {
 				select {
 				case err := <-l.closed:
 					t.Fatalf("%s: connection %d was lost: %v", what, i, err)
@@ -208,9 +208,9 @@ func TestTLSEverywhere(t *testing.T) {
 			t.Fatal(err)
 		}
 		for _, n := range c.Nodes {
-			await(t, "the renewed certificate", func() bool { return serial(t, n.AMQPAddress(), plain) != before })
-			await(t, "the changed keys", func() bool { return strings.Count(n.Log(), "gossip keys are changed") == i+1 })
-			await(t, "the renewed certificate between nodes", func() bool { return strings.Count(n.Log(), "certificates are renewed") == 2*(i+1) })
+			Await(t, "the renewed certificate", func() bool { return serial(t, n.AMQPAddress(), plain) != before })
+			Await(t, "the changed keys", func() bool { return strings.Count(n.Log(), "gossip keys are changed") == i+1 })
+			Await(t, "the renewed certificate between nodes", func() bool { return strings.Count(n.Log(), "certificates are renewed") == 2*(i+1) })
 		}
 		flows("renewed")
 	}
@@ -221,7 +221,7 @@ func TestTLSEverywhere(t *testing.T) {
 		}
 	}
 	for i, l := range loads {
-		await(t, "the last deliveries", func() bool { return l.received.Load() >= l.confirmed.Load() })
+		Await(t, "the last deliveries", func() bool { return l.received.Load() >= l.confirmed.Load() })
 		if got, want := l.received.Load(), l.confirmed.Load(); got != want || l.conn.IsClosed() {
 			t.Errorf("connection %d: %d confirmed, %d received, closed %v", i, want, got, l.conn.IsClosed())
 		}
@@ -333,14 +333,4 @@ func talks(config *tls.Config, address string) bool {
 	header := make([]byte, 9)
 	_, err = io.ReadFull(socket, header)
 	return err == nil && header[3] == 4
-}
-
-// await waits for a condition; the bound is for a machine that is busy.
-func await(t *testing.T, what string, is func() bool) {
-	t.Helper()
-	for end := time.Now().Add(2 * time.Minute); !is(); time.Sleep(10 * time.Millisecond) {
-		if time.Now().After(end) {
-			t.Fatalf("%s: did not come", what)
-		}
-	}
 }
