@@ -25,11 +25,13 @@ func benchCommand() *cobra.Command {
 			"  warren bench --consumers 0 --size 16 --duration 30s --json\n" +
 			"  warren bench --consumers 0 --confirm 1\n" +
 			"  warren bench --queues 10 --consumers 10 --fanout\n" +
+			"  warren bench --protocol grpc\n" +
 			"  warren bench --backlog 500000",
 		Args: cobra.NoArgs,
 	}
 	f := c.Flags()
 	targetFlags(f, &o.Target)
+	f.StringVar(&o.Protocol, "protocol", bench.AMQP, "amqp or grpc (--server is 127.0.0.1:7672 then)")
 	f.StringSliceVar(&o.ConsumerServers, "consumer-server", nil, "brokers of the consumers (default: --server)")
 	f.IntVar(&o.Publishers, "publishers", 1, "publishers, each with a connection of its own")
 	f.IntVar(&o.Consumers, "consumers", 1, "consumers, each with a connection of its own")
@@ -48,6 +50,9 @@ func benchCommand() *cobra.Command {
 	f.IntVar(&o.Backlog, "backlog", 0, "messages to be published first and then consumed, instead of both for the duration")
 	f.BoolVar(&asJSON, "json", false, "print JSON")
 	c.RunE = func(c *cobra.Command, _ []string) error {
+		if o.Protocol == bench.GRPC && !c.Flags().Changed("server") {
+			o.Servers = []string{defaultServer}
+		}
 		result, err := bench.Run(c.Context(), o)
 		if err != nil {
 			return err

@@ -21,6 +21,9 @@ import (
 	"github.com/warrenmq/warren/client"
 )
 
+// defaultServer is where a node on this machine takes gRPC.
+const defaultServer = "127.0.0.1:7672"
+
 // access is how the commands that speak gRPC reach a cluster, and how they print.
 type access struct {
 	servers      []string
@@ -36,7 +39,7 @@ type access struct {
 }
 
 func (a *access) register(f *pflag.FlagSet) {
-	f.StringSliceVar(&a.servers, "server", []string{"127.0.0.1:7672"}, "gRPC addresses HOST:PORT,… of any nodes; when one fails, the next is used")
+	f.StringSliceVar(&a.servers, "server", []string{defaultServer}, "gRPC addresses HOST:PORT,… of any nodes; when one fails, the next is used")
 	f.StringVar(&a.user, "user", "guest", "user")
 	f.StringVar(&a.password, "password", "guest", "password; others on this machine can see it: --password-file does not show it")
 	f.StringVar(&a.passwordFile, "password-file", "", "file with the password in its first line")

@@ -1,6 +1,6 @@
-// Package bench measures a broker over AMQP: publishers with confirms, consumers with acknowledgements, throughput and
-// latency, and what the brokers' processes spend on each message. It has an AMQP client of its own, lean enough not to be
-// what is measured.
+// Package bench measures a broker over AMQP or Warren's gRPC API: publishers with confirms, consumers with acknowledgements,
+// throughput and latency, and what the brokers' processes spend on each message. It has clients of its own for both, lean
+// enough not to be what is measured.
 package bench
 
 import (
@@ -17,8 +17,15 @@ import (
 	"github.com/warrenmq/warren/amqp/wire"
 )
 
+// The protocols that Run speaks.
+const (
+	AMQP = "amqp"
+	GRPC = "grpc"
+)
+
 // Target is the broker that is measured.
 type Target struct {
+	Protocol              string   // AMQP or GRPC; empty: AMQP. Only Run knows another
 	Servers               []string // host:port; connections are dealt out over them
 	User, Password, VHost string
 	QueueType             string // x-queue-type of the queues; empty: the broker's own choice
@@ -28,6 +35,9 @@ type Target struct {
 func (t *Target) validate() error {
 	if len(t.Servers) == 0 {
 		return errors.New("no server")
+	}
+	if t.Protocol != "" && t.Protocol != AMQP && t.Protocol != GRPC {
+		return fmt.Errorf("protocol %q: neither %s nor %s", t.Protocol, AMQP, GRPC)
 	}
 	return nil
 }
@@ -118,7 +128,43 @@ type run struct {
 	mu       sync.Mutex // guards the lists
 	confirms []*hdrhistogram.Histogram
 	ends     []*hdrhistogram.Histogram
-	clients  []*client
+	clients  []conversation
+}
+
+// conversation is a connection with what one publisher or one consumer says on it. One goroutine publishes; acks come from
+// within events. Both are gathered until flush, or until enough has been.
+type conversation interface {
+	publish(body []byte) error
+	ack(tag uint64) error // of all deliveries up to the tag
+	flush() error
+	ended() <-chan struct{} // closed when it has ended, with nothing to come any more
+	cause() error           // why; valid then
+	hangUp()                // ends it
+}
+
+// events is what a conversation tells, from one goroutine.
+type events struct {
+	confirm func(first, last uint64, ack bool)                  // numbers of publishes, from 1 on; a first of 0 is all before last, too
+	deliver func(c conversation, tag uint64, body []byte) error // the body is valid until it returns
+	batch   func(c conversation) error                          // what has arrived together was told
+}
+
+// door is a protocol's way to the broker.
+type door interface {
+	// declare makes the queues, and with Fanout the exchange.
+	declare(ctx context.Context, r *run) error
+	// remove deletes them. What fails is left: the figures are there already.
+	remove(ctx context.Context, r *run)
+	publisher(ctx context.Context, r *run, server, queue string, e events) (conversation, error)
+	consumer(ctx context.Context, r *run, server, queue string, e events) (conversation, error)
+}
+
+// door returns the one of the target's protocol.
+func (t *Target) door() door {
+	if t.Protocol == GRPC {
+		return grpcDoor{}
+	}
+	return amqpDoor{}
 }
 
 // latencyMax bounds what the histograms hold, in microseconds.
@@ -140,14 +186,14 @@ func Run(ctx context.Context, o Options) (*Result, error) {
 	defer func() {
 		cancel()
 		for _, c := range r.clients {
-			_ = c.socket.Close() // wakes the workers that wait in a read or write
+			c.hangUp() // wakes the workers that wait in a read or write
 		}
 		workers.Wait()
 		if !o.Keep {
-			r.deleteQueues()
+			r.remove()
 		}
 	}()
-	if err := r.declareQueues(ctx); err != nil {
+	if err := o.door().declare(ctx, r); err != nil {
 		return nil, err
 	}
 	if o.Backlog > 0 {
@@ -167,6 +213,13 @@ func Run(ctx context.Context, o Options) (*Result, error) {
 		return nil, err
 	}
 	return r.measure(ctx)
+}
+
+// remove deletes what was declared.
+func (r *run) remove() {
+	ctx, cancel := context.WithTimeout(context.Background(), handshakeTimeout)
+	defer cancel()
+	r.o.door().remove(ctx, r)
 }
 
 // wait lets time pass, unless a worker fails.
@@ -239,10 +292,10 @@ func (r *run) latencies(res *Result) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	for _, c := range r.clients {
-		_ = c.socket.Close()
+		c.hangUp()
 	}
 	for _, c := range r.clients {
-		<-c.gone
+		<-c.ended()
 	}
 	res.ConfirmTime, res.EndToEnd = summary(r.confirms), summary(r.ends)
 }
@@ -313,72 +366,12 @@ func (r *run) queueName(i int) string {
 	return fmt.Sprintf("%s-%d", r.o.Queue, i%r.o.Queues)
 }
 
-// connect opens a client; prepare sets what it calls before it reads.
-func (r *run) connect(ctx context.Context, servers []string, i int, prepare func(*client)) (*client, error) {
-	c, err := dial(ctx, servers[i%len(servers)], r.o.User, r.o.Password, r.o.VHost)
-	if err != nil {
-		return nil, err
-	}
-	c.onConfirm, c.onDeliver = func(uint64, bool, bool) {}, func(uint64, []byte) {}
-	prepare(c)
-	c.start()
-	r.mu.Lock()
-	r.clients = append(r.clients, c)
-	r.mu.Unlock()
-	return c, nil
-}
-
-func (r *run) declareQueues(ctx context.Context) error {
-	c, err := r.connect(ctx, r.o.Servers, 0, func(*client) {})
-	if err != nil {
-		return err
-	}
-	for i := range r.o.Queues {
-		if _, err := c.call(ctx, r.o.declare(r.queueName(i))); err != nil {
-			return fmt.Errorf("declare %s: %w", r.queueName(i), err)
-		}
-	}
-	if !r.o.Fanout {
-		return nil
-	}
-	if _, err := c.call(ctx, &wire.ExchangeDeclare{Exchange: r.exchange(), Type: "fanout", Durable: true}); err != nil {
-		return fmt.Errorf("declare exchange %s: %w", r.exchange(), err)
-	}
-	for i := range r.o.Queues {
-		if _, err := c.call(ctx, &wire.QueueBind{Queue: r.queueName(i), Exchange: r.exchange()}); err != nil {
-			return fmt.Errorf("bind %s: %w", r.queueName(i), err)
-		}
-	}
-	return nil
-}
-
 // exchange is where publishers publish to: the default exchange, which routes by the queue's name, or the one of the fanout.
 func (r *run) exchange() string {
 	if r.o.Fanout {
 		return r.o.Queue + "-fanout"
 	}
 	return ""
-}
-
-// deleteQueues cleans up; what fails is left, the figures are there already.
-func (r *run) deleteQueues() {
-	ctx, cancel := context.WithTimeout(context.Background(), handshakeTimeout)
-	defer cancel()
-	c, err := dial(ctx, r.o.Servers[0], r.o.User, r.o.Password, r.o.VHost)
-	if err != nil {
-		return
-	}
-	c.onConfirm, c.onDeliver = func(uint64, bool, bool) {}, func(uint64, []byte) {}
-	c.start()
-	defer c.close()
-	for i := range r.o.Queues {
-		if _, err := c.call(ctx, &wire.QueueDelete{Queue: r.queueName(i)}); err != nil {
-			return
-		}
-	}
-	if r.o.Fanout {
-		_, _ = c.call(ctx, &wire.ExchangeDelete{Exchange: r.exchange()})
-	}
 }
 
 // stampSize is what a body needs to carry the time it was published.
@@ -397,48 +390,44 @@ func (r *run) consumer(ctx context.Context, i int) error {
 	}
 	ends := newHistogram()
 	r.ends = append(r.ends, ends)
-	var c *client
-	var last, acked uint64
-	c, err := r.connect(ctx, servers, i, func(c *client) {
-		seen := int64(0)
-		c.onDeliver = func(tag uint64, body []byte) {
-			last = tag
+	var acked uint64
+	seen := int64(0)
+	c, err := r.o.door().consumer(ctx, r, servers[i%len(servers)], r.queueName(i), events{
+		deliver: func(c conversation, tag uint64, body []byte) error {
 			seen++
 			if len(body) >= stampSize && r.measuring.Load() {
 				recordSince(ends, int64(binary.LittleEndian.Uint64(body)))
 			}
-			if r.o.AckEvery > 0 && last-acked >= uint64(r.o.AckEvery) {
-				acked = last
-				if err := c.write(func(out []byte) []byte { return wire.AppendAck(out, benchChannel, tag, true) }, false); err != nil {
-					r.fail(err)
-				}
+			if r.o.AckEvery == 0 || tag-acked < uint64(r.o.AckEvery) {
+				return nil
 			}
-		}
-		c.onBatch = func() error {
+			acked = tag
+			return c.ack(tag)
+		},
+		batch: func(c conversation) error {
 			r.consumed.Add(seen)
 			seen = 0
 			return c.flush()
-		}
+		},
 	})
 	if err != nil {
 		return err
 	}
-	if r.o.Prefetch > 0 {
-		if _, err := c.call(ctx, &wire.BasicQos{PrefetchCount: uint16(r.o.Prefetch)}); err != nil {
-			return err
-		}
-	}
-	_, err = c.call(ctx, &wire.BasicConsume{Queue: r.queueName(i), NoAck: r.o.AckEvery == 0})
-	go r.watch(ctx, c)
-	return err
+	r.began(ctx, c)
+	return nil
 }
 
-// watch reports a connection that ends before the measurement does.
-func (r *run) watch(ctx context.Context, c *client) {
-	<-c.gone
-	if ctx.Err() == nil {
-		r.fail(fmt.Errorf("a connection ended: %w", c.err))
-	}
+// began notes a conversation. One that ends before the measurement does is a failure.
+func (r *run) began(ctx context.Context, c conversation) {
+	r.mu.Lock()
+	r.clients = append(r.clients, c)
+	r.mu.Unlock()
+	go func() {
+		<-c.ended()
+		if ctx.Err() == nil {
+			r.fail(fmt.Errorf("a connection ended: %w", c.cause()))
+		}
+	}()
 }
 
 // publisher starts one publisher.
@@ -446,30 +435,25 @@ func (r *run) publisher(ctx context.Context, i int, workers *sync.WaitGroup) err
 	window := newWindow(r.o.Confirm)
 	confirms := newHistogram()
 	r.confirms = append(r.confirms, confirms)
-	c, err := r.connect(ctx, r.o.Servers, i, func(c *client) {
-		c.onConfirm = func(tag uint64, multiple, ack bool) {
+	c, err := r.o.door().publisher(ctx, r, r.o.Servers[i%len(r.o.Servers)], r.queueName(i), events{
+		confirm: func(first, last uint64, ack bool) {
 			if !ack {
 				r.refused.Add(1)
 			}
 			at, measuring := now(), r.measuring.Load()
-			n := window.confirm(tag, multiple, func(sent int64) {
+			n := window.confirm(first, last, func(sent int64) {
 				if measuring {
 					_ = confirms.RecordValue(max(1, (at-sent)/1000)) // beyond the range: not counted
 				}
 			})
 			r.confirmed.Add(int64(n))
-		}
-		c.onBatch = func() error { window.tell(); return nil }
+		},
+		batch: func(conversation) error { window.tell(); return nil },
 	})
 	if err != nil {
 		return err
 	}
-	if r.o.Confirm > 0 {
-		if _, err := c.call(ctx, &wire.ConfirmSelect{}); err != nil {
-			return err
-		}
-	}
-	go r.watch(ctx, c)
+	r.began(ctx, c)
 	workers.Go(func() {
 		if err := r.publish(ctx, c, i, window); err != nil && ctx.Err() == nil {
 			r.fail(err)
@@ -479,21 +463,15 @@ func (r *run) publisher(ctx context.Context, i int, workers *sync.WaitGroup) err
 }
 
 // publish publishes until ctx or the connection ends, or the publisher's share of the backlog is sent.
-func (r *run) publish(ctx context.Context, c *client, i int, w *window) error {
-	exchange, key := r.exchange(), r.queueName(i)
+func (r *run) publish(ctx context.Context, c conversation, i int, w *window) error {
 	share := int64(-1) // of the backlog; negative: until the end
 	if r.o.Backlog > 0 {
 		share = int64((r.o.Backlog + i) / r.o.Publishers) // the shares' sum is the backlog
 	}
-	p := wire.Properties{}
-	if r.o.Persistent {
-		p.DeliveryMode = 2
-	}
-	properties := p.Append(nil)
 	body := make([]byte, r.o.Size)
 	begin, sent := time.Now(), int64(0)
 	for ctx.Err() == nil && sent != share {
-		batch := w.room(c.gone, ctx.Done())
+		batch := w.room(c.ended(), ctx.Done())
 		if batch == 0 {
 			return nil
 		}
@@ -514,9 +492,7 @@ func (r *run) publish(ctx context.Context, c *client, i int, w *window) error {
 				binary.LittleEndian.PutUint64(body, uint64(at))
 			}
 			w.sent(at)
-			if err := c.write(func(out []byte) []byte {
-				return wire.AppendPublish(out, benchChannel, exchange, key, false, false, properties, body, c.frameMax)
-			}, false); err != nil {
+			if err := c.publish(body); err != nil {
 				return err
 			}
 		}

@@ -20,6 +20,19 @@ func target(t *testing.T) Target {
 	return Target{Servers: []string{node.AMQPAddress()}, User: "guest", Password: "guest", VHost: "/"}
 }
 
+// targets starts one node and tells how it is reached by each protocol.
+func targets(t *testing.T) map[string]Target {
+	t.Helper()
+	if testing.Short() {
+		t.Skip("starts a node")
+	}
+	node := process.Start(t, 1).Nodes[0]
+	return map[string]Target{
+		AMQP: {Protocol: AMQP, Servers: []string{node.AMQPAddress()}, User: "guest", Password: "guest", VHost: "/"},
+		GRPC: {Protocol: GRPC, Servers: []string{node.GRPCAddress()}, User: "guest", Password: "guest", VHost: "/"},
+	}
+}
+
 // longEnough measures for twice as long until something was seen: a busy machine may do nothing for a while.
 func longEnough(t *testing.T, measure func(d time.Duration) (seen bool, err error)) {
 	t.Helper()
@@ -41,7 +54,26 @@ func options(t Target) Options {
 }
 
 func TestRunAgainstANode(t *testing.T) {
-	server := target(t)
+	servers := targets(t)
+	for _, protocol := range []string{AMQP, GRPC} {
+		t.Run(protocol, func(t *testing.T) { testRun(t, servers[protocol]) })
+	}
+	t.Run("nothing stays", func(t *testing.T) {
+		server := servers[AMQP]
+		c, err := dial(t.Context(), server.Servers[0], server.User, server.Password, server.VHost)
+		if err != nil {
+			t.Fatal(err)
+		}
+		declared := options(server)
+		missing := declared.declare("bench-test")
+		missing.Passive = true
+		if _, err := ask[*wire.QueueDeclareOk](c, missing); err == nil || !strings.Contains(err.Error(), "404") {
+			t.Errorf("the queue is still there: %v", err)
+		}
+	})
+}
+
+func testRun(t *testing.T, server Target) {
 	t.Run("in and out", func(t *testing.T) {
 		longEnough(t, func(d time.Duration) (bool, error) {
 			o := options(server)
@@ -77,16 +109,27 @@ func TestRunAgainstANode(t *testing.T) {
 			return err == nil && r.Confirmed > 0 && r.Consumed == 0, err
 		})
 	})
-	t.Run("nothing stays", func(t *testing.T) {
-		c, err := dial(t.Context(), server.Servers[0], server.User, server.Password, server.VHost)
-		if err != nil {
-			t.Fatal(err)
-		}
-		declared := options(server)
-		missing := declared.declare("bench-test")
-		missing.Passive = true
-		if _, err := ask[*wire.QueueDeclareOk](c, missing); err == nil || !strings.Contains(err.Error(), "404") {
-			t.Errorf("the queue is still there: %v", err)
+	t.Run("no acks", func(t *testing.T) {
+		longEnough(t, func(d time.Duration) (bool, error) {
+			o := options(server)
+			o.AckEvery, o.Duration = 0, d
+			r, err := Run(t.Context(), o)
+			return err == nil && r.Consumed > 0, err
+		})
+	})
+	t.Run("no confirms", func(t *testing.T) {
+		longEnough(t, func(d time.Duration) (bool, error) {
+			o := options(server)
+			o.Confirm, o.Duration = 0, d
+			r, err := Run(t.Context(), o)
+			return err == nil && r.Consumed > 0 && r.Confirmed == 0, err
+		})
+	})
+	t.Run("what is refused is told", func(t *testing.T) {
+		o := options(server)
+		o.Password = "wrong"
+		if _, err := Run(t.Context(), o); err == nil || !strings.Contains(err.Error(), "refused") {
+			t.Errorf("a wrong password: %v", err)
 		}
 	})
 }

@@ -24,10 +24,11 @@ type client struct {
 	mu  sync.Mutex // guards out
 	out []byte
 
-	// What comes unasked; set before start, called by the reading goroutine.
-	onConfirm func(tag uint64, multiple, ack bool)
-	onDeliver func(tag uint64, body []byte)
-	onBatch   func() error // every frame that has arrived was handled
+	events events // what comes unasked; set before start
+
+	// What publish sends beside the body; set before the first.
+	exchange, key string
+	properties    []byte
 }
 
 // benchChannel is the one channel of a client.
@@ -167,8 +168,8 @@ func (c *client) read() error {
 			return err
 		}
 		if !ok {
-			if c.onBatch != nil {
-				if err := c.onBatch(); err != nil {
+			if c.events.batch != nil {
+				if err := c.events.batch(c); err != nil {
 					return err
 				}
 			}
@@ -184,16 +185,23 @@ func (c *client) read() error {
 				return err
 			}
 			body, want = body[:0], h.BodySize
-			if want == 0 {
-				c.onDeliver(tag, nil)
-			}
-		case wire.FrameBody:
-			if uint64(len(f.Payload)) == want {
-				c.onDeliver(tag, f.Payload)
+			if want > 0 {
 				continue
 			}
-			if body = append(body, f.Payload...); uint64(len(body)) == want {
-				c.onDeliver(tag, body)
+			if err := c.events.deliver(c, tag, nil); err != nil {
+				return err
+			}
+		case wire.FrameBody:
+			whole := f.Payload
+			if uint64(len(whole)) < want {
+				body = append(body, f.Payload...)
+				whole = body
+			}
+			if uint64(len(whole)) < want {
+				continue
+			}
+			if err := c.events.deliver(c, tag, whole); err != nil {
+				return err
 			}
 		case wire.FrameMethod:
 			if tag, err = c.method(f.Payload, tag); err != nil {
@@ -216,7 +224,7 @@ func (c *client) method(payload []byte, tag uint64) (uint64, error) {
 	case wire.BasicAckID:
 		a, err := wire.ParseAck(payload)
 		if err == nil {
-			c.onConfirm(a.DeliveryTag, a.Multiple, true)
+			c.confirmed(a.DeliveryTag, a.Multiple, true)
 		}
 		return tag, err
 	}
@@ -226,7 +234,7 @@ func (c *client) method(payload []byte, tag uint64) (uint64, error) {
 	}
 	switch m := m.(type) {
 	case *wire.BasicNack:
-		c.onConfirm(m.DeliveryTag, m.Multiple, false)
+		c.confirmed(m.DeliveryTag, m.Multiple, false)
 	case *wire.ConnectionClose, *wire.ChannelClose, *wire.BasicCancel:
 		return 0, unexpected(m)
 	case *wire.ConnectionBlocked, *wire.ConnectionUnblocked:
@@ -238,6 +246,14 @@ func (c *client) method(payload []byte, tag uint64) (uint64, error) {
 		}
 	}
 	return tag, nil
+}
+
+func (c *client) confirmed(tag uint64, multiple, ack bool) {
+	first := tag
+	if multiple {
+		first = 0
+	}
+	c.events.confirm(first, tag, ack)
 }
 
 // call sends a method and waits for its answer. One call at a time, after start.
@@ -275,7 +291,123 @@ func (c *client) flush() error {
 	return c.write(func(out []byte) []byte { return out }, true)
 }
 
+// publish implements conversation, as do the methods below.
+func (c *client) publish(body []byte) error {
+	return c.write(func(out []byte) []byte {
+		return wire.AppendPublish(out, benchChannel, c.exchange, c.key, false, false, c.properties, body, c.frameMax)
+	}, false)
+}
+
+func (c *client) ack(tag uint64) error {
+	return c.write(func(out []byte) []byte { return wire.AppendAck(out, benchChannel, tag, true) }, false)
+}
+
+func (c *client) ended() <-chan struct{} { return c.gone }
+
+func (c *client) cause() error { return c.err }
+
+func (c *client) hangUp() { _ = c.socket.Close() } // the measurement is over
+
 func (c *client) close() {
-	_ = c.socket.Close() // the measurement is over
+	c.hangUp()
 	<-c.gone
 }
+
+// amqpDoor is AMQP 0-9-1.
+type amqpDoor struct{}
+
+// begin opens a client that reads.
+func (amqpDoor) begin(ctx context.Context, r *run, server string, e events) (*client, error) {
+	c, err := dial(ctx, server, r.o.User, r.o.Password, r.o.VHost)
+	if err != nil {
+		return nil, err
+	}
+	if e.confirm == nil {
+		e.confirm = func(uint64, uint64, bool) {}
+	}
+	if e.deliver == nil {
+		e.deliver = func(conversation, uint64, []byte) error { return nil }
+	}
+	c.events = e
+	c.start()
+	return c, nil
+}
+
+// with begins a client and calls it; one that fails is closed.
+func (d amqpDoor) with(ctx context.Context, r *run, server string, e events, calls ...wire.Method) (*client, error) {
+	c, err := d.begin(ctx, r, server, e)
+	if err != nil {
+		return nil, err
+	}
+	for _, m := range calls {
+		if _, err := c.call(ctx, m); err != nil {
+			c.close()
+			return nil, err
+		}
+	}
+	return c, nil
+}
+
+func (d amqpDoor) declare(ctx context.Context, r *run) error {
+	var calls []wire.Method
+	for i := range r.o.Queues {
+		calls = append(calls, r.o.declare(r.queueName(i)))
+	}
+	if r.o.Fanout {
+		calls = append(calls, &wire.ExchangeDeclare{Exchange: r.exchange(), Type: "fanout", Durable: true})
+		for i := range r.o.Queues {
+			calls = append(calls, &wire.QueueBind{Queue: r.queueName(i), Exchange: r.exchange()})
+		}
+	}
+	c, err := d.with(ctx, r, r.o.Servers[0], events{}, calls...)
+	if err != nil {
+		return fmt.Errorf("declare queues: %w", err)
+	}
+	c.close()
+	return nil
+}
+
+func (d amqpDoor) remove(ctx context.Context, r *run) {
+	var calls []wire.Method
+	for i := range r.o.Queues {
+		calls = append(calls, &wire.QueueDelete{Queue: r.queueName(i)})
+	}
+	if r.o.Fanout {
+		calls = append(calls, &wire.ExchangeDelete{Exchange: r.exchange()})
+	}
+	if c, err := d.with(ctx, r, r.o.Servers[0], events{}, calls...); err == nil {
+		c.close()
+	}
+}
+
+func (d amqpDoor) publisher(ctx context.Context, r *run, server, queue string, e events) (conversation, error) {
+	var calls []wire.Method
+	if r.o.Confirm > 0 {
+		calls = append(calls, &wire.ConfirmSelect{})
+	}
+	c, err := d.with(ctx, r, server, e, calls...)
+	if err != nil {
+		return nil, err
+	}
+	p := wire.Properties{}
+	if r.o.Persistent {
+		p.DeliveryMode = persistent
+	}
+	c.exchange, c.key, c.properties = r.exchange(), queue, p.Append(nil)
+	return c, nil
+}
+
+func (d amqpDoor) consumer(ctx context.Context, r *run, server, queue string, e events) (conversation, error) {
+	var calls []wire.Method
+	if r.o.Prefetch > 0 {
+		calls = append(calls, &wire.BasicQos{PrefetchCount: uint16(r.o.Prefetch)})
+	}
+	c, err := d.with(ctx, r, server, e, append(calls, &wire.BasicConsume{Queue: queue, NoAck: r.o.AckEvery == 0})...)
+	if err != nil {
+		return nil, err
+	}
+	return c, nil
+}
+
+// persistent is the delivery mode of messages that are.
+const persistent = 2

@@ -189,7 +189,7 @@ func (o *MemoryOptions) publishAll(ctx context.Context) (release func(), err err
 	return func() {
 		if !o.Keep {
 			r := &run{o: Options{Target: o.Target, Queues: 1, Queue: o.Queue}}
-			r.deleteQueues()
+			r.remove()
 		}
 	}, nil
 }

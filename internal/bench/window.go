@@ -54,15 +54,11 @@ func (w *window) sent(at int64) {
 	w.mu.Unlock()
 }
 
-// confirm notes a confirm and calls each with the time every publish that it covers was sent.
-func (w *window) confirm(tag uint64, multiple bool, each func(sent int64)) (count int) {
+// confirm notes the confirm of a range of publishes and calls each with the time every publish that it covers was sent.
+func (w *window) confirm(first, last uint64, each func(sent int64)) (count int) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	from := tag
-	if multiple {
-		from = w.first
-	}
-	for t := max(from, w.first); t <= tag && t < w.next; t++ {
+	for t := max(first, w.first); t <= last && t < w.next; t++ {
 		slot := &w.times[t%uint64(len(w.times))]
 		if *slot != 0 {
 			each(*slot)
