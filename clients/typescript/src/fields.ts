@@ -1,0 +1,160 @@
+import type { Fields, FieldValue } from "./wire.js";
+
+/** The types of numbers that a JavaScript number or bigint does not choose by itself. */
+export type NumberType = "int8" | "int16" | "int32" | "uint8" | "uint16" | "uint32" | "float" | "double";
+
+/** A number that is sent with a type of its own: `new Typed("int16", 5)`. */
+export class Typed {
+  readonly type: NumberType;
+  readonly value: number;
+
+  /** Throws a RangeError when the type has no such number. */
+  constructor(type: NumberType, value: number) {
+    const bounds = ranges[type];
+    if (bounds && !(Number.isInteger(value) && value >= bounds[0] && value <= bounds[1])) {
+      throw new RangeError(`${value} is no ${type}`);
+    }
+    this.type = type;
+    this.value = value;
+  }
+}
+
+const ranges: Partial<Record<NumberType, [least: number, most: number]>> = {
+  int8: [-128, 127],
+  int16: [-32768, 32767],
+  int32: [-2147483648, 2147483647],
+  uint8: [0, 255],
+  uint16: [0, 65535],
+  uint32: [0, 4294967295],
+};
+
+/** AMQP's decimal: unscaled / 10^scale. */
+export class Decimal {
+  constructor(
+    /** 0 to 255. */
+    readonly scale: number,
+    /** 0 to 4,294,967,295. */
+    readonly unscaled: number,
+  ) {}
+}
+
+/**
+ * The value of a header or argument. An integral number and a bigint are sent as 64-bit integers, other numbers as
+ * doubles; Typed chooses another type. A Date is sent to the second. Received integers are numbers where a number holds
+ * them exactly and bigints beyond ±(2^53 − 1); a received Uint8Array is a Buffer.
+ */
+export type Value = null | boolean | string | number | bigint | Typed | Decimal | Date | Uint8Array | Value[] | { [key: string]: Value };
+
+/** Headers of a message; arguments of a queue, exchange or binding. */
+export type Table = Record<string, Value>;
+
+/** Turns a table into the API's fields; throws a TypeError or RangeError for a value that cannot be sent. */
+export function toFields(table: Table | undefined): Fields {
+  const fields: Fields = {};
+  for (const [key, value] of Object.entries(table ?? {})) {
+    if (value !== undefined) {
+      fields[key] = toField(value, key);
+    }
+  }
+  return fields;
+}
+
+const leastInt64 = -(2n ** 63n);
+const mostInt64 = 2n ** 63n - 1n;
+
+function toField(value: Value, key: string): FieldValue {
+  switch (typeof value) {
+    case "boolean":
+      return { boolValue: value };
+    case "string":
+      return { stringValue: value };
+    case "number":
+      return toNumber(value, key);
+    case "bigint":
+      if (value < leastInt64 || value > mostInt64) {
+        throw new RangeError(`${key}: ${value} does not fit into 64 bits`);
+      }
+      return { int64Value: value.toString() };
+    case "object":
+      return value === null ? {} : toStructure(value, key);
+    default:
+      throw new TypeError(`${key}: a ${typeof value} cannot be sent`);
+  }
+}
+
+function toNumber(value: number, key: string): FieldValue {
+  if (!Number.isInteger(value) || Object.is(value, -0)) {
+    return { doubleValue: value };
+  }
+  if (!Number.isSafeInteger(value)) {
+    throw new RangeError(`${key}: ${value} is not exact; use a bigint, or new Typed("double", …)`);
+  }
+  return { int64Value: value.toString() };
+}
+
+function toStructure(value: Exclude<Value, null | boolean | string | number | bigint>, key: string): FieldValue {
+  if (value instanceof Typed) {
+    return { [`${value.type}Value`]: value.value };
+  }
+  if (value instanceof Decimal) {
+    return { decimalValue: { scale: value.scale, unscaled: value.unscaled } };
+  }
+  if (value instanceof Date) {
+    return { timestampValue: toSeconds(value, key) };
+  }
+  if (value instanceof Uint8Array) {
+    return { bytesValue: Buffer.from(value.buffer, value.byteOffset, value.byteLength) };
+  }
+  if (Array.isArray(value)) {
+    return { arrayValue: { values: value.map((inner) => toField(inner, key)) } };
+  }
+  return { tableValue: { fields: toFields(value) } };
+}
+
+/** Returns the seconds since 1970 of a date that is not before. */
+export function toSeconds(date: Date, what: string): string {
+  const seconds = Math.floor(date.getTime() / 1000);
+  if (!(seconds >= 0)) {
+    throw new RangeError(`${what}: a time before 1970 cannot be sent`);
+  }
+  return seconds.toString();
+}
+
+/** Turns the API's fields into a table. */
+export function fromFields(fields: Fields | undefined): Table {
+  const table: Table = {};
+  for (const [key, value] of Object.entries(fields ?? {})) {
+    if (key === "__proto__") {
+      Object.defineProperty(table, key, { value: fromField(value), enumerable: true, configurable: true, writable: true });
+    } else {
+      table[key] = fromField(value);
+    }
+  }
+  return table;
+}
+
+function fromField(field: FieldValue): Value {
+  switch (field.kind) {
+    case undefined:
+      return null;
+    case "int64Value":
+      return toInteger(field.int64Value!);
+    case "octetsValue":
+      return field.octetsValue!.toString();
+    case "timestampValue":
+      return new Date(Number(field.timestampValue) * 1000);
+    case "decimalValue":
+      return new Decimal(field.decimalValue!.scale, field.decimalValue!.unscaled);
+    case "arrayValue":
+      return field.arrayValue!.values.map(fromField);
+    case "tableValue":
+      return fromFields(field.tableValue!.fields);
+    default:
+      return field[field.kind] as Value;
+  }
+}
+
+function toInteger(text: string): number | bigint {
+  const value = Number(text);
+  return Number.isSafeInteger(value) ? value : BigInt(text);
+}
