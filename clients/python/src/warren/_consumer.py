@@ -1,0 +1,445 @@
+"""The asyncio consumer, and what becomes of deliveries for both APIs."""
+
+from __future__ import annotations
+
+import asyncio
+import collections
+import dataclasses
+import inspect
+import threading
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from typing import Any, Generic, Protocol, TypeVar
+
+import grpc
+
+from ._connection import Again, Connection, Node, converse, send
+from ._message import Message, from_proto
+from ._proto import consuming_pb2
+from ._topology import Binding, binding_to_proto
+from .errors import ClosedError, Error, LostError, SettledError, from_status
+
+DEFAULT_CREDIT = 256
+
+_MOST_CREDIT = (1 << 16) - 1
+_CLOSE_TIMEOUT = 5.0  # seconds: bounds the wait for the broker when a consumer is closed
+
+
+class Settler(Protocol):
+    """Settles the deliveries of one stream."""
+
+    def settle(self, tag: int, to: int) -> Awaitable[None] | None:
+        """Settles from any thread. What it returns, if anything, is to be awaited in the event loop."""
+
+    def is_over(self) -> bool:
+        """Whether the stream has ended: the message comes again."""
+
+
+@dataclasses.dataclass
+class BaseDelivery(Message):
+    """A message in the program's hands."""
+
+    redelivered: bool = False
+    """It was handed out before."""
+    tag: int = dataclasses.field(default=0, repr=False, compare=False)
+    settler: Settler | None = dataclasses.field(default=None, repr=False, compare=False)
+    """None: it is settled already."""
+
+    def settle(self, to: int) -> Awaitable[None] | None:
+        return None if self.settler is None else self.settler.settle(self.tag, to)
+
+    def is_stale(self) -> bool:
+        """Whether the delivery's stream is over, so that the message comes again."""
+        return self.settler is not None and self.settler.is_over()
+
+
+@dataclasses.dataclass
+class Delivery(BaseDelivery):
+    """A message in the program's hands. One of ack, requeue, fail and discard settles it, unless the consumer settles by
+    itself. They raise LostError if the connection of the delivery is known to be lost: the message is delivered again."""
+
+    async def ack(self) -> None:
+        """Settles it as done: the message is gone."""
+        await self._settled(consuming_pb2.SETTLEMENT_ACK)
+
+    async def requeue(self) -> None:
+        """Gives the message back to its place in the queue (a nack with requeue)."""
+        await self._settled(consuming_pb2.SETTLEMENT_REQUEUE)
+
+    async def fail(self) -> None:
+        """Gives the message back and counts a failed delivery; a queue may have a limit for those."""
+        await self._settled(consuming_pb2.SETTLEMENT_REQUEUE_FAILED)
+
+    async def discard(self) -> None:
+        """Settles it as one that can never be done: the message is dead-lettered or dropped (a reject)."""
+        await self._settled(consuming_pb2.SETTLEMENT_DISCARD)
+
+    async def _settled(self, to: int) -> None:
+        waiting = self.settle(to)
+        if waiting is not None:
+            await waiting
+
+
+D = TypeVar("D", bound=BaseDelivery)
+
+
+def consume_start(
+    queue: str,
+    *,
+    temporary: bool,
+    bindings: Sequence[Binding],
+    credit: int,
+    auto_settle: bool,
+    exclusive: bool,
+    priority: int,
+    tag: str,
+) -> consuming_pb2.ConsumeStart:
+    """What the broker is asked for."""
+    start = consuming_pb2.ConsumeStart(
+        queue=queue,
+        credit=max(1, min(credit, _MOST_CREDIT)),
+        auto_settle=auto_settle,
+        exclusive=exclusive,
+        priority=priority,
+        consumer_tag=tag,
+    )
+    if temporary:
+        start.temporary.SetInParent()
+        start.temporary.bindings.extend(map(binding_to_proto, bindings))
+    elif bindings:
+        raise ValueError("only a temporary queue is bound by its consumer; bind binds others")
+    return start
+
+
+class BaseConsumer(Generic[D]):
+    """Receives a queue's messages as deliveries of a class, in the event loop."""
+
+    def __init__(self, connection: Connection, start: consuming_pb2.ConsumeStart, kind: type[D]) -> None:
+        self._connection = connection
+        self._start = start
+        self._kind = kind
+        self._queue = ""
+        self._deliveries: asyncio.Queue[D | None] = asyncio.Queue()  # None: the end
+        self._room = asyncio.Event()
+        self._closing = asyncio.Event()
+        self._stopped = False
+        self._error: Error | None = None  # set at the end
+        self._started: asyncio.Future[None] = connection.loop.create_future()
+        self._task = connection.start(self._work())
+
+    @property
+    def queue(self) -> str:
+        """The name of the queue: of a temporary one, the present."""
+        return self._queue
+
+    async def started(self) -> None:
+        """Waits until the consumer runs; raises why it cannot. If it is cancelled, the consumer is closed."""
+        try:
+            await asyncio.shield(self._started)
+        except asyncio.CancelledError:
+            await self.close()
+            raise
+
+    async def close(self) -> None:
+        """Ends the consumer, once the broker has what was settled. What is not settled goes back to the queue."""
+        self._closing.set()
+        self._room.set()
+        try:
+            await asyncio.wait([self._task], timeout=_CLOSE_TIMEOUT)
+        finally:
+            self._task.cancel()
+            await asyncio.wait([self._task])
+
+    def stop(self) -> None:
+        """Lets iterations, next and handle end as if the consumer were closed. What the program has in its hands can be
+        settled, until close."""
+        self._stopped = True
+        self._deliveries.put_nowait(None)
+
+    async def take(self) -> list[D]:
+        """Waits for deliveries and returns all that are there; raises the consumer's error at its end."""
+        taken = [await self._take()]
+        while not self._deliveries.empty() and not self._stopped:
+            delivery = self._deliveries.get_nowait()
+            if delivery is None:
+                self._deliveries.put_nowait(None)
+                break
+            taken.append(delivery)
+        return taken
+
+    async def take_one(self) -> D:
+        """Waits for a delivery whose stream is not over; raises the consumer's error at its end."""
+        while (delivery := await self._take()).is_stale():
+            pass
+        return delivery
+
+    async def _take(self) -> D:
+        delivery = await self._deliveries.get()
+        if delivery is None or self._stopped:
+            self._deliveries.put_nowait(None)  # for the others who wait
+            raise self._error or ClosedError("the consumer is closed")
+        self._room.set()
+        return delivery
+
+    async def _work(self) -> None:
+        """Consumes until the consumer is closed or cannot go on."""
+        error: Error = ClosedError("the consumer is closed")
+        try:
+            await self._connection.stream(f"consumer of {self._start.queue}", self._run)
+        except Error as e:
+            if not self._closing.is_set():
+                error = e
+        except Exception as e:
+            error = Error(f"the consumer failed: {e!r}")
+            raise
+        finally:
+            self._error = error
+            self._deliveries.put_nowait(None)
+            if not self._started.done():
+                self._started.set_exception(error)
+                self._started.exception()  # who waits gets it; nobody need
+
+    async def _run(self, node: Node, up: Callable[[], None]) -> None:
+        """Consumes by one stream."""
+        if self._closing.is_set():
+            raise ClosedError("the consumer is closed")
+        call = node.consume(metadata=self._connection.metadata)
+        try:
+            await send(call, consuming_pb2.ConsumeRequest(start=self._start))
+            response = await call.read()
+        except BaseException:
+            call.cancel()
+            raise
+        if response is grpc.aio.EOF:
+            raise Again
+        up()
+        self._queue = response.started.queue
+        stream = ConsumeStream(self._connection.loop)
+        if not self._started.done():
+            self._started.set_result(None)
+        try:
+            await converse(call, self._send(call, stream), self._receive(call, stream))
+        finally:
+            stream.end()
+
+    async def _send(self, call: Any, stream: ConsumeStream) -> None:
+        """Sends what was settled, until the consumer closes."""
+        closing = asyncio.ensure_future(self._closing.wait())
+        closing.add_done_callback(lambda _: stream.wake.set())
+        try:
+            last = False
+            while not last:
+                await stream.wake.wait()
+                stream.wake.clear()
+                last = self._closing.is_set()
+                settles = stream.take()
+                if settles:
+                    request = consuming_pb2.ConsumeRequest(settles=consuming_pb2.Settles(settles=settles))
+                    if not await send(call, request):
+                        return
+            await call.done_writing()
+        finally:
+            closing.cancel()
+
+    async def _receive(self, call: Any, stream: ConsumeStream) -> None:
+        automatic = self._start.auto_settle
+        while True:
+            try:
+                response = await call.read()
+            except grpc.aio.AioRpcError:
+                if self._closing.is_set():
+                    raise ClosedError("the consumer is closed") from None
+                raise
+            if response is grpc.aio.EOF and self._closing.is_set():
+                raise ClosedError("the consumer is closed")
+            if response is grpc.aio.EOF or response.HasField("cancelled"):
+                raise Again  # a queue that is gone is found out then
+            for d in response.deliveries.deliveries:
+                if not automatic:
+                    stream.got(d.delivery_tag)
+                delivery = from_proto(
+                    self._kind,
+                    d.message,
+                    redelivered=d.redelivered,
+                    tag=d.delivery_tag,
+                    settler=None if automatic else stream,
+                )
+                while self._deliveries.qsize() >= self._start.credit and not self._closing.is_set():
+                    self._room.clear()
+                    await self._room.wait()
+                if not self._closing.is_set():  # or nobody takes it
+                    self._deliveries.put_nowait(delivery)
+
+
+class Consumer(BaseConsumer[Delivery]):
+    """Receives a queue's messages. After a lost connection it goes on by another node; what was not settled comes again,
+    marked as redelivered. Iterate over it, or call next or handle; several tasks share the deliveries. Client.consume
+    makes it.
+    """
+
+    async def __aenter__(self) -> Consumer:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.close()
+
+    async def __aiter__(self) -> AsyncIterator[Delivery]:
+        """Yields deliveries until the consumer is closed; raises why it cannot go on."""
+        while True:
+            try:
+                delivery = await self.next()
+            except ClosedError:
+                return
+            yield delivery
+
+    async def next(self) -> Delivery:
+        """Waits for a delivery. Raises ClosedError after close, or why the consumer cannot go on."""
+        return await self.take_one()
+
+    async def handle(self, handler: Callable[[Delivery], Any], workers: int = 1) -> None:
+        """Runs a function for each message, so many at a time, until the consumer is closed; raises why it cannot go on. A
+        message whose handler returns is settled as done, one whose handler raises as failed. The handler may be a
+        coroutine function."""
+        works = [asyncio.ensure_future(self._handle(handler)) for _ in range(max(1, workers))]
+        try:
+            await asyncio.gather(*works)
+        finally:
+            for work in works:
+                work.cancel()
+            await asyncio.gather(*works, return_exceptions=True)
+
+    async def _handle(self, handler: Callable[[Delivery], Any]) -> None:
+        log = self._connection.log
+        async for delivery in self:
+            settle = delivery.ack
+            try:
+                result = handler(delivery)
+                if inspect.isawaitable(result):
+                    await result
+            except Exception:
+                log.warning("handler of %s failed", self._start.queue or self._queue, exc_info=True)
+                settle = delivery.fail
+            try:
+                await settle()
+            except (LostError, SettledError) as e:
+                log.info("delivery of %s not settled: %s", self._start.queue or self._queue, e)
+
+
+class ConsumeStream:
+    """One stream of deliveries. It collects what is settled, by any thread, to be sent together."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._loop = loop
+        self.wake = asyncio.Event()  # there is something to send
+        self._lock = threading.Lock()  # guards what follows
+        self._over = False
+        self._base = 1  # the first delivery in _states
+        # Of deliveries from _base on; unspecified: in the program's hands.
+        self._states: collections.deque[int] = collections.deque()
+        self._sent: collections.deque[bool] = collections.deque()  # beside _states: the broker knows
+        self._changed: list[int] = []  # settled and not sent, in order of settling
+
+    def got(self, tag: int) -> None:
+        """Notes a delivery. Their tags are consecutive, from 1."""
+        with self._lock:
+            if not self._states:
+                self._base = tag
+            self._states.append(consuming_pb2.SETTLEMENT_UNSPECIFIED)
+            self._sent.append(False)
+
+    def settle(self, tag: int, to: int) -> None:
+        with self._lock:
+            if self._over:
+                raise LostError("the connection of the delivery was lost; the message is delivered again")
+            at = tag - self._base
+            if at < 0 or self._states[at] != consuming_pb2.SETTLEMENT_UNSPECIFIED:
+                raise SettledError("the delivery is settled already")
+            self._states[at] = to
+            self._changed.append(tag)
+            wake = len(self._changed) == 1
+        if wake:
+            self._loop.call_soon_threadsafe(self.wake.set)
+
+    def is_over(self) -> bool:
+        return self._over
+
+    def end(self) -> None:
+        with self._lock:
+            self._over = True
+
+    def take(self) -> list[consuming_pb2.Settle]:
+        """Turns what was settled into as few settles as can be: what is done from the front on is one."""
+        settles = []
+        with self._lock:
+            last = 0  # the last of the front that the broker does not know of
+            while self._states and (self._sent[0] or self._states[0] == consuming_pb2.SETTLEMENT_ACK):
+                if not self._sent[0]:
+                    last = self._base
+                self._states.popleft()
+                self._sent.popleft()
+                self._base += 1
+            if last:
+                settles.append(consuming_pb2.Settle(delivery_tag=last, multiple=True, settlement=consuming_pb2.SETTLEMENT_ACK))
+            for tag in self._changed:
+                at = tag - self._base
+                if at >= 0:
+                    settles.append(consuming_pb2.Settle(delivery_tag=tag, settlement=self._states[at]))
+                    self._sent[at] = True
+            self._changed.clear()
+        return settles
+
+
+class _GetStream:
+    """A stream that holds one message."""
+
+    def __init__(self, call: Any) -> None:
+        self._call = call
+        self._settled: asyncio.Future[None] | None = None
+
+    def settle(self, tag: int, to: int) -> Awaitable[None]:
+        return self._settle(consuming_pb2.Settle(delivery_tag=tag, settlement=to))
+
+    def is_over(self) -> bool:
+        return False
+
+    async def _settle(self, settle: consuming_pb2.Settle) -> None:
+        """Settles the message and waits until the broker has done so. Whoever comes later gets the same answer."""
+        if self._settled is None:
+            self._settled = asyncio.ensure_future(self._finish(settle))
+        await asyncio.shield(self._settled)
+
+    async def _finish(self, settle: consuming_pb2.Settle) -> None:
+        try:
+            await self._call.write(consuming_pb2.GetRequest(settle=settle))
+            await finish(self._call)
+        except grpc.aio.AioRpcError as e:
+            raise LostError(f"whether the delivery was settled is not known: {e.details()}") from from_status(e)
+        except (asyncio.InvalidStateError, asyncio.CancelledError):  # the call is over
+            raise LostError("the connection of the delivery was lost; the message is delivered again") from None
+
+
+async def finish(call: Any) -> None:
+    """Half-closes and waits for the end."""
+    await call.done_writing()
+    await call.read()
+
+
+async def get(node: Node, metadata: Any, queue: str, auto_settle: bool, kind: type[D]) -> D | None:
+    """Takes one message; None: there is none."""
+    call = node.get(metadata=metadata)
+    try:
+        await send(call, consuming_pb2.GetRequest(fetch=consuming_pb2.Fetch(queue=queue, auto_settle=auto_settle)))
+        response = await call.read()
+        if response is grpc.aio.EOF:
+            return None
+        if not response.HasField("delivery"):
+            await finish(call)
+            return None
+        d = response.delivery
+        settler = None if auto_settle else _GetStream(call)
+        delivery = from_proto(kind, d.message, redelivered=d.redelivered, tag=d.delivery_tag, settler=settler)
+        if auto_settle:
+            await finish(call)
+        return delivery
+    except BaseException:
+        call.cancel()
+        raise

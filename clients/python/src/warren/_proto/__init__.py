@@ -1,0 +1,1 @@
+"""What protoc has made of the API's definitions (proto/generate)."""
