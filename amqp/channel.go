@@ -130,7 +130,9 @@ func (c *conn) closeChannel(ch *channel, p *protocolError) {
 		c.log.Debug("flush before channel.close", "err", err)
 	}
 	c.out.returns()
+	c.out.settle()
 	c.dismiss(ch)
+	c.out.goOn()
 	c.out.method(ch.number, &wire.ChannelClose{ReplyCode: p.code, ReplyText: wire.ReplyText(p.code, p.text), ClassId: p.class, MethodId: p.method})
 }
 

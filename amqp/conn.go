@@ -237,6 +237,7 @@ func (c *conn) finish(err error) {
 	}
 	p = c.toProtocol(err)
 	c.closing = true
+	c.out.settle()
 	c.giveBack() // which may take its time
 	_ = c.socket.SetWriteDeadline(time.Now().Add(closeTimeout))
 	c.out.method(0, &wire.ConnectionClose{ReplyCode: p.code, ReplyText: wire.ReplyText(p.code, p.text), ClassId: p.class, MethodId: p.method})

@@ -17,6 +17,7 @@ import (
 	"github.com/warrenmq/warren/amqp/wire"
 	"github.com/warrenmq/warren/broker"
 	"github.com/warrenmq/warren/internal/amqptest"
+	"github.com/warrenmq/warren/raftfsm/queue"
 )
 
 // running is a server with its cluster and a listener in memory.
@@ -84,7 +85,7 @@ func (r *running) exchange(k *amqptest.Client, body string) {
 
 const (
 	silentConnections = 2000
-	bytesPerSilent    = 16 << 10 // goroutine and all
+	bytesPerSilent    = 20 << 10 // goroutine and all; 16 KiB with the race detector, give or take
 )
 
 // TestSilentConnections opens many connections that say nothing, or half a header: they cost little, others are served,
@@ -418,6 +419,65 @@ func TestCloseOkComesLast(t *testing.T) {
 			t.Error("the exclusive queue is still there")
 		}
 	})
+}
+
+// TestNoMessageAfterItIsBack ends a channel, or its connection, while a message for it waits for the socket: the message goes back
+// to its queue after it was written, so that nobody else has it before this client. One that does not read is not waited for.
+func TestNoMessageAfterItIsBack(t *testing.T) {
+	for _, c := range []struct {
+		name string
+		end  func(r *running, k *amqptest.Client)
+	}{
+		{"shutdown", func(r *running, _ *amqptest.Client) {
+			r.serving.Go(func() {
+				if err := r.server.Shutdown(context.Background()); err != nil {
+					t.Error(err)
+				}
+			})
+		}},
+		{"error of the channel", func(_ *running, k *amqptest.Client) { k.Methods(1, &wire.BasicAck{DeliveryTag: 99}) }},
+		{"error of the connection", func(_ *running, k *amqptest.Client) { k.Methods(0, &wire.BasicAck{}) }},
+	} {
+		for _, how := range []string{"get", "consume"} {
+			for _, reads := range []bool{true, false} {
+				t.Run(fmt.Sprint(c.name, " ", how, " ", reads), func(t *testing.T) {
+					synctest.Test(t, func(t *testing.T) {
+						r := start(t, Options{}, broker.Options{})
+						defer r.stop()
+						k := r.open(amqptest.Login{})
+						k.Methods(1, &wire.QueueDeclare{Queue: "q"})
+						k.Method(1)
+						if how == "consume" {
+							k.Methods(1, &wire.BasicConsume{Queue: "q", ConsumerTag: "c"})
+							k.Method(1)
+						}
+						k.Publish(1, "", "q", wire.Properties{}, []byte("hello"))
+						if how == "get" {
+							k.Methods(1, &wire.BasicGet{Queue: "q"})
+						}
+						synctest.Wait() // the message is on its way into a socket that nobody reads
+						c.end(r, k)
+						synctest.Wait()
+						holds := func() queue.Counts { return r.cluster.Holds(r.cluster.Find("q").ID) }
+						if n := holds(); n.Ready != 0 || n.Unsettled != 1 {
+							t.Fatalf("%+v before the message was written", n)
+						}
+						if reads {
+							k.Method(1)
+							k.Message(1)
+						} else {
+							time.Sleep(2 * closeTimeout)
+						}
+						synctest.Wait()
+						if n := holds(); n.Ready != 1 || n.Unsettled != 0 {
+							t.Fatalf("%+v after the end", n)
+						}
+						_ = k.Socket.Close() // the test's end of the pipe
+					})
+				})
+			}
+		}
+	}
 }
 
 // TestLargeBodyInSmallFrames checks a body byte by byte through the smallest frames.

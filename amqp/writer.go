@@ -2,6 +2,7 @@ package amqp
 
 import (
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/warrenmq/warren/amqp/wire"
@@ -15,6 +16,7 @@ type writer struct {
 	c     *conn
 	awake chan struct{} // has room for one
 	quit  chan struct{}
+	holds atomic.Bool // the broker is not drained
 
 	mu      sync.Mutex // guards what follows
 	room    sync.Cond  // told when replies were taken
@@ -22,8 +24,9 @@ type writer struct {
 	target  *[]byte // where frames appends
 	stopped bool
 
-	urgentMu sync.Mutex    // guards urgent, for a short time
+	urgentMu sync.Mutex    // guards what follows, for a short time
 	urgent   []wire.Method // from goroutines that may not wait: blocked and unblocked
+	asking   chan struct{} // to be closed when all that was queued before is in the socket; nil: nobody asks
 
 	out *[]byte // the writer goroutine's: what it is about to write
 }
@@ -154,30 +157,39 @@ func (w *writer) writeAll() error {
 		w.out = nil
 	}()
 	for more := true; more; {
-		var err error
 		*w.out = (*w.out)[:0]
-		w.takeUrgent()
-		if more, err = w.c.broker.Drain((*frames)(w), drainBytes); err != nil {
-			return err
+		asking := w.takeUrgent()
+		if more = !w.holds.Load(); more {
+			var err error
+			if more, err = w.c.broker.Drain((*frames)(w), drainBytes); err != nil {
+				return err
+			}
 		}
-		if w.takeReplies(); len(*w.out) == 0 {
-			return nil
+		w.takeReplies()
+		if len(*w.out) > 0 {
+			if _, err := w.c.socket.Write(*w.out); err != nil {
+				return err
+			}
+			w.c.broker.Written()
+		} else {
+			more = false
 		}
-		if _, err := w.c.socket.Write(*w.out); err != nil {
-			return err
+		if asking != nil {
+			close(asking)
 		}
-		w.c.broker.Written()
 	}
 	return nil
 }
 
-func (w *writer) takeUrgent() {
+// takeUrgent moves what is urgent to what is written, and returns who asks.
+func (w *writer) takeUrgent() (asking chan struct{}) {
 	w.urgentMu.Lock()
 	defer w.urgentMu.Unlock()
 	for _, m := range w.urgent {
 		*w.out = wire.AppendMethodFrame(*w.out, 0, m)
 	}
-	w.urgent = nil
+	asking, w.urgent, w.asking = w.asking, nil, nil
+	return asking
 }
 
 // takeReplies moves what the reader has queued to what is written.
@@ -197,6 +209,31 @@ func (w *writer) moveReplies() {
 	}
 	w.replies = w.replies[:0]
 	w.room.Broadcast()
+}
+
+// settle waits until what was queued or drained before is in the socket, or never will be, for closeTimeout at most; until goOn
+// nothing more is drained. What a channel holds is given back between the two: a message that still waited here would reach this
+// client when the next one has it already.
+func (w *writer) settle() {
+	w.holds.Store(true)
+	written := make(chan struct{})
+	w.urgentMu.Lock()
+	w.asking = written
+	w.urgentMu.Unlock()
+	w.wake()
+	limit := time.NewTimer(closeTimeout)
+	defer limit.Stop()
+	select {
+	case <-written:
+	case <-w.c.ctx.Done():
+	case <-limit.C:
+	}
+}
+
+// goOn has the broker drained again after settle.
+func (w *writer) goOn() {
+	w.holds.Store(false)
+	w.wake()
 }
 
 // stop lets run write what waits and end; a client that does not read is cut after closeTimeout.
