@@ -107,6 +107,34 @@ func TestVerdicts(t *testing.T) {
 			s.deliver(a, 0, 0)
 			s.ack(a, 0)
 		}},
+		{name: "it comes again, with the flag, before the lost channel is read", tell: func(s *story) {
+			s.publish(2)
+			a, b := s.queue.Consumer(0), s.queue.Consumer(1)
+			s.deliver(a, 0)
+			s.again(b, 1)
+			s.deliver(a, 1)
+			a.Lost()
+			s.again(b, 0)
+			s.ack(b, 0, 1)
+		}},
+		{name: "it comes again, with the flag, and then without to a healthy channel", want: []string{Duplicate}, tell: func(s *story) {
+			s.publish(1)
+			a, b := s.queue.Consumer(0), s.queue.Consumer(1)
+			s.queue.Consumer(2).Lost()
+			s.again(b, 0)
+			s.ack(b, 0)
+			s.deliver(a, 0)
+			s.ack(a, 0)
+		}},
+		{name: "it comes again, with the flag, is read late, and comes without the flag once more", want: []string{Duplicate}, tell: func(s *story) {
+			s.publish(1)
+			a, b, c := s.queue.Consumer(0), s.queue.Consumer(1), s.queue.Consumer(1)
+			s.again(b, 0)
+			s.deliver(a, 0)
+			a.Lost()
+			s.ack(b, 0)
+			s.deliver(c, 0)
+		}},
 		{name: "out with two healthy consumers", want: []string{Duplicate}, tell: func(s *story) {
 			s.publish(1)
 			a, b := s.queue.Consumer(0), s.queue.Consumer(1)

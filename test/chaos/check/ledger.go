@@ -193,12 +193,15 @@ func (c *Consumer) Delivered(publisher, id uint32, redelivered bool) {
 	defer q.mu.Unlock()
 	m := q.mark(publisher, id)
 	now := l.now()
+	late := !redelivered && !m.fresh && m.standing != unseen
 	if redelivered {
 		c.redelivered(p, id, *m, now)
 	} else {
-		c.fresh(p, id, m)
+		c.fresh(p, id, m, now)
 	}
-	m.standing, m.channel, m.at = held, c.number, millis(now)
+	if !late { // otherwise it is where it came with the flag
+		m.standing, m.channel, m.at = held, c.number, millis(now)
+	}
 }
 
 // redelivered counts a redelivery with its reason, or puts it down to be judged at the end.
@@ -214,19 +217,24 @@ func (c *Consumer) redelivered(p *Publisher, id uint32, m mark, now time.Duratio
 	}
 }
 
-// fresh checks a delivery without the redelivered flag: the first of its message, and in order.
-func (c *Consumer) fresh(p *Publisher, id uint32, m *mark) {
+// fresh checks a delivery without the redelivered flag: the first of its message, and in order. Two without it are never right.
+// One that comes after others with it was read late: its channel held the message before them, and must have been lost.
+func (c *Consumer) fresh(p *Publisher, id uint32, m *mark, now time.Duration) {
 	q, l := c.queue, c.queue.ledger
-	if m.fresh || m.standing != unseen {
-		l.report(Finding{Kind: Duplicate, Queue: q.name, Publisher: p.name, Message: id, Detail: fmt.Sprintf(
-			"delivered twice, the second time without the redelivered flag: to channel %d (node%d) at %v; before, %v since %v, %v, to channel %d (node%d)",
-			c.number, c.node+1, l.now().Round(time.Millisecond), m.standing, time.Duration(m.at)*time.Millisecond,
-			map[bool]string{true: "first without the flag", false: "always with the flag"}[m.fresh], m.channel, l.nodeOf(m.channel)+1)})
-	}
-	m.fresh = true
 	lasts := c.last
-	if q.single {
-		lasts = q.last
+	switch {
+	case m.fresh:
+		l.report(Finding{Kind: Duplicate, Queue: q.name, Publisher: p.name, Message: id, Detail: fmt.Sprintf(
+			"delivered twice without the redelivered flag: to channel %d (node%d) at %v; before, %v since %v, to channel %d (node%d)",
+			c.number, c.node+1, now.Round(time.Millisecond), m.standing, time.Duration(m.at)*time.Millisecond, m.channel, l.nodeOf(m.channel)+1)})
+	case m.standing != unseen:
+		l.suspect(suspicion{queue: q, publisher: p, id: id, mark: *m, to: c.number, at: now, late: true})
+		m.fresh = true
+	default:
+		m.fresh = true
+		if q.single {
+			lasts = q.last
+		}
 	}
 	last, some := lasts[p.number]
 	if some && id < last && p.sameEpoch(id, last) {

@@ -68,6 +68,7 @@ type suspicion struct {
 	mark      mark   // as it was when it came again
 	to        uint32 // the channel it came to
 	at        time.Duration
+	late      bool // it came without the flag, after it had come with it
 }
 
 // Report adds a finding.
@@ -191,6 +192,9 @@ func (l *Ledger) judgeSuspects(windows []Window) {
 
 // judge gives the reason that allows a redelivery, or the kind of finding that it is. The caller holds l.mu.
 func (l *Ledger) judge(s suspicion, windows []Window) (reason, kind, detail string) {
+	if s.late {
+		return l.readLate(s, windows)
+	}
 	if s.mark.standing == unseen {
 		if reason := l.unread(s, windows); reason != "" {
 			return reason, "", ""
@@ -216,6 +220,19 @@ func (l *Ledger) judge(s suspicion, windows []Window) (reason, kind, detail stri
 		return "acknowledged on a node that was under a fault", "", ""
 	}
 	return "", AfterAck, fmt.Sprintf("channel %d acknowledged it at %v and stayed healthy", holder.number, since)
+}
+
+// readLate judges a message that came without the flag after it had come with it. The caller holds l.mu.
+func (l *Ledger) readLate(s suspicion, windows []Window) (reason, kind, detail string) {
+	reader, since := l.channels[s.to], time.Duration(s.mark.at)*time.Millisecond
+	switch {
+	case reader.lost >= 0 && reader.lost <= s.at+slack:
+		return "read late on a channel that was lost", "", ""
+	case touched(windows, reader.node, since-suspected, s.at):
+		return "read late on a node that was under a fault", "", ""
+	}
+	return "", Duplicate, fmt.Sprintf("without the redelivered flag, to a healthy channel (node%d), though it had come with it: %v since %v, channel %d (node%d)",
+		reader.node+1, s.mark.standing, since, s.mark.channel, l.channels[s.mark.channel].node+1)
 }
 
 // unread gives the reason for which a message may have been given to a channel that never read it. The caller holds l.mu.
