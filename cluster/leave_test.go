@@ -124,7 +124,9 @@ func TestRefusals(t *testing.T) {
 	refused(t, "add a node first", leave(a, "n2", LeaveOptions{}))
 	refused(t, "warren leave n2", remove(b, "n2", LeaveOptions{}))
 	c.stop()
-	eventually(t, "the others see that it ended", func() bool { return seen(a, "n2").State == MemberDown })
+	eventually(t, "the others see that it ended", func() bool { // whoever of them leads the catalog decides
+		return seen(a, "n2").State == MemberDown && seen(b, "n2").State == MemberDown
+	})
 	refused(t, "warren remove n2", leave(a, "n2", LeaveOptions{}))
 	refused(t, "start a new node first", remove(a, "n2", LeaveOptions{}))
 	refused(t, "no majority", leave(a, "n1", LeaveOptions{Few: true}))

@@ -1,7 +1,8 @@
-// Package peer connects the nodes of a cluster: one gRPC server on each, and to every other node a few connections that
-// are kept apart by what they carry, so that a snapshot never delays a heartbeat. It carries streams of raw frames, calls
-// of raw bytes, and the Control service of proto/node/v1. What is in the frames, and which nodes there are, is left to
-// others: a node is named by its identity, and its address is asked for at each dial, since it may change.
+// Package peer connects the nodes of a cluster: one port on each, and to every other node a few connections that are kept
+// apart by what they carry, so that a snapshot never delays a heartbeat. It carries streams of raw frames, each on a
+// connection of its own, and by gRPC calls of raw bytes and the Control service of proto/node/v1. What is in the frames,
+// and which nodes there are, is left to others: a node is named by its identity, and its address is asked for at each dial,
+// since it may change.
 package peer
 
 import (
@@ -56,12 +57,13 @@ type Handlers struct {
 
 // Network is this node's end of all connections between nodes.
 type Network struct {
-	o      Options
-	server *grpc.Server
+	o    Options
+	life context.Context // ends with Close
+	end  context.CancelFunc
 
-	mu    sync.Mutex // guards what follows
-	conns map[key]*grpc.ClientConn
-	ended bool
+	mu      sync.Mutex // guards what follows
+	conns   map[key]*grpc.ClientConn
+	streams map[*stream]struct{}
 }
 
 type key struct {
@@ -86,7 +88,10 @@ func New(o Options) *Network {
 		var d net.Dialer
 		o.Dial = func(ctx context.Context, address string) (net.Conn, error) { return d.DialContext(ctx, "tcp", address) }
 	}
-	return &Network{o: o, conns: map[key]*grpc.ClientConn{}}
+	n := &Network{o: o, conns: map[key]*grpc.ClientConn{}, streams: map[*stream]struct{}{}}
+	n.life, n.end = context.WithCancel(context.Background())
+	go n.beats()
+	return n
 }
 
 // Serve takes connections until Close.
@@ -95,20 +100,24 @@ func (n *Network) Serve(h Handlers) error {
 		grpc.ForceServerCodecV2(codec{}),
 		grpc.MaxRecvMsgSize(maxFrame),
 		grpc.MaxSendMsgSize(maxFrame),
+		grpc.ConnectionTimeout(openingTimeout),
 		grpc.StaticStreamWindowSize(windowSize), grpc.StaticConnWindowSize(2*windowSize),
 		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: keepaliveTime / 2, PermitWithoutStream: true}),
 		grpc.KeepaliveParams(keepalive.ServerParameters{Time: keepaliveTime, Timeout: keepaliveTimeout}),
 	)
-	server.RegisterService(framesService(h), nil)
+	server.RegisterService(callService(h), nil)
 	nodev1.RegisterControlServer(server, h.Control)
-	n.mu.Lock()
-	if n.ended {
-		n.mu.Unlock()
-		return n.o.Listener.Close()
+	stop := context.AfterFunc(n.life, server.Stop)
+	defer stop()
+	calls := &handed{address: n.o.Listener.Addr(), conns: make(chan net.Conn), closed: make(chan struct{})}
+	served := make(chan error, 1)
+	go func() { served <- server.Serve(calls) }()
+	err := n.accept(h, calls)
+	server.Stop()
+	if of := <-served; err == nil && of != nil && !errors.Is(of, grpc.ErrServerStopped) {
+		err = of
 	}
-	n.server = server
-	n.mu.Unlock()
-	if err := server.Serve(n.o.Listener); err != nil && !errors.Is(err, grpc.ErrServerStopped) {
+	if err != nil {
 		return fmt.Errorf("serve other nodes: %w", err)
 	}
 	return nil
@@ -117,26 +126,23 @@ func (n *Network) Serve(h Handlers) error {
 // Close ends all connections, at once.
 func (n *Network) Close() {
 	n.mu.Lock()
-	n.ended = true
-	server, conns := n.server, n.conns
+	n.end()
+	conns := n.conns
 	n.conns = map[key]*grpc.ClientConn{}
 	n.mu.Unlock()
+	_ = n.o.Listener.Close() // as all that follows: there is nothing else to know
 	for _, c := range conns {
-		_ = c.Close() // its streams end with it; there is nothing else to know
+		_ = c.Close()
 	}
-	if server != nil {
-		server.Stop()
-	} else {
-		_ = n.o.Listener.Close()
+	for _, s := range n.list(func(*stream) bool { return true }) {
+		s.fail(errClosed)
 	}
 }
-
-var errClosed = errors.New("the network is closed")
 
 func (n *Network) conn(uuid string, class Class) (*grpc.ClientConn, error) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	if n.ended {
+	if n.life.Err() != nil {
 		return nil, errClosed
 	}
 	k := key{uuid, class}
@@ -184,6 +190,8 @@ func (n *Network) Disconnect(uuid string) {
 	n.disconnect(func(other string) bool { return other == uuid })
 }
 
+var errDisconnected = errors.New("the other node is taken for gone")
+
 // Keep breaks all connections but those to some nodes.
 func (n *Network) Keep(needed func(uuid string) bool) {
 	n.disconnect(func(uuid string) bool { return !needed(uuid) })
@@ -201,6 +209,9 @@ func (n *Network) disconnect(which func(uuid string) bool) {
 	n.mu.Unlock()
 	for _, c := range conns {
 		_ = c.Close() // as in Close
+	}
+	for _, s := range n.list(func(s *stream) bool { return s.uuid != "" && which(s.uuid) }) {
+		s.fail(errDisconnected)
 	}
 }
 

@@ -209,12 +209,11 @@ func TestFrameThatIsTooLarge(t *testing.T) {
 	b := newBook()
 	a, _ := b.start(t, "a", echoes()), b.start(t, "b", echoes())
 	s, other := mustOpen(t, a, "b", Raft), mustOpen(t, a, "b", Raft)
-	err := s.Send(make([]byte, maxFrame+1))
-	if err == nil {
-		_, err = s.Recv()
-	}
-	if status.Code(err) != codes.ResourceExhausted {
+	if err := s.Send(make([]byte, maxFrame+1)); !errors.Is(err, errFrameTooLarge) {
 		t.Errorf("a frame of %d octets: %v", maxFrame+1, err)
+	}
+	if _, err := s.Recv(); !errors.Is(err, errFrameTooLarge) {
+		t.Errorf("after a frame that is too large: %v", err)
 	}
 	exchange(t, other, Raft, []byte("still here"))
 }
