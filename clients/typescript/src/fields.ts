@@ -53,7 +53,7 @@ export function toFields(table: Table | undefined): Fields {
   const fields: Fields = {};
   for (const [key, value] of Object.entries(table ?? {})) {
     if (value !== undefined) {
-      fields[key] = toField(value, key);
+      set(fields, key, toField(value, key));
     }
   }
   return fields;
@@ -124,13 +124,18 @@ export function toSeconds(date: Date, what: string): string {
 export function fromFields(fields: Fields | undefined): Table {
   const table: Table = {};
   for (const [key, value] of Object.entries(fields ?? {})) {
-    if (key === "__proto__") {
-      Object.defineProperty(table, key, { value: fromField(value), enumerable: true, configurable: true, writable: true });
-    } else {
-      table[key] = fromField(value);
-    }
+    set(table, key, fromField(value));
   }
   return table;
+}
+
+/** Sets a property whatever its name is, which others choose. */
+function set<T>(object: Record<string, T>, key: string, value: T): void {
+  if (key === "__proto__") {
+    Object.defineProperty(object, key, { value, enumerable: true, configurable: true, writable: true });
+  } else {
+    object[key] = value;
+  }
 }
 
 function fromField(field: FieldValue): Value {

@@ -1,0 +1,116 @@
+import assert from "node:assert/strict";
+import { test } from "node:test";
+
+import { Decimal, Typed, type Table } from "@warrenmq/client";
+import { fromFields, toFields } from "../dist/fields.js";
+import { fromWire, toWire } from "../dist/message.js";
+import { publish, type Fields, type PublishRequest } from "../dist/wire.js";
+import { loadSync, type ServiceDefinition } from "@grpc/proto-loader";
+import { fileURLToPath } from "node:url";
+
+const directory = fileURLToPath(new URL("../dist/proto/", import.meta.url));
+const services = loadSync("broker/v1/publishing.proto", { includeDirs: [directory], longs: String, enums: String, defaults: true, oneofs: true });
+const decode = (services["warren.broker.v1.PublishingService"] as ServiceDefinition)["Publish"]!.requestDeserialize;
+
+/** Sends headers through the encoding that they travel in. */
+function travel(table: Table): Fields {
+  const message = toWire({ headers: table });
+  const bytes = publish.encode({ batch: { firstSequence: "1", lowestUnconfirmed: "1", messages: [message] } });
+  return (decode(bytes) as PublishRequest).batch!.messages[0]!.properties!.headers!;
+}
+
+test("values come back as they were", () => {
+  const table: Table = {
+    yes: true,
+    no: false,
+    text: "grün",
+    nothing: null,
+    zero: 0,
+    small: -5,
+    largest: Number.MAX_SAFE_INTEGER,
+    beyond: 2n ** 53n,
+    most: 2n ** 63n - 1n,
+    least: -(2n ** 63n),
+    half: 0.5,
+    bytes: Buffer.from([0, 255]),
+    when: new Date(1_700_000_000_000),
+    list: [1, "two", [3n ** 39n], null],
+    table: { inner: { deep: 1 } },
+    decimal: new Decimal(2, 314),
+    ["__proto__"]: "a header",
+  };
+  assert.deepEqual(fromFields(travel(table)), table);
+});
+
+test("a bigint that a number holds comes back as a number", () => {
+  assert.deepEqual(fromFields(travel({ n: 5n })), { n: 5 });
+});
+
+test("typed numbers have their kinds", () => {
+  const fields = travel({
+    a: new Typed("int8", -128),
+    b: new Typed("int16", -5),
+    c: new Typed("int32", 7),
+    d: new Typed("uint8", 255),
+    e: new Typed("uint16", 65535),
+    f: new Typed("uint32", 4294967295),
+    g: new Typed("float", 1.5),
+    h: new Typed("double", 2),
+  });
+  const kinds = Object.fromEntries(Object.entries(fields).map(([key, value]) => [key, value.kind]));
+  assert.deepEqual(kinds, {
+    a: "int8Value",
+    b: "int16Value",
+    c: "int32Value",
+    d: "uint8Value",
+    e: "uint16Value",
+    f: "uint32Value",
+    g: "floatValue",
+    h: "doubleValue",
+  });
+  assert.deepEqual(fromFields(fields), { a: -128, b: -5, c: 7, d: 255, e: 65535, f: 4294967295, g: 1.5, h: 2 });
+});
+
+test("a text that is not UTF-8 is read with replacement characters", () => {
+  assert.deepEqual(fromFields({ t: { kind: "octetsValue", octetsValue: Buffer.from([65, 255]) } }), { t: "A\ufffd" });
+});
+
+test("what cannot be sent is refused", () => {
+  assert.throws(() => toFields({ n: 2 ** 53 }), /n: 9007199254740992 is not exact/);
+  assert.throws(() => toFields({ n: 2n ** 63n }), /does not fit into 64 bits/);
+  assert.throws(() => toFields({ t: { f: (() => 1) as never } }), /f: a function cannot be sent/);
+  assert.throws(() => toFields({ d: new Date(-1000) }), /before 1970/);
+  assert.throws(() => toFields({ d: new Date(NaN) }), /before 1970/);
+  assert.throws(() => new Typed("int8", 128), /128 is no int8/);
+  assert.throws(() => new Typed("uint16", 1.5), /1.5 is no uint16/);
+});
+
+test("a message comes back as it was", () => {
+  const message = {
+    exchange: "x",
+    routingKey: "k",
+    body: "text",
+    headers: { a: 1 },
+    contentType: "text/plain",
+    contentEncoding: "identity",
+    transient: true,
+    priority: 9,
+    correlationId: "c",
+    replyTo: "r",
+    expirationMs: 1500,
+    messageId: "m",
+    timestamp: new Date(1_700_000_000_000),
+    type: "t",
+    userId: "guest",
+    appId: "a",
+  };
+  const bytes = publish.encode({ batch: { firstSequence: "1", lowestUnconfirmed: "1", messages: [toWire(message)] } });
+  const sent = (decode(bytes) as PublishRequest).batch!.messages[0]!;
+  assert.deepEqual(fromWire(sent), { ...message, body: Buffer.from("text") });
+});
+
+test("properties that are left out are absent", () => {
+  const bytes = publish.encode({ batch: { firstSequence: "1", lowestUnconfirmed: "1", messages: [toWire({ routingKey: "k" })] } });
+  const sent = (decode(bytes) as PublishRequest).batch!.messages[0]!;
+  assert.deepEqual(fromWire(sent), { exchange: "", routingKey: "k", body: Buffer.alloc(0), headers: {}, transient: false });
+});
