@@ -42,6 +42,7 @@ type cluster struct {
 	machineVersion uint32
 	lastNode       uint16
 	timeMillis     int64
+	former         []Former // never changed, only replaced
 }
 
 type queueSet map[queue.QueueID]*Queue
@@ -106,6 +107,8 @@ func (a *apply) dispatch(cmd *Command) error {
 		a.reply.Err = a.setReplicas(c.SetReplicas)
 	case *raftv1.CatalogCommand_SetMachineVersion:
 		return a.setMachineVersion(c.SetMachineVersion)
+	case *raftv1.CatalogCommand_RecoverCluster:
+		a.reply.Err = a.recoverCluster(c.RecoverCluster)
 	case *raftv1.CatalogCommand_CreateVhost:
 		a.reply.Err = a.createVHost(c.CreateVhost)
 	case *raftv1.CatalogCommand_DeleteVhost:

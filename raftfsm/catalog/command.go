@@ -55,6 +55,11 @@ func SetMachineVersion(m *raftv1.SetMachineVersion) *Command {
 	return &Command{Command: &raftv1.CatalogCommand_SetMachineVersion{SetMachineVersion: m}}
 }
 
+// RecoverCluster makes the command that leaves a cluster to one survivor.
+func RecoverCluster(m *raftv1.RecoverCluster) *Command {
+	return &Command{Command: &raftv1.CatalogCommand_RecoverCluster{RecoverCluster: m}}
+}
+
 // CreateVHost makes the command that adds a vhost.
 func CreateVHost(m *raftv1.CreateVHost) *Command {
 	return &Command{Command: &raftv1.CatalogCommand_CreateVhost{CreateVhost: m}}

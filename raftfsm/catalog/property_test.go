@@ -82,6 +82,9 @@ func randomCommand(t *rapid.T) *Command {
 		return AdmitNode(&raftv1.AdmitNode{Uuid: name("n1", "n3", "n4"), Name: name("a", "b"), MachineVersion: LatestMachineVersion, Replaces: small.Draw(t, "replaces")})
 	case 21:
 		return SetLeaving(&raftv1.SetLeaving{Number: small.Draw(t, "node"), Leaving: flag()})
+	case 22:
+		return RecoverCluster(&raftv1.RecoverCluster{FormerId: name("c", "c2"), ClusterId: name("c2", "c3"), Uuid: name("n5", "n6"), Name: "a",
+			MachineVersion: LatestMachineVersion, LastNode: small.Draw(t, "last"), LostShards: []uint32{small.Draw(t, "lost")}})
 	}
 	return Bind(bind())
 }

@@ -45,9 +45,12 @@ func sortedBy[T any](things []T, name func(T) string) []T {
 }
 
 func (c *cluster) record() *raftv1.CatalogRecord {
-	return &raftv1.CatalogRecord{Record: &raftv1.CatalogRecord_Cluster{Cluster: &raftv1.ClusterRecord{
-		ClusterId: c.id, Shards: c.shards, Replication: c.replication, MachineVersion: c.machineVersion,
-		LastNode: uint32(c.lastNode), TimeMillis: c.timeMillis}}}
+	r := &raftv1.ClusterRecord{ClusterId: c.id, Shards: c.shards, Replication: c.replication, MachineVersion: c.machineVersion,
+		LastNode: uint32(c.lastNode), TimeMillis: c.timeMillis}
+	for _, f := range c.former {
+		r.Former = append(r.Former, &raftv1.FormerCluster{ClusterId: f.ClusterID, Survivor: f.Survivor, RecoveredAtMillis: f.RecoveredAt})
+	}
+	return &raftv1.CatalogRecord{Record: &raftv1.CatalogRecord_Cluster{Cluster: r}}
 }
 
 func (n *Node) record() *raftv1.CatalogRecord {

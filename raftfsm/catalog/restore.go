@@ -132,6 +132,9 @@ func (s *State) restoreCluster(m *raftv1.ClusterRecord) error {
 	}
 	s.cluster = cluster{id: m.ClusterId, shards: m.Shards, replication: m.Replication, machineVersion: m.MachineVersion,
 		lastNode: uint16(m.LastNode), timeMillis: m.TimeMillis}
+	for _, f := range m.Former {
+		s.cluster.former = append(s.cluster.former, Former{ClusterID: f.ClusterId, Survivor: f.Survivor, RecoveredAt: f.RecoveredAtMillis})
+	}
 	return nil
 }
 

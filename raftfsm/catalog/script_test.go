@@ -228,6 +228,12 @@ func (a arguments) command(t *testing.T, word string) *Command {
 	case "place":
 		return SetReplicas(&raftv1.SetReplicas{Shards: []*raftv1.ShardReplicas{{Shard: uint32(a.number("shard")), Nodes: a.numbers("nodes"),
 			Preferred: uint32(a.number("preferred")), PreviousVersion: a.number("previous")}}})
+	case "recover":
+		m := &raftv1.RecoverCluster{FormerId: a["former"], ClusterId: a["id"], Uuid: a["uuid"], Name: "node-" + a["uuid"],
+			MachineVersion: LatestMachineVersion, LastNode: uint32(a.number("last")), LostShards: a.numbers("lost")}
+		c := RecoverCluster(m)
+		c.TimeMillis = int64(a.number("time"))
+		return c
 	case "machine-version":
 		return SetMachineVersion(&raftv1.SetMachineVersion{Version: uint32(a.number("version"))})
 	case "create-vhost":

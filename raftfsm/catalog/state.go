@@ -107,6 +107,12 @@ func (s *State) Applied() uint64 { return s.index }
 // ClusterID is empty before CreateCluster.
 func (s *State) ClusterID() string { return s.cluster.id }
 
+// Former are the clusters that this one was recovered from, the latest last.
+func (s *State) Former() []Former { return s.cluster.former }
+
+// LastNode is the highest number that a node has been given; none is given twice.
+func (s *State) LastNode() uint16 { return s.cluster.lastNode }
+
 // ShardCount is the number of replicated shards.
 func (s *State) ShardCount() int { return int(s.cluster.shards) }
 

@@ -50,6 +50,7 @@ type CatalogCommand struct {
 	//	*CatalogCommand_DeleteQueue
 	//	*CatalogCommand_Bind
 	//	*CatalogCommand_Unbind
+	//	*CatalogCommand_RecoverCluster
 	Command       isCatalogCommand_Command `protobuf_oneof:"command"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -279,6 +280,15 @@ func (x *CatalogCommand) GetUnbind() *Unbind {
 	return nil
 }
 
+func (x *CatalogCommand) GetRecoverCluster() *RecoverCluster {
+	if x != nil {
+		if x, ok := x.Command.(*CatalogCommand_RecoverCluster); ok {
+			return x.RecoverCluster
+		}
+	}
+	return nil
+}
+
 type isCatalogCommand_Command interface {
 	isCatalogCommand_Command()
 }
@@ -363,6 +373,10 @@ type CatalogCommand_Unbind struct {
 	Unbind *Unbind `protobuf:"bytes,25,opt,name=unbind,proto3,oneof"`
 }
 
+type CatalogCommand_RecoverCluster struct {
+	RecoverCluster *RecoverCluster `protobuf:"bytes,26,opt,name=recover_cluster,json=recoverCluster,proto3,oneof"`
+}
+
 func (*CatalogCommand_CreateCluster) isCatalogCommand_Command() {}
 
 func (*CatalogCommand_RegisterNode) isCatalogCommand_Command() {}
@@ -402,6 +416,8 @@ func (*CatalogCommand_DeleteQueue) isCatalogCommand_Command() {}
 func (*CatalogCommand_Bind) isCatalogCommand_Command() {}
 
 func (*CatalogCommand_Unbind) isCatalogCommand_Command() {}
+
+func (*CatalogCommand_RecoverCluster) isCatalogCommand_Command() {}
 
 // CreateCluster is the first command of a cluster; a second one changes nothing.
 type CreateCluster struct {
@@ -898,6 +914,113 @@ func (x *ShardReplicas) GetPreviousVersion() uint64 {
 	return 0
 }
 
+// RecoverCluster makes one survivor the only member of a cluster that has lost its majority for good. It is written into the
+// survivor's log while nothing runs, and never proposed.
+type RecoverCluster struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// What the cluster was; another refuses the command.
+	FormerId string `protobuf:"bytes,1,opt,name=former_id,json=formerId,proto3" json:"former_id,omitempty"`
+	// What it is from then on: nodes of the former one are none of its.
+	ClusterId string `protobuf:"bytes,2,opt,name=cluster_id,json=clusterId,proto3" json:"cluster_id,omitempty"`
+	// The survivor, which gets a new identity and a new number: nothing that was promised to the old ones binds it.
+	Uuid           string `protobuf:"bytes,3,opt,name=uuid,proto3" json:"uuid,omitempty"`
+	Name           string `protobuf:"bytes,4,opt,name=name,proto3" json:"name,omitempty"`
+	MachineVersion uint32 `protobuf:"varint,5,opt,name=machine_version,json=machineVersion,proto3" json:"machine_version,omitempty"`
+	Version        string `protobuf:"bytes,6,opt,name=version,proto3" json:"version,omitempty"`
+	// The highest number that any node is known to have had.
+	LastNode uint32 `protobuf:"varint,7,opt,name=last_node,json=lastNode,proto3" json:"last_node,omitempty"`
+	// Shards of which it holds nothing: they begin anew, empty.
+	LostShards    []uint32 `protobuf:"varint,8,rep,packed,name=lost_shards,json=lostShards,proto3" json:"lost_shards,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RecoverCluster) Reset() {
+	*x = RecoverCluster{}
+	mi := &file_raft_v1_catalog_proto_msgTypes[9]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RecoverCluster) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RecoverCluster) ProtoMessage() {}
+
+func (x *RecoverCluster) ProtoReflect() protoreflect.Message {
+	mi := &file_raft_v1_catalog_proto_msgTypes[9]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RecoverCluster.ProtoReflect.Descriptor instead.
+func (*RecoverCluster) Descriptor() ([]byte, []int) {
+	return file_raft_v1_catalog_proto_rawDescGZIP(), []int{9}
+}
+
+func (x *RecoverCluster) GetFormerId() string {
+	if x != nil {
+		return x.FormerId
+	}
+	return ""
+}
+
+func (x *RecoverCluster) GetClusterId() string {
+	if x != nil {
+		return x.ClusterId
+	}
+	return ""
+}
+
+func (x *RecoverCluster) GetUuid() string {
+	if x != nil {
+		return x.Uuid
+	}
+	return ""
+}
+
+func (x *RecoverCluster) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *RecoverCluster) GetMachineVersion() uint32 {
+	if x != nil {
+		return x.MachineVersion
+	}
+	return 0
+}
+
+func (x *RecoverCluster) GetVersion() string {
+	if x != nil {
+		return x.Version
+	}
+	return ""
+}
+
+func (x *RecoverCluster) GetLastNode() uint32 {
+	if x != nil {
+		return x.LastNode
+	}
+	return 0
+}
+
+func (x *RecoverCluster) GetLostShards() []uint32 {
+	if x != nil {
+		return x.LostShards
+	}
+	return nil
+}
+
 type SetMachineVersion struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Version       uint32                 `protobuf:"varint,1,opt,name=version,proto3" json:"version,omitempty"`
@@ -907,7 +1030,7 @@ type SetMachineVersion struct {
 
 func (x *SetMachineVersion) Reset() {
 	*x = SetMachineVersion{}
-	mi := &file_raft_v1_catalog_proto_msgTypes[9]
+	mi := &file_raft_v1_catalog_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -919,7 +1042,7 @@ func (x *SetMachineVersion) String() string {
 func (*SetMachineVersion) ProtoMessage() {}
 
 func (x *SetMachineVersion) ProtoReflect() protoreflect.Message {
-	mi := &file_raft_v1_catalog_proto_msgTypes[9]
+	mi := &file_raft_v1_catalog_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -932,7 +1055,7 @@ func (x *SetMachineVersion) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SetMachineVersion.ProtoReflect.Descriptor instead.
 func (*SetMachineVersion) Descriptor() ([]byte, []int) {
-	return file_raft_v1_catalog_proto_rawDescGZIP(), []int{9}
+	return file_raft_v1_catalog_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *SetMachineVersion) GetVersion() uint32 {
@@ -952,7 +1075,7 @@ type CreateVHost struct {
 
 func (x *CreateVHost) Reset() {
 	*x = CreateVHost{}
-	mi := &file_raft_v1_catalog_proto_msgTypes[10]
+	mi := &file_raft_v1_catalog_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -964,7 +1087,7 @@ func (x *CreateVHost) String() string {
 func (*CreateVHost) ProtoMessage() {}
 
 func (x *CreateVHost) ProtoReflect() protoreflect.Message {
-	mi := &file_raft_v1_catalog_proto_msgTypes[10]
+	mi := &file_raft_v1_catalog_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -977,7 +1100,7 @@ func (x *CreateVHost) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateVHost.ProtoReflect.Descriptor instead.
 func (*CreateVHost) Descriptor() ([]byte, []int) {
-	return file_raft_v1_catalog_proto_rawDescGZIP(), []int{10}
+	return file_raft_v1_catalog_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *CreateVHost) GetName() string {
@@ -1003,7 +1126,7 @@ type DeleteVHost struct {
 
 func (x *DeleteVHost) Reset() {
 	*x = DeleteVHost{}
-	mi := &file_raft_v1_catalog_proto_msgTypes[11]
+	mi := &file_raft_v1_catalog_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1015,7 +1138,7 @@ func (x *DeleteVHost) String() string {
 func (*DeleteVHost) ProtoMessage() {}
 
 func (x *DeleteVHost) ProtoReflect() protoreflect.Message {
-	mi := &file_raft_v1_catalog_proto_msgTypes[11]
+	mi := &file_raft_v1_catalog_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1028,7 +1151,7 @@ func (x *DeleteVHost) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteVHost.ProtoReflect.Descriptor instead.
 func (*DeleteVHost) Descriptor() ([]byte, []int) {
-	return file_raft_v1_catalog_proto_rawDescGZIP(), []int{11}
+	return file_raft_v1_catalog_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *DeleteVHost) GetName() string {
@@ -1049,7 +1172,7 @@ type PutUser struct {
 
 func (x *PutUser) Reset() {
 	*x = PutUser{}
-	mi := &file_raft_v1_catalog_proto_msgTypes[12]
+	mi := &file_raft_v1_catalog_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1061,7 +1184,7 @@ func (x *PutUser) String() string {
 func (*PutUser) ProtoMessage() {}
 
 func (x *PutUser) ProtoReflect() protoreflect.Message {
-	mi := &file_raft_v1_catalog_proto_msgTypes[12]
+	mi := &file_raft_v1_catalog_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1074,7 +1197,7 @@ func (x *PutUser) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PutUser.ProtoReflect.Descriptor instead.
 func (*PutUser) Descriptor() ([]byte, []int) {
-	return file_raft_v1_catalog_proto_rawDescGZIP(), []int{12}
+	return file_raft_v1_catalog_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *PutUser) GetName() string {
@@ -1107,7 +1230,7 @@ type DeleteUser struct {
 
 func (x *DeleteUser) Reset() {
 	*x = DeleteUser{}
-	mi := &file_raft_v1_catalog_proto_msgTypes[13]
+	mi := &file_raft_v1_catalog_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1119,7 +1242,7 @@ func (x *DeleteUser) String() string {
 func (*DeleteUser) ProtoMessage() {}
 
 func (x *DeleteUser) ProtoReflect() protoreflect.Message {
-	mi := &file_raft_v1_catalog_proto_msgTypes[13]
+	mi := &file_raft_v1_catalog_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1132,7 +1255,7 @@ func (x *DeleteUser) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteUser.ProtoReflect.Descriptor instead.
 func (*DeleteUser) Descriptor() ([]byte, []int) {
-	return file_raft_v1_catalog_proto_rawDescGZIP(), []int{13}
+	return file_raft_v1_catalog_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *DeleteUser) GetName() string {
@@ -1155,7 +1278,7 @@ type SetPermission struct {
 
 func (x *SetPermission) Reset() {
 	*x = SetPermission{}
-	mi := &file_raft_v1_catalog_proto_msgTypes[14]
+	mi := &file_raft_v1_catalog_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1167,7 +1290,7 @@ func (x *SetPermission) String() string {
 func (*SetPermission) ProtoMessage() {}
 
 func (x *SetPermission) ProtoReflect() protoreflect.Message {
-	mi := &file_raft_v1_catalog_proto_msgTypes[14]
+	mi := &file_raft_v1_catalog_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1180,7 +1303,7 @@ func (x *SetPermission) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SetPermission.ProtoReflect.Descriptor instead.
 func (*SetPermission) Descriptor() ([]byte, []int) {
-	return file_raft_v1_catalog_proto_rawDescGZIP(), []int{14}
+	return file_raft_v1_catalog_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *SetPermission) GetVhost() string {
@@ -1228,7 +1351,7 @@ type ClearPermission struct {
 
 func (x *ClearPermission) Reset() {
 	*x = ClearPermission{}
-	mi := &file_raft_v1_catalog_proto_msgTypes[15]
+	mi := &file_raft_v1_catalog_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1240,7 +1363,7 @@ func (x *ClearPermission) String() string {
 func (*ClearPermission) ProtoMessage() {}
 
 func (x *ClearPermission) ProtoReflect() protoreflect.Message {
-	mi := &file_raft_v1_catalog_proto_msgTypes[15]
+	mi := &file_raft_v1_catalog_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1253,7 +1376,7 @@ func (x *ClearPermission) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ClearPermission.ProtoReflect.Descriptor instead.
 func (*ClearPermission) Descriptor() ([]byte, []int) {
-	return file_raft_v1_catalog_proto_rawDescGZIP(), []int{15}
+	return file_raft_v1_catalog_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *ClearPermission) GetVhost() string {
@@ -1285,7 +1408,7 @@ type DeclareExchange struct {
 
 func (x *DeclareExchange) Reset() {
 	*x = DeclareExchange{}
-	mi := &file_raft_v1_catalog_proto_msgTypes[16]
+	mi := &file_raft_v1_catalog_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1297,7 +1420,7 @@ func (x *DeclareExchange) String() string {
 func (*DeclareExchange) ProtoMessage() {}
 
 func (x *DeclareExchange) ProtoReflect() protoreflect.Message {
-	mi := &file_raft_v1_catalog_proto_msgTypes[16]
+	mi := &file_raft_v1_catalog_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1310,7 +1433,7 @@ func (x *DeclareExchange) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeclareExchange.ProtoReflect.Descriptor instead.
 func (*DeclareExchange) Descriptor() ([]byte, []int) {
-	return file_raft_v1_catalog_proto_rawDescGZIP(), []int{16}
+	return file_raft_v1_catalog_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *DeclareExchange) GetVhost() string {
@@ -1373,7 +1496,7 @@ type DeleteExchange struct {
 
 func (x *DeleteExchange) Reset() {
 	*x = DeleteExchange{}
-	mi := &file_raft_v1_catalog_proto_msgTypes[17]
+	mi := &file_raft_v1_catalog_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1385,7 +1508,7 @@ func (x *DeleteExchange) String() string {
 func (*DeleteExchange) ProtoMessage() {}
 
 func (x *DeleteExchange) ProtoReflect() protoreflect.Message {
-	mi := &file_raft_v1_catalog_proto_msgTypes[17]
+	mi := &file_raft_v1_catalog_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1398,7 +1521,7 @@ func (x *DeleteExchange) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteExchange.ProtoReflect.Descriptor instead.
 func (*DeleteExchange) Descriptor() ([]byte, []int) {
-	return file_raft_v1_catalog_proto_rawDescGZIP(), []int{17}
+	return file_raft_v1_catalog_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *DeleteExchange) GetVhost() string {
@@ -1442,7 +1565,7 @@ type AddQueue struct {
 
 func (x *AddQueue) Reset() {
 	*x = AddQueue{}
-	mi := &file_raft_v1_catalog_proto_msgTypes[18]
+	mi := &file_raft_v1_catalog_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1454,7 +1577,7 @@ func (x *AddQueue) String() string {
 func (*AddQueue) ProtoMessage() {}
 
 func (x *AddQueue) ProtoReflect() protoreflect.Message {
-	mi := &file_raft_v1_catalog_proto_msgTypes[18]
+	mi := &file_raft_v1_catalog_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1467,7 +1590,7 @@ func (x *AddQueue) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AddQueue.ProtoReflect.Descriptor instead.
 func (*AddQueue) Descriptor() ([]byte, []int) {
-	return file_raft_v1_catalog_proto_rawDescGZIP(), []int{18}
+	return file_raft_v1_catalog_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *AddQueue) GetVhost() string {
@@ -1536,7 +1659,7 @@ type DeleteQueue struct {
 
 func (x *DeleteQueue) Reset() {
 	*x = DeleteQueue{}
-	mi := &file_raft_v1_catalog_proto_msgTypes[19]
+	mi := &file_raft_v1_catalog_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1548,7 +1671,7 @@ func (x *DeleteQueue) String() string {
 func (*DeleteQueue) ProtoMessage() {}
 
 func (x *DeleteQueue) ProtoReflect() protoreflect.Message {
-	mi := &file_raft_v1_catalog_proto_msgTypes[19]
+	mi := &file_raft_v1_catalog_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1561,7 +1684,7 @@ func (x *DeleteQueue) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteQueue.ProtoReflect.Descriptor instead.
 func (*DeleteQueue) Descriptor() ([]byte, []int) {
-	return file_raft_v1_catalog_proto_rawDescGZIP(), []int{19}
+	return file_raft_v1_catalog_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *DeleteQueue) GetIds() []uint64 {
@@ -1587,7 +1710,7 @@ type Bind struct {
 
 func (x *Bind) Reset() {
 	*x = Bind{}
-	mi := &file_raft_v1_catalog_proto_msgTypes[20]
+	mi := &file_raft_v1_catalog_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1599,7 +1722,7 @@ func (x *Bind) String() string {
 func (*Bind) ProtoMessage() {}
 
 func (x *Bind) ProtoReflect() protoreflect.Message {
-	mi := &file_raft_v1_catalog_proto_msgTypes[20]
+	mi := &file_raft_v1_catalog_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1612,7 +1735,7 @@ func (x *Bind) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Bind.ProtoReflect.Descriptor instead.
 func (*Bind) Descriptor() ([]byte, []int) {
-	return file_raft_v1_catalog_proto_rawDescGZIP(), []int{20}
+	return file_raft_v1_catalog_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *Bind) GetVhost() string {
@@ -1680,7 +1803,7 @@ type Unbind struct {
 
 func (x *Unbind) Reset() {
 	*x = Unbind{}
-	mi := &file_raft_v1_catalog_proto_msgTypes[21]
+	mi := &file_raft_v1_catalog_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1692,7 +1815,7 @@ func (x *Unbind) String() string {
 func (*Unbind) ProtoMessage() {}
 
 func (x *Unbind) ProtoReflect() protoreflect.Message {
-	mi := &file_raft_v1_catalog_proto_msgTypes[21]
+	mi := &file_raft_v1_catalog_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1705,7 +1828,7 @@ func (x *Unbind) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Unbind.ProtoReflect.Descriptor instead.
 func (*Unbind) Descriptor() ([]byte, []int) {
-	return file_raft_v1_catalog_proto_rawDescGZIP(), []int{21}
+	return file_raft_v1_catalog_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *Unbind) GetVhost() string {
@@ -1767,7 +1890,7 @@ type Table struct {
 
 func (x *Table) Reset() {
 	*x = Table{}
-	mi := &file_raft_v1_catalog_proto_msgTypes[22]
+	mi := &file_raft_v1_catalog_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1779,7 +1902,7 @@ func (x *Table) String() string {
 func (*Table) ProtoMessage() {}
 
 func (x *Table) ProtoReflect() protoreflect.Message {
-	mi := &file_raft_v1_catalog_proto_msgTypes[22]
+	mi := &file_raft_v1_catalog_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1792,7 +1915,7 @@ func (x *Table) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Table.ProtoReflect.Descriptor instead.
 func (*Table) Descriptor() ([]byte, []int) {
-	return file_raft_v1_catalog_proto_rawDescGZIP(), []int{22}
+	return file_raft_v1_catalog_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *Table) GetFields() []*Field {
@@ -1812,7 +1935,7 @@ type Field struct {
 
 func (x *Field) Reset() {
 	*x = Field{}
-	mi := &file_raft_v1_catalog_proto_msgTypes[23]
+	mi := &file_raft_v1_catalog_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1824,7 +1947,7 @@ func (x *Field) String() string {
 func (*Field) ProtoMessage() {}
 
 func (x *Field) ProtoReflect() protoreflect.Message {
-	mi := &file_raft_v1_catalog_proto_msgTypes[23]
+	mi := &file_raft_v1_catalog_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1837,7 +1960,7 @@ func (x *Field) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Field.ProtoReflect.Descriptor instead.
 func (*Field) Descriptor() ([]byte, []int) {
-	return file_raft_v1_catalog_proto_rawDescGZIP(), []int{23}
+	return file_raft_v1_catalog_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *Field) GetKey() string {
@@ -1874,7 +1997,7 @@ type Value struct {
 
 func (x *Value) Reset() {
 	*x = Value{}
-	mi := &file_raft_v1_catalog_proto_msgTypes[24]
+	mi := &file_raft_v1_catalog_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1886,7 +2009,7 @@ func (x *Value) String() string {
 func (*Value) ProtoMessage() {}
 
 func (x *Value) ProtoReflect() protoreflect.Message {
-	mi := &file_raft_v1_catalog_proto_msgTypes[24]
+	mi := &file_raft_v1_catalog_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1899,7 +2022,7 @@ func (x *Value) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Value.ProtoReflect.Descriptor instead.
 func (*Value) Descriptor() ([]byte, []int) {
-	return file_raft_v1_catalog_proto_rawDescGZIP(), []int{24}
+	return file_raft_v1_catalog_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *Value) GetWireType() uint32 {
@@ -2034,7 +2157,7 @@ type Array struct {
 
 func (x *Array) Reset() {
 	*x = Array{}
-	mi := &file_raft_v1_catalog_proto_msgTypes[25]
+	mi := &file_raft_v1_catalog_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2046,7 +2169,7 @@ func (x *Array) String() string {
 func (*Array) ProtoMessage() {}
 
 func (x *Array) ProtoReflect() protoreflect.Message {
-	mi := &file_raft_v1_catalog_proto_msgTypes[25]
+	mi := &file_raft_v1_catalog_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2059,7 +2182,7 @@ func (x *Array) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Array.ProtoReflect.Descriptor instead.
 func (*Array) Descriptor() ([]byte, []int) {
-	return file_raft_v1_catalog_proto_rawDescGZIP(), []int{25}
+	return file_raft_v1_catalog_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *Array) GetValues() []*Value {
@@ -2090,7 +2213,7 @@ type CatalogRecord struct {
 
 func (x *CatalogRecord) Reset() {
 	*x = CatalogRecord{}
-	mi := &file_raft_v1_catalog_proto_msgTypes[26]
+	mi := &file_raft_v1_catalog_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2102,7 +2225,7 @@ func (x *CatalogRecord) String() string {
 func (*CatalogRecord) ProtoMessage() {}
 
 func (x *CatalogRecord) ProtoReflect() protoreflect.Message {
-	mi := &file_raft_v1_catalog_proto_msgTypes[26]
+	mi := &file_raft_v1_catalog_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2115,7 +2238,7 @@ func (x *CatalogRecord) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CatalogRecord.ProtoReflect.Descriptor instead.
 func (*CatalogRecord) Descriptor() ([]byte, []int) {
-	return file_raft_v1_catalog_proto_rawDescGZIP(), []int{26}
+	return file_raft_v1_catalog_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *CatalogRecord) GetRecord() isCatalogRecord_Record {
@@ -2274,14 +2397,16 @@ type ClusterRecord struct {
 	// The highest number that a node has been given.
 	LastNode uint32 `protobuf:"varint,5,opt,name=last_node,json=lastNode,proto3" json:"last_node,omitempty"`
 	// The time of the last command that used one.
-	TimeMillis    int64 `protobuf:"varint,6,opt,name=time_millis,json=timeMillis,proto3" json:"time_millis,omitempty"`
+	TimeMillis int64 `protobuf:"varint,6,opt,name=time_millis,json=timeMillis,proto3" json:"time_millis,omitempty"`
+	// The clusters that this one was recovered from, the latest last.
+	Former        []*FormerCluster `protobuf:"bytes,7,rep,name=former,proto3" json:"former,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *ClusterRecord) Reset() {
 	*x = ClusterRecord{}
-	mi := &file_raft_v1_catalog_proto_msgTypes[27]
+	mi := &file_raft_v1_catalog_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2293,7 +2418,7 @@ func (x *ClusterRecord) String() string {
 func (*ClusterRecord) ProtoMessage() {}
 
 func (x *ClusterRecord) ProtoReflect() protoreflect.Message {
-	mi := &file_raft_v1_catalog_proto_msgTypes[27]
+	mi := &file_raft_v1_catalog_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2306,7 +2431,7 @@ func (x *ClusterRecord) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ClusterRecord.ProtoReflect.Descriptor instead.
 func (*ClusterRecord) Descriptor() ([]byte, []int) {
-	return file_raft_v1_catalog_proto_rawDescGZIP(), []int{27}
+	return file_raft_v1_catalog_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *ClusterRecord) GetClusterId() string {
@@ -2351,6 +2476,74 @@ func (x *ClusterRecord) GetTimeMillis() int64 {
 	return 0
 }
 
+func (x *ClusterRecord) GetFormer() []*FormerCluster {
+	if x != nil {
+		return x.Former
+	}
+	return nil
+}
+
+// FormerCluster is a cluster that lost its majority and was recovered from one survivor.
+type FormerCluster struct {
+	state             protoimpl.MessageState `protogen:"open.v1"`
+	ClusterId         string                 `protobuf:"bytes,1,opt,name=cluster_id,json=clusterId,proto3" json:"cluster_id,omitempty"`
+	Survivor          string                 `protobuf:"bytes,2,opt,name=survivor,proto3" json:"survivor,omitempty"` // name of the node whose data it was
+	RecoveredAtMillis int64                  `protobuf:"varint,3,opt,name=recovered_at_millis,json=recoveredAtMillis,proto3" json:"recovered_at_millis,omitempty"`
+	unknownFields     protoimpl.UnknownFields
+	sizeCache         protoimpl.SizeCache
+}
+
+func (x *FormerCluster) Reset() {
+	*x = FormerCluster{}
+	mi := &file_raft_v1_catalog_proto_msgTypes[29]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *FormerCluster) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*FormerCluster) ProtoMessage() {}
+
+func (x *FormerCluster) ProtoReflect() protoreflect.Message {
+	mi := &file_raft_v1_catalog_proto_msgTypes[29]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use FormerCluster.ProtoReflect.Descriptor instead.
+func (*FormerCluster) Descriptor() ([]byte, []int) {
+	return file_raft_v1_catalog_proto_rawDescGZIP(), []int{29}
+}
+
+func (x *FormerCluster) GetClusterId() string {
+	if x != nil {
+		return x.ClusterId
+	}
+	return ""
+}
+
+func (x *FormerCluster) GetSurvivor() string {
+	if x != nil {
+		return x.Survivor
+	}
+	return ""
+}
+
+func (x *FormerCluster) GetRecoveredAtMillis() int64 {
+	if x != nil {
+		return x.RecoveredAtMillis
+	}
+	return 0
+}
+
 type NodeRecord struct {
 	state           protoimpl.MessageState `protogen:"open.v1"`
 	Number          uint32                 `protobuf:"varint,1,opt,name=number,proto3" json:"number,omitempty"`
@@ -2367,7 +2560,7 @@ type NodeRecord struct {
 
 func (x *NodeRecord) Reset() {
 	*x = NodeRecord{}
-	mi := &file_raft_v1_catalog_proto_msgTypes[28]
+	mi := &file_raft_v1_catalog_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2379,7 +2572,7 @@ func (x *NodeRecord) String() string {
 func (*NodeRecord) ProtoMessage() {}
 
 func (x *NodeRecord) ProtoReflect() protoreflect.Message {
-	mi := &file_raft_v1_catalog_proto_msgTypes[28]
+	mi := &file_raft_v1_catalog_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2392,7 +2585,7 @@ func (x *NodeRecord) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NodeRecord.ProtoReflect.Descriptor instead.
 func (*NodeRecord) Descriptor() ([]byte, []int) {
-	return file_raft_v1_catalog_proto_rawDescGZIP(), []int{28}
+	return file_raft_v1_catalog_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *NodeRecord) GetNumber() uint32 {
@@ -2463,7 +2656,7 @@ type ShardRecord struct {
 
 func (x *ShardRecord) Reset() {
 	*x = ShardRecord{}
-	mi := &file_raft_v1_catalog_proto_msgTypes[29]
+	mi := &file_raft_v1_catalog_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2475,7 +2668,7 @@ func (x *ShardRecord) String() string {
 func (*ShardRecord) ProtoMessage() {}
 
 func (x *ShardRecord) ProtoReflect() protoreflect.Message {
-	mi := &file_raft_v1_catalog_proto_msgTypes[29]
+	mi := &file_raft_v1_catalog_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2488,7 +2681,7 @@ func (x *ShardRecord) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ShardRecord.ProtoReflect.Descriptor instead.
 func (*ShardRecord) Descriptor() ([]byte, []int) {
-	return file_raft_v1_catalog_proto_rawDescGZIP(), []int{29}
+	return file_raft_v1_catalog_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *ShardRecord) GetShard() uint32 {
@@ -2523,8 +2716,7 @@ var File_raft_v1_catalog_proto protoreflect.FileDescriptor
 
 const file_raft_v1_catalog_proto_rawDesc = "" +
 	"\n" +
-	"\x15raft/v1/catalog.proto\x12\x0ewarren.raft.v1\"\xdd\n" +
-	"\n" +
+	"\x15raft/v1/catalog.proto\x12\x0ewarren.raft.v1\"\xa8\v\n" +
 	"\x0eCatalogCommand\x12\x1f\n" +
 	"\vtime_millis\x18\x01 \x01(\x03R\n" +
 	"timeMillis\x12F\n" +
@@ -2552,7 +2744,8 @@ const file_raft_v1_catalog_proto_rawDesc = "" +
 	"\tadd_queue\x18\x16 \x01(\v2\x18.warren.raft.v1.AddQueueH\x00R\baddQueue\x12@\n" +
 	"\fdelete_queue\x18\x17 \x01(\v2\x1b.warren.raft.v1.DeleteQueueH\x00R\vdeleteQueue\x12*\n" +
 	"\x04bind\x18\x18 \x01(\v2\x14.warren.raft.v1.BindH\x00R\x04bind\x120\n" +
-	"\x06unbind\x18\x19 \x01(\v2\x16.warren.raft.v1.UnbindH\x00R\x06unbindB\t\n" +
+	"\x06unbind\x18\x19 \x01(\v2\x16.warren.raft.v1.UnbindH\x00R\x06unbind\x12I\n" +
+	"\x0frecover_cluster\x18\x1a \x01(\v2\x1e.warren.raft.v1.RecoverClusterH\x00R\x0erecoverClusterB\t\n" +
 	"\acommand\"\x98\x01\n" +
 	"\rCreateCluster\x12\x1d\n" +
 	"\n" +
@@ -2590,7 +2783,18 @@ const file_raft_v1_catalog_proto_rawDesc = "" +
 	"\x05shard\x18\x01 \x01(\rR\x05shard\x12\x14\n" +
 	"\x05nodes\x18\x02 \x03(\rR\x05nodes\x12\x1c\n" +
 	"\tpreferred\x18\x03 \x01(\rR\tpreferred\x12)\n" +
-	"\x10previous_version\x18\x04 \x01(\x04R\x0fpreviousVersion\"-\n" +
+	"\x10previous_version\x18\x04 \x01(\x04R\x0fpreviousVersion\"\xf5\x01\n" +
+	"\x0eRecoverCluster\x12\x1b\n" +
+	"\tformer_id\x18\x01 \x01(\tR\bformerId\x12\x1d\n" +
+	"\n" +
+	"cluster_id\x18\x02 \x01(\tR\tclusterId\x12\x12\n" +
+	"\x04uuid\x18\x03 \x01(\tR\x04uuid\x12\x12\n" +
+	"\x04name\x18\x04 \x01(\tR\x04name\x12'\n" +
+	"\x0fmachine_version\x18\x05 \x01(\rR\x0emachineVersion\x12\x18\n" +
+	"\aversion\x18\x06 \x01(\tR\aversion\x12\x1b\n" +
+	"\tlast_node\x18\a \x01(\rR\blastNode\x12\x1f\n" +
+	"\vlost_shards\x18\b \x03(\rR\n" +
+	"lostShards\"-\n" +
 	"\x11SetMachineVersion\x12\x18\n" +
 	"\aversion\x18\x01 \x01(\rR\aversion\"C\n" +
 	"\vCreateVHost\x12\x12\n" +
@@ -2688,7 +2892,7 @@ const file_raft_v1_catalog_proto_rawDesc = "" +
 	"\bexchange\x18\a \x01(\v2\x1f.warren.raft.v1.DeclareExchangeH\x00R\bexchange\x120\n" +
 	"\x05queue\x18\b \x01(\v2\x18.warren.raft.v1.AddQueueH\x00R\x05queue\x120\n" +
 	"\abinding\x18\t \x01(\v2\x14.warren.raft.v1.BindH\x00R\abindingB\b\n" +
-	"\x06record\"\xcf\x01\n" +
+	"\x06record\"\x86\x02\n" +
 	"\rClusterRecord\x12\x1d\n" +
 	"\n" +
 	"cluster_id\x18\x01 \x01(\tR\tclusterId\x12\x16\n" +
@@ -2697,7 +2901,13 @@ const file_raft_v1_catalog_proto_rawDesc = "" +
 	"\x0fmachine_version\x18\x04 \x01(\rR\x0emachineVersion\x12\x1b\n" +
 	"\tlast_node\x18\x05 \x01(\rR\blastNode\x12\x1f\n" +
 	"\vtime_millis\x18\x06 \x01(\x03R\n" +
-	"timeMillis\"\xe7\x01\n" +
+	"timeMillis\x125\n" +
+	"\x06former\x18\a \x03(\v2\x1d.warren.raft.v1.FormerClusterR\x06former\"z\n" +
+	"\rFormerCluster\x12\x1d\n" +
+	"\n" +
+	"cluster_id\x18\x01 \x01(\tR\tclusterId\x12\x1a\n" +
+	"\bsurvivor\x18\x02 \x01(\tR\bsurvivor\x12.\n" +
+	"\x13recovered_at_millis\x18\x03 \x01(\x03R\x11recoveredAtMillis\"\xe7\x01\n" +
 	"\n" +
 	"NodeRecord\x12\x16\n" +
 	"\x06number\x18\x01 \x01(\rR\x06number\x12\x12\n" +
@@ -2726,7 +2936,7 @@ func file_raft_v1_catalog_proto_rawDescGZIP() []byte {
 	return file_raft_v1_catalog_proto_rawDescData
 }
 
-var file_raft_v1_catalog_proto_msgTypes = make([]protoimpl.MessageInfo, 30)
+var file_raft_v1_catalog_proto_msgTypes = make([]protoimpl.MessageInfo, 32)
 var file_raft_v1_catalog_proto_goTypes = []any{
 	(*CatalogCommand)(nil),    // 0: warren.raft.v1.CatalogCommand
 	(*CreateCluster)(nil),     // 1: warren.raft.v1.CreateCluster
@@ -2737,27 +2947,29 @@ var file_raft_v1_catalog_proto_goTypes = []any{
 	(*SessionOver)(nil),       // 6: warren.raft.v1.SessionOver
 	(*SetReplicas)(nil),       // 7: warren.raft.v1.SetReplicas
 	(*ShardReplicas)(nil),     // 8: warren.raft.v1.ShardReplicas
-	(*SetMachineVersion)(nil), // 9: warren.raft.v1.SetMachineVersion
-	(*CreateVHost)(nil),       // 10: warren.raft.v1.CreateVHost
-	(*DeleteVHost)(nil),       // 11: warren.raft.v1.DeleteVHost
-	(*PutUser)(nil),           // 12: warren.raft.v1.PutUser
-	(*DeleteUser)(nil),        // 13: warren.raft.v1.DeleteUser
-	(*SetPermission)(nil),     // 14: warren.raft.v1.SetPermission
-	(*ClearPermission)(nil),   // 15: warren.raft.v1.ClearPermission
-	(*DeclareExchange)(nil),   // 16: warren.raft.v1.DeclareExchange
-	(*DeleteExchange)(nil),    // 17: warren.raft.v1.DeleteExchange
-	(*AddQueue)(nil),          // 18: warren.raft.v1.AddQueue
-	(*DeleteQueue)(nil),       // 19: warren.raft.v1.DeleteQueue
-	(*Bind)(nil),              // 20: warren.raft.v1.Bind
-	(*Unbind)(nil),            // 21: warren.raft.v1.Unbind
-	(*Table)(nil),             // 22: warren.raft.v1.Table
-	(*Field)(nil),             // 23: warren.raft.v1.Field
-	(*Value)(nil),             // 24: warren.raft.v1.Value
-	(*Array)(nil),             // 25: warren.raft.v1.Array
-	(*CatalogRecord)(nil),     // 26: warren.raft.v1.CatalogRecord
-	(*ClusterRecord)(nil),     // 27: warren.raft.v1.ClusterRecord
-	(*NodeRecord)(nil),        // 28: warren.raft.v1.NodeRecord
-	(*ShardRecord)(nil),       // 29: warren.raft.v1.ShardRecord
+	(*RecoverCluster)(nil),    // 9: warren.raft.v1.RecoverCluster
+	(*SetMachineVersion)(nil), // 10: warren.raft.v1.SetMachineVersion
+	(*CreateVHost)(nil),       // 11: warren.raft.v1.CreateVHost
+	(*DeleteVHost)(nil),       // 12: warren.raft.v1.DeleteVHost
+	(*PutUser)(nil),           // 13: warren.raft.v1.PutUser
+	(*DeleteUser)(nil),        // 14: warren.raft.v1.DeleteUser
+	(*SetPermission)(nil),     // 15: warren.raft.v1.SetPermission
+	(*ClearPermission)(nil),   // 16: warren.raft.v1.ClearPermission
+	(*DeclareExchange)(nil),   // 17: warren.raft.v1.DeclareExchange
+	(*DeleteExchange)(nil),    // 18: warren.raft.v1.DeleteExchange
+	(*AddQueue)(nil),          // 19: warren.raft.v1.AddQueue
+	(*DeleteQueue)(nil),       // 20: warren.raft.v1.DeleteQueue
+	(*Bind)(nil),              // 21: warren.raft.v1.Bind
+	(*Unbind)(nil),            // 22: warren.raft.v1.Unbind
+	(*Table)(nil),             // 23: warren.raft.v1.Table
+	(*Field)(nil),             // 24: warren.raft.v1.Field
+	(*Value)(nil),             // 25: warren.raft.v1.Value
+	(*Array)(nil),             // 26: warren.raft.v1.Array
+	(*CatalogRecord)(nil),     // 27: warren.raft.v1.CatalogRecord
+	(*ClusterRecord)(nil),     // 28: warren.raft.v1.ClusterRecord
+	(*FormerCluster)(nil),     // 29: warren.raft.v1.FormerCluster
+	(*NodeRecord)(nil),        // 30: warren.raft.v1.NodeRecord
+	(*ShardRecord)(nil),       // 31: warren.raft.v1.ShardRecord
 }
 var file_raft_v1_catalog_proto_depIdxs = []int32{
 	1,  // 0: warren.raft.v1.CatalogCommand.create_cluster:type_name -> warren.raft.v1.CreateCluster
@@ -2765,45 +2977,47 @@ var file_raft_v1_catalog_proto_depIdxs = []int32{
 	5,  // 2: warren.raft.v1.CatalogCommand.remove_node:type_name -> warren.raft.v1.RemoveNode
 	6,  // 3: warren.raft.v1.CatalogCommand.session_over:type_name -> warren.raft.v1.SessionOver
 	7,  // 4: warren.raft.v1.CatalogCommand.set_replicas:type_name -> warren.raft.v1.SetReplicas
-	9,  // 5: warren.raft.v1.CatalogCommand.set_machine_version:type_name -> warren.raft.v1.SetMachineVersion
+	10, // 5: warren.raft.v1.CatalogCommand.set_machine_version:type_name -> warren.raft.v1.SetMachineVersion
 	3,  // 6: warren.raft.v1.CatalogCommand.admit_node:type_name -> warren.raft.v1.AdmitNode
 	4,  // 7: warren.raft.v1.CatalogCommand.set_leaving:type_name -> warren.raft.v1.SetLeaving
-	10, // 8: warren.raft.v1.CatalogCommand.create_vhost:type_name -> warren.raft.v1.CreateVHost
-	11, // 9: warren.raft.v1.CatalogCommand.delete_vhost:type_name -> warren.raft.v1.DeleteVHost
-	12, // 10: warren.raft.v1.CatalogCommand.put_user:type_name -> warren.raft.v1.PutUser
-	13, // 11: warren.raft.v1.CatalogCommand.delete_user:type_name -> warren.raft.v1.DeleteUser
-	14, // 12: warren.raft.v1.CatalogCommand.set_permission:type_name -> warren.raft.v1.SetPermission
-	15, // 13: warren.raft.v1.CatalogCommand.clear_permission:type_name -> warren.raft.v1.ClearPermission
-	16, // 14: warren.raft.v1.CatalogCommand.declare_exchange:type_name -> warren.raft.v1.DeclareExchange
-	17, // 15: warren.raft.v1.CatalogCommand.delete_exchange:type_name -> warren.raft.v1.DeleteExchange
-	18, // 16: warren.raft.v1.CatalogCommand.add_queue:type_name -> warren.raft.v1.AddQueue
-	19, // 17: warren.raft.v1.CatalogCommand.delete_queue:type_name -> warren.raft.v1.DeleteQueue
-	20, // 18: warren.raft.v1.CatalogCommand.bind:type_name -> warren.raft.v1.Bind
-	21, // 19: warren.raft.v1.CatalogCommand.unbind:type_name -> warren.raft.v1.Unbind
-	8,  // 20: warren.raft.v1.SetReplicas.shards:type_name -> warren.raft.v1.ShardReplicas
-	22, // 21: warren.raft.v1.DeclareExchange.arguments:type_name -> warren.raft.v1.Table
-	22, // 22: warren.raft.v1.AddQueue.arguments:type_name -> warren.raft.v1.Table
-	22, // 23: warren.raft.v1.Bind.arguments:type_name -> warren.raft.v1.Table
-	22, // 24: warren.raft.v1.Unbind.arguments:type_name -> warren.raft.v1.Table
-	23, // 25: warren.raft.v1.Table.fields:type_name -> warren.raft.v1.Field
-	24, // 26: warren.raft.v1.Field.value:type_name -> warren.raft.v1.Value
-	25, // 27: warren.raft.v1.Value.array:type_name -> warren.raft.v1.Array
-	22, // 28: warren.raft.v1.Value.table:type_name -> warren.raft.v1.Table
-	24, // 29: warren.raft.v1.Array.values:type_name -> warren.raft.v1.Value
-	27, // 30: warren.raft.v1.CatalogRecord.cluster:type_name -> warren.raft.v1.ClusterRecord
-	28, // 31: warren.raft.v1.CatalogRecord.node:type_name -> warren.raft.v1.NodeRecord
-	29, // 32: warren.raft.v1.CatalogRecord.shard:type_name -> warren.raft.v1.ShardRecord
-	12, // 33: warren.raft.v1.CatalogRecord.user:type_name -> warren.raft.v1.PutUser
-	10, // 34: warren.raft.v1.CatalogRecord.vhost:type_name -> warren.raft.v1.CreateVHost
-	14, // 35: warren.raft.v1.CatalogRecord.permission:type_name -> warren.raft.v1.SetPermission
-	16, // 36: warren.raft.v1.CatalogRecord.exchange:type_name -> warren.raft.v1.DeclareExchange
-	18, // 37: warren.raft.v1.CatalogRecord.queue:type_name -> warren.raft.v1.AddQueue
-	20, // 38: warren.raft.v1.CatalogRecord.binding:type_name -> warren.raft.v1.Bind
-	39, // [39:39] is the sub-list for method output_type
-	39, // [39:39] is the sub-list for method input_type
-	39, // [39:39] is the sub-list for extension type_name
-	39, // [39:39] is the sub-list for extension extendee
-	0,  // [0:39] is the sub-list for field type_name
+	11, // 8: warren.raft.v1.CatalogCommand.create_vhost:type_name -> warren.raft.v1.CreateVHost
+	12, // 9: warren.raft.v1.CatalogCommand.delete_vhost:type_name -> warren.raft.v1.DeleteVHost
+	13, // 10: warren.raft.v1.CatalogCommand.put_user:type_name -> warren.raft.v1.PutUser
+	14, // 11: warren.raft.v1.CatalogCommand.delete_user:type_name -> warren.raft.v1.DeleteUser
+	15, // 12: warren.raft.v1.CatalogCommand.set_permission:type_name -> warren.raft.v1.SetPermission
+	16, // 13: warren.raft.v1.CatalogCommand.clear_permission:type_name -> warren.raft.v1.ClearPermission
+	17, // 14: warren.raft.v1.CatalogCommand.declare_exchange:type_name -> warren.raft.v1.DeclareExchange
+	18, // 15: warren.raft.v1.CatalogCommand.delete_exchange:type_name -> warren.raft.v1.DeleteExchange
+	19, // 16: warren.raft.v1.CatalogCommand.add_queue:type_name -> warren.raft.v1.AddQueue
+	20, // 17: warren.raft.v1.CatalogCommand.delete_queue:type_name -> warren.raft.v1.DeleteQueue
+	21, // 18: warren.raft.v1.CatalogCommand.bind:type_name -> warren.raft.v1.Bind
+	22, // 19: warren.raft.v1.CatalogCommand.unbind:type_name -> warren.raft.v1.Unbind
+	9,  // 20: warren.raft.v1.CatalogCommand.recover_cluster:type_name -> warren.raft.v1.RecoverCluster
+	8,  // 21: warren.raft.v1.SetReplicas.shards:type_name -> warren.raft.v1.ShardReplicas
+	23, // 22: warren.raft.v1.DeclareExchange.arguments:type_name -> warren.raft.v1.Table
+	23, // 23: warren.raft.v1.AddQueue.arguments:type_name -> warren.raft.v1.Table
+	23, // 24: warren.raft.v1.Bind.arguments:type_name -> warren.raft.v1.Table
+	23, // 25: warren.raft.v1.Unbind.arguments:type_name -> warren.raft.v1.Table
+	24, // 26: warren.raft.v1.Table.fields:type_name -> warren.raft.v1.Field
+	25, // 27: warren.raft.v1.Field.value:type_name -> warren.raft.v1.Value
+	26, // 28: warren.raft.v1.Value.array:type_name -> warren.raft.v1.Array
+	23, // 29: warren.raft.v1.Value.table:type_name -> warren.raft.v1.Table
+	25, // 30: warren.raft.v1.Array.values:type_name -> warren.raft.v1.Value
+	28, // 31: warren.raft.v1.CatalogRecord.cluster:type_name -> warren.raft.v1.ClusterRecord
+	30, // 32: warren.raft.v1.CatalogRecord.node:type_name -> warren.raft.v1.NodeRecord
+	31, // 33: warren.raft.v1.CatalogRecord.shard:type_name -> warren.raft.v1.ShardRecord
+	13, // 34: warren.raft.v1.CatalogRecord.user:type_name -> warren.raft.v1.PutUser
+	11, // 35: warren.raft.v1.CatalogRecord.vhost:type_name -> warren.raft.v1.CreateVHost
+	15, // 36: warren.raft.v1.CatalogRecord.permission:type_name -> warren.raft.v1.SetPermission
+	17, // 37: warren.raft.v1.CatalogRecord.exchange:type_name -> warren.raft.v1.DeclareExchange
+	19, // 38: warren.raft.v1.CatalogRecord.queue:type_name -> warren.raft.v1.AddQueue
+	21, // 39: warren.raft.v1.CatalogRecord.binding:type_name -> warren.raft.v1.Bind
+	29, // 40: warren.raft.v1.ClusterRecord.former:type_name -> warren.raft.v1.FormerCluster
+	41, // [41:41] is the sub-list for method output_type
+	41, // [41:41] is the sub-list for method input_type
+	41, // [41:41] is the sub-list for extension type_name
+	41, // [41:41] is the sub-list for extension extendee
+	0,  // [0:41] is the sub-list for field type_name
 }
 
 func init() { file_raft_v1_catalog_proto_init() }
@@ -2832,8 +3046,9 @@ func file_raft_v1_catalog_proto_init() {
 		(*CatalogCommand_DeleteQueue)(nil),
 		(*CatalogCommand_Bind)(nil),
 		(*CatalogCommand_Unbind)(nil),
+		(*CatalogCommand_RecoverCluster)(nil),
 	}
-	file_raft_v1_catalog_proto_msgTypes[24].OneofWrappers = []any{
+	file_raft_v1_catalog_proto_msgTypes[25].OneofWrappers = []any{
 		(*Value_Boolean)(nil),
 		(*Value_Integer)(nil),
 		(*Value_Floating)(nil),
@@ -2842,7 +3057,7 @@ func file_raft_v1_catalog_proto_init() {
 		(*Value_Array)(nil),
 		(*Value_Table)(nil),
 	}
-	file_raft_v1_catalog_proto_msgTypes[26].OneofWrappers = []any{
+	file_raft_v1_catalog_proto_msgTypes[27].OneofWrappers = []any{
 		(*CatalogRecord_Cluster)(nil),
 		(*CatalogRecord_Node)(nil),
 		(*CatalogRecord_Shard)(nil),
@@ -2859,7 +3074,7 @@ func file_raft_v1_catalog_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_raft_v1_catalog_proto_rawDesc), len(file_raft_v1_catalog_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   30,
+			NumMessages:   32,
 			NumExtensions: 0,
 			NumServices:   0,
 		},
