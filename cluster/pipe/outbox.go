@@ -107,7 +107,7 @@ func (o *outbox) effects(session queue.SessionID, generation uint32, e *queue.Ef
 // reply adds a reply; one without results makes the one before it unnecessary, if that has none either.
 func (o *outbox) reply(r *queue.Reply) {
 	if n := len(o.replies); n > 0 && len(r.Results) == 0 && len(o.replies[n-1].Results) == 0 {
-		o.replies[n-1].Seq = r.Seq
+		o.replies[n-1].Seq = max(o.replies[n-1].Seq, r.Seq)
 		o.ready()
 		return
 	}
@@ -119,11 +119,11 @@ func (o *outbox) reply(r *queue.Reply) {
 	o.link.held += heldReply + len(kept.Results)*heldResult
 }
 
-// welcome implements stream.
+// welcome implements stream. It says that all before has been told, which is not so once something was dropped.
 func (o *outbox) welcome(w welcome) {
 	o.link.mu.Lock()
 	defer o.link.mu.Unlock()
-	if w.generation == o.generation {
+	if w.generation == o.generation && !o.link.overflow {
 		o.welcomed, o.flowing = &w, true
 		o.ready()
 	}

@@ -7,10 +7,11 @@ import (
 )
 
 // hello attaches a session's stream once an entry has said that the session is up. The stream is then told what the
-// edge missed, and welcomed; or it is reset.
+// edge missed, and welcomed; or it is reset. A hello that was under way on a link that the edge has given up since is late: it
+// must not take the place of a newer one.
 func (h *Host) hello(s stream, hi *hello) {
 	h.mu.Lock()
-	if h.leading {
+	if a := h.attached[hi.session]; h.leading && (a == nil || a.generation <= hi.generation) {
 		h.detachLocked(hi.session)
 		h.attached[hi.session] = &attachment{s, hi.generation, hi}
 		h.helloes++

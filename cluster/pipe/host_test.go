@@ -1,0 +1,138 @@
+package pipe
+
+import (
+	"context"
+	"errors"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/warrenmq/warren/raftfsm/queue"
+)
+
+// refusing is a log that takes no entry, as the library's does during a leadership transfer.
+type refusing struct {
+	mu    sync.Mutex
+	host  *Host
+	count int
+	limit int // it stops answering after so many, so that a test ends
+}
+
+func (l *refusing) Propose(term uint64, _ []byte) error {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.count++; l.count <= l.limit {
+		go l.host.ProposalFailed(term, errors.New("leadership transfer in progress"))
+	}
+	return nil
+}
+
+func (l *refusing) proposed() int {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.count
+}
+
+func hostFor(t *testing.T, log Log) *Host {
+	t.Helper()
+	h, err := NewHost(HostOptions{State: queue.New(), Bodies: &worldShard{}, Log: log, Logger: quiet,
+		VerifyRead: func(context.Context) (uint64, error) { return 0, nil }})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return h
+}
+
+// TestRefusedEntriesAreNotRepeatedAtOnce: a leader whose entries are refused as soon as they are proposed tries again after a
+// pause. (Without one, a simulated cluster stood still: test/sim, seed 4040 with five nodes.)
+func TestRefusedEntriesAreNotRepeatedAtOnce(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		log := &refusing{limit: 1000}
+		h := hostFor(t, log)
+		log.host = h
+		defer h.Close()
+		h.Lead(1, 0)
+		time.Sleep(10 * time.Second)
+		synctest.Wait()
+		if n := log.proposed(); n < 10 || n > 110 {
+			t.Errorf("%d entries in ten seconds", n)
+		}
+	})
+}
+
+// told is a stream that notes what it is told.
+type told struct {
+	welcomed, resets []uint32
+}
+
+func (s *told) effects(queue.SessionID, uint32, *queue.Effects) {}
+func (s *told) welcome(w welcome)                               { s.welcomed = append(s.welcomed, w.generation) }
+func (s *told) reset(generation uint32)                         { s.resets = append(s.resets, generation) }
+
+// immediate is a log that has committed what it is given; apply applies it.
+type immediate struct{ entries []Entry }
+
+func (l *immediate) Propose(_ uint64, entry []byte) error {
+	l.entries = append(l.entries, Entry{uint64(len(l.entries) + 1), entry})
+	return nil
+}
+
+// TestLateHello: what was still under way on a link that its edge has given up does not take the place of the edge's new stream,
+// which nobody would tell anything any more.
+func TestLateHello(t *testing.T) {
+	log := &immediate{}
+	h := hostFor(t, log)
+	defer h.Close()
+	apply := func() {
+		for done := h.Applied(); done < uint64(len(log.entries)); done = h.Applied() {
+			if err := h.ApplyBatch(log.entries[done:]); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	session := queue.MakeSessionID(2, 1)
+	h.Lead(1, 0)
+	apply()
+	newer, older := &told{}, &told{}
+	h.hello(newer, &hello{session: session, generation: 7})
+	apply()
+	h.hello(older, &hello{session: session, generation: 6})
+	apply()
+	h.detach(session, older) // its link ends
+	if a := h.attached[session]; a == nil || a.stream != newer {
+		t.Errorf("attached: %+v", a)
+	}
+	if len(newer.welcomed) != 1 || len(newer.resets) != 0 || len(older.welcomed) != 0 || len(older.resets) != 1 {
+		t.Errorf("the new stream was told %+v, the old one %+v", newer, older)
+	}
+}
+
+// TestOutboxTellsTheHighest: of replies without results one stands for those before it, in whatever order they come.
+func TestOutboxTellsTheHighest(t *testing.T) {
+	o := &outbox{link: &serverLink{server: &Server{o: ServerOptions{OutboxBytes: 1 << 20}}, wake: make(chan struct{}, 1)}}
+	session := queue.MakeSessionID(2, 1)
+	for _, seq := range []uint64{3, 7, 6} {
+		o.effects(session, 0, &queue.Effects{Replies: []queue.Reply{{Session: session, Seq: seq}}})
+	}
+	if len(o.replies) != 1 || o.replies[0].Seq != 7 {
+		t.Errorf("%+v", o.replies)
+	}
+}
+
+// TestNoWelcomeAfterLoss: an edge that was not told everything is not told that it was.
+func TestNoWelcomeAfterLoss(t *testing.T) {
+	near, far := newLinkPair()
+	defer near.Close()
+	o := &outbox{link: &serverLink{server: &Server{o: ServerOptions{OutboxBytes: 1}}, link: far, wake: make(chan struct{}, 1)}}
+	session := queue.MakeSessionID(2, 1)
+	for seq := range uint64(2) {
+		o.effects(session, 0, &queue.Effects{Replies: []queue.Reply{{Session: session, Seq: seq + 1, Results: []queue.Result{{}}}}})
+	}
+	o.welcome(welcome{last: 2})
+	o.link.mu.Lock()
+	defer o.link.mu.Unlock()
+	if o.welcomed != nil || o.flowing {
+		t.Error("welcomed")
+	}
+}
