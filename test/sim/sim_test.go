@@ -14,6 +14,7 @@ var (
 	seedFlag      = flag.Uint64("seed", 0, "run the schedule of this seed alone, or -schedules from it on")
 	schedulesFlag = flag.Int("schedules", 0, "how many schedules to run")
 	logFlag       = flag.Bool("log", false, "with -v: the nodes' logs of schedules without a finding, too")
+	nodesFlag     = flag.Int("nodes", 0, "only schedules with so many nodes (3 or 5); 0: all")
 	faultsFlag    = flag.String("faults", "", "names or groups of faults, with commas; default all")
 )
 
@@ -30,12 +31,19 @@ func TestSchedules(t *testing.T) {
 	if *faultsFlag != "" {
 		names = strings.Split(*faultsFlag, ",")
 	}
+	if *nodesFlag != 0 && *nodesFlag != 3 && *nodesFlag != 5 {
+		t.Fatalf("no schedule has %d nodes", *nodesFlag)
+	}
 	began := time.Now()
-	for i := range count {
-		seed := first + uint64(i)
+	for seed, n := first, 0; n < count; seed++ {
+		p := newPlan(seed, names)
+		if *nodesFlag != 0 && p.nodes != *nodesFlag {
+			continue
+		}
+		n++
 		t.Run(fmt.Sprint(seed), func(t *testing.T) {
 			t.Parallel()
-			runSchedule(t, seed, newPlan(seed, names))
+			runSchedule(t, seed, p)
 		})
 	}
 	t.Cleanup(func() { t.Logf("%d schedules in %v", count, time.Since(began)) })
