@@ -14,10 +14,11 @@ import (
 	"github.com/warrenmq/warren/raftfsm/queue"
 )
 
-// MachineVersion1 is the first meaning of the commands; LatestMachineVersion the last one that this build knows.
+// MachineVersion1 is the first meaning of the commands; LatestMachineVersion the last one that this program knows. The number is
+// that of the shards' machine as well: what changes in either raises it.
 const (
-	MachineVersion1      = 1
-	LatestMachineVersion = MachineVersion1
+	MachineVersion1      = queue.FirstVersion
+	LatestMachineVersion = queue.Version
 )
 
 // State is the whole catalog. What its methods return is never modified afterwards, only replaced, and may be kept,

@@ -46,7 +46,7 @@ func (a *apply) admitNode(m *raftv1.AdmitNode) *raftfsm.Error {
 	case m.Uuid == "" || m.Name == "":
 		return raftfsm.Errorf(raftfsm.PreconditionFailed, "node '%s' has no identity or no name", m.Name)
 	case m.MachineVersion < a.cluster.machineVersion:
-		return raftfsm.Errorf(raftfsm.PreconditionFailed, "node '%s' knows machine version %d at most, the cluster is at %d",
+		return raftfsm.Errorf(raftfsm.PreconditionFailed, "the program of node '%s' knows machine version %d at most, the cluster is at %d: start it with a newer program",
 			m.Name, m.MachineVersion, a.cluster.machineVersion)
 	case a.cluster.lastNode == maxNode:
 		return raftfsm.Errorf(raftfsm.ResourceError, "no node number is left")
@@ -108,7 +108,7 @@ func (a *apply) registerNode(m *raftv1.RegisterNode) *raftfsm.Error {
 		return raftfsm.Errorf(raftfsm.PreconditionFailed, "node '%s' has no identity", m.Name)
 	}
 	if m.MachineVersion < a.cluster.machineVersion {
-		return raftfsm.Errorf(raftfsm.PreconditionFailed, "node '%s' knows machine version %d at most, the cluster is at %d",
+		return raftfsm.Errorf(raftfsm.PreconditionFailed, "the program of node '%s' knows machine version %d at most, the cluster is at %d: start it with a newer program",
 			m.Name, m.MachineVersion, a.cluster.machineVersion)
 	}
 	old := a.NodeByUUID(m.Uuid)
@@ -253,6 +253,11 @@ func (s *State) checkReplicas(r *raftv1.ShardReplicas) *raftfsm.Error {
 	return nil
 }
 
+// tooOld tells that this program is older than what the cluster is at.
+func tooOld(version uint32) error {
+	return fmt.Errorf("the cluster is at machine version %d, and this program knows %d at most: start the newer program again", version, LatestMachineVersion)
+}
+
 // setMachineVersion raises the machine version. A build that does not know the version cannot go on.
 func (a *apply) setMachineVersion(m *raftv1.SetMachineVersion) error {
 	for n := range a.Nodes() {
@@ -262,7 +267,7 @@ func (a *apply) setMachineVersion(m *raftv1.SetMachineVersion) error {
 		}
 	}
 	if m.Version > LatestMachineVersion {
-		return fmt.Errorf("machine version %d; this build knows %d at most", m.Version, LatestMachineVersion)
+		return tooOld(m.Version)
 	}
 	if m.Version > a.cluster.machineVersion {
 		a.cluster.machineVersion = m.Version

@@ -125,7 +125,7 @@ func (s *State) restore(record *raftv1.CatalogRecord) error {
 
 func (s *State) restoreCluster(m *raftv1.ClusterRecord) error {
 	if m.MachineVersion > LatestMachineVersion {
-		return fmt.Errorf("machine version %d; this build knows %d at most", m.MachineVersion, LatestMachineVersion)
+		return tooOld(m.MachineVersion)
 	}
 	if m.LastNode > uint32(maxNode) {
 		return fmt.Errorf("node %d cannot be", m.LastNode)

@@ -15,6 +15,9 @@ func (s *State) Apply(index uint64, entry []byte, out *Effects) error {
 	if err := Check(entry); err != nil {
 		return fmt.Errorf("apply entry %d: %w", index, err)
 	}
+	if err := s.checkFormat(entry); err != nil {
+		return fmt.Errorf("apply entry %d: %w", index, err)
+	}
 	if err := s.compareHashes(entry); err != nil {
 		return fmt.Errorf("apply entry %d: %w", index, err)
 	}

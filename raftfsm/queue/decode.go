@@ -42,7 +42,7 @@ func eachBatch(entry []byte, f func(h batchHeader, data []byte, at int) error) e
 	if len(entry) < EntryHeaderSize || len(entry) > math.MaxUint32 {
 		return fmt.Errorf("%w: %d bytes", ErrMalformed, len(entry))
 	}
-	if entry[0] != EntryVersion {
+	if entry[0] < EntryVersion || entry[0] > EntryFormat(Version) {
 		return fmt.Errorf("%w: entry version %d", ErrVersion, entry[0])
 	}
 	at := EntryHeaderSize

@@ -13,10 +13,6 @@ import (
 	"slices"
 )
 
-// Version is the machine version that this code knows. Entries mean what the version of the state says; a higher one
-// arrives only by a MachineVersion command, once every replica knows it.
-const Version = 1
-
 // State is the machine. It is for one goroutine at a time.
 type State struct {
 	applied uint64
@@ -46,7 +42,7 @@ type State struct {
 // New returns the state before the first entry.
 func New() *State {
 	return &State{
-		version:   Version,
+		version:   FirstVersion,
 		queues:    make(map[QueueID]*queue),
 		sessions:  make(map[uint16]*session),
 		large:     make(map[place]*large),
