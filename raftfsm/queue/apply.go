@@ -178,7 +178,7 @@ func (s *State) storeOnce(ss *session, c *enqueueCommand, p *producer) ResultCod
 
 // store puts a message in its queues. Those that are not here were deleted.
 func (s *State) store(ss *session, c *enqueueCommand) ResultCode {
-	r := record{index: c.envelope.Index, offset: c.envelope.Offset, size: c.envelope.Size}
+	r := record{index: c.envelope.Index, offset: c.envelope.Offset, size: c.envelope.Size, acquired: c.acquired, failed: c.failed}
 	size := uint64(r.size)
 	if c.flags&EnqueuePersistent != 0 {
 		r.flags = recordPersistent

@@ -51,6 +51,7 @@ const (
 	EnqueueTTL        = 1 << 2 // the message has an expiration
 	EnqueuePriority   = 1 << 3 // the message has a priority
 	EnqueueProducer   = 1 << 4 // the message has a number of a producer: it is stored once, however often it comes
+	EnqueueReturned   = 1 << 5 // the message was out before, in the cluster that it is restored from
 	DeleteIfUnused    = 1 << 0
 	DeleteIfEmpty     = 1 << 1
 	AttachExclusive   = 1 << 0
@@ -93,13 +94,18 @@ type EnqueueOptions struct {
 	Sequence uint64
 	Behind   uint16
 	Producer ProducerID
+	// Acquired is how often it was handed out and returned before, in the cluster that it is restored from; Failed, how many of
+	// these deliveries failed.
+	Acquired uint32
+	Failed   uint16
 }
 
 // BeginEnqueue starts an enqueue to the queues, all of this shard, and returns a mark for EndEnqueue. The caller
 // appends the envelope (or, after chunks, the rest of it) to b.Data in between, so that a body is copied once.
 //
 //	enqueue  priority u8 | reserved u8 | queues u16 | [ttl u64 if EnqueueTTL] | [upload u64 if EnqueueChunked] |
-//	         [producer 16 bytes, sequence u64, behind u16 if EnqueueProducer] | queue u64 … | envelope to the end
+//	         [producer 16 bytes, sequence u64, behind u16 if EnqueueProducer] |
+//	         [acquired u32, failed u16 if EnqueueReturned] | queue u64 … | envelope to the end
 //
 // There may be 1 to 65,535 queues; a message for more is several enqueues, and cannot have a number of a producer.
 func (b *Batch) BeginEnqueue(queues []QueueID, o *EnqueueOptions) (mark int) {
@@ -119,6 +125,9 @@ func (b *Batch) BeginEnqueue(queues []QueueID, o *EnqueueOptions) (mark int) {
 	if o.Sequence != 0 {
 		flags |= EnqueueProducer
 	}
+	if o.Acquired != 0 || o.Failed != 0 {
+		flags |= EnqueueReturned
+	}
 	mark = b.begin(KindEnqueue, flags)
 	b.Data = append(b.Data, o.Priority, 0)
 	b.Data = binary.LittleEndian.AppendUint16(b.Data, uint16(len(queues)))
@@ -132,6 +141,10 @@ func (b *Batch) BeginEnqueue(queues []QueueID, o *EnqueueOptions) (mark int) {
 		b.Data = append(b.Data, o.Producer[:]...)
 		b.Data = binary.LittleEndian.AppendUint64(b.Data, o.Sequence)
 		b.Data = binary.LittleEndian.AppendUint16(b.Data, o.Behind)
+	}
+	if flags&EnqueueReturned != 0 {
+		b.Data = binary.LittleEndian.AppendUint32(b.Data, o.Acquired)
+		b.Data = binary.LittleEndian.AppendUint16(b.Data, o.Failed)
 	}
 	for _, q := range queues {
 		b.Data = binary.LittleEndian.AppendUint64(b.Data, uint64(q))

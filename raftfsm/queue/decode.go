@@ -100,7 +100,7 @@ type shape struct {
 }
 
 var shapes = [...]shape{
-	KindEnqueue:        {flags: EnqueuePersistent | EnqueueChunked | EnqueueTTL | EnqueuePriority | EnqueueProducer, size: 4, open: true, session: true},
+	KindEnqueue:        {flags: EnqueuePersistent | EnqueueChunked | EnqueueTTL | EnqueuePriority | EnqueueProducer | EnqueueReturned, size: 4, open: true, session: true},
 	KindChunk:          {size: 8, open: true, session: true},
 	KindConfigure:      {size: 8, open: true, session: true, leader: true},
 	KindDelete:         {flags: DeleteIfUnused | DeleteIfEmpty, size: 8, session: true, leader: true},
@@ -165,6 +165,9 @@ func checkCommand(k Kind, flags uint8, leader bool, p []byte) error {
 // producerSize is what an enqueue says of a producer.
 const producerSize = len(ProducerID{}) + 8 + 2
 
+// returnedSize is what it says of earlier deliveries.
+const returnedSize = 4 + 2
+
 func checkEnqueue(flags uint8, p []byte) error {
 	size := 4 + 8*int(u16(p[2:]))
 	if flags&EnqueueTTL != 0 {
@@ -176,6 +179,9 @@ func checkEnqueue(flags uint8, p []byte) error {
 	producer := size - 8*int(u16(p[2:]))
 	if flags&EnqueueProducer != 0 {
 		size += producerSize
+	}
+	if flags&EnqueueReturned != 0 {
+		size += returnedSize
 	}
 	if size > len(p) || p[1] != 0 {
 		return fmt.Errorf("%w: enqueue with %d bytes, %d needed, reserved byte %d", ErrMalformed, len(p), size, p[1])
@@ -198,6 +204,8 @@ type enqueueCommand struct {
 	producer ProducerID
 	sequence uint64
 	floor    uint64 // the lowest number that may come again
+	acquired uint32
+	failed   uint16
 	flags    uint8
 	priority uint8
 }
@@ -219,6 +227,10 @@ func decodeEnqueue(flags uint8, p []byte, index uint64, at int) enqueueCommand {
 		c.sequence = u64(p[head:])
 		c.floor = c.sequence - uint64(u16(p[head+8:]))
 		head += 10
+	}
+	if flags&EnqueueReturned != 0 {
+		c.acquired, c.failed = u32(p[head:]), u16(p[head+4:])
+		head += returnedSize
 	}
 	c.queues = p[head : head+queues]
 	head += queues

@@ -32,6 +32,8 @@ type step struct {
 	producer      ProducerID
 	sequence      uint64
 	behind        uint16
+	acquired      uint32
+	failed        uint16
 }
 
 // proposal is a batch.
@@ -78,7 +80,7 @@ func (c *step) append(b *Batch) {
 	case KindEnqueue:
 		mark := b.BeginEnqueue(c.queues, &EnqueueOptions{Persistent: c.first, HasPriority: c.hasPriority,
 			Priority: uint8(c.priority), HasTTL: c.hasTTL, TTLMillis: c.ttl, Upload: c.upload,
-			Producer: c.producer, Sequence: c.sequence, Behind: c.behind})
+			Producer: c.producer, Sequence: c.sequence, Behind: c.behind, Acquired: c.acquired, Failed: c.failed})
 		b.Data = append(b.Data, c.body...)
 		b.EndEnqueue(mark)
 	case KindChunk:
@@ -253,6 +255,9 @@ func (g *generator) enqueue(c *step) {
 	c.hasTTL, c.ttl = g.chance(5), pick[uint64](g, 0, 1, 10, 30, math.MaxUint64)
 	if g.chance(6) {
 		c.upload = uint64(g.number(1, 2))
+	}
+	if g.chance(8) {
+		c.acquired, c.failed = pick[uint32](g, 0, 1, 5, 1000), pick[uint16](g, 0, 1, 5, 1000)
 	}
 	if g.chance(3) {
 		c.producer[0], c.sequence = byte(g.number(1, 2)), uint64(g.number(1, 20))

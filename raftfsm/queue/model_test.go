@@ -333,7 +333,7 @@ func (m *model) store(ss *modelSession, c *step) ResultCode {
 		if q == nil {
 			continue
 		}
-		msg := &modelMessage{queue: q, pieces: pieces, persistent: c.first}
+		msg := &modelMessage{queue: q, pieces: pieces, persistent: c.first, acquired: c.acquired, failed: uint32(c.failed)}
 		if q.set.RejectPublish && q.over(1, msg.size()) {
 			m.serve(q)
 		}

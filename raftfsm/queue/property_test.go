@@ -234,7 +234,7 @@ func (tr *trial) compareSession(s *State, ss *modelSession, out map[QueueID]uint
 
 // disturb does what must not change anything, or asks.
 func (tr *trial) disturb() {
-	switch tr.g.number(0, 7) {
+	switch tr.g.number(0, 8) {
 	case 1, 2:
 		tr.hold()
 	case 3:
@@ -245,6 +245,58 @@ func (tr *trial) disturb() {
 		tr.liveRefs()
 	case 6:
 		tr.refuse()
+	case 7:
+		tr.messages()
+	}
+}
+
+// messages compares what a snapshot lists with the model: of each queue, what is ready and what is out, in order.
+func (tr *trial) messages() {
+	got, wanted := map[QueueID][]string{}, map[QueueID][]string{}
+	sn := tr.restored.Snapshot()
+	seen := map[string]bool{}
+	for m := range sn.Messages {
+		body := tr.body(&m.Body)
+		if body != "" && seen[body] {
+			tr.t.Fatalf("message %q is listed twice", body)
+		}
+		seen[body] = true
+		for _, p := range m.Places {
+			got[p.Queue] = append(got[p.Queue], fmt.Sprint(p.Priority, m.Persistent, p.Expiry, p.Acquired, p.Failed, p.Out, body))
+		}
+	}
+	out := map[*modelMessage]bool{}
+	all := map[QueueID][]*modelMessage{}
+	for _, ss := range tr.m.sessions {
+		for _, c := range ss.consumers {
+			for _, o := range c.out {
+				out[o.m] = true
+				all[o.m.queue.id] = append(all[o.m.queue.id], o.m)
+			}
+		}
+	}
+	for id, q := range tr.m.queues {
+		list := append(all[id], q.ready...)
+		slices.SortFunc(list, func(a, b *modelMessage) int { return int(a.order) - int(b.order) })
+		for _, msg := range list {
+			wanted[id] = append(wanted[id], fmt.Sprint(msg.priority, msg.persistent, msg.expiry, msg.acquired, msg.failed, out[msg], strings.Join(msg.pieces, "")))
+		}
+	}
+	if !reflect.DeepEqual(got, wanted) {
+		tr.t.Fatalf("messages\n%v\nwanted\n%v", got, wanted)
+	}
+	n := 0
+	for id, settings := range sn.Queues {
+		n++
+		if q := tr.m.queues[id]; q == nil || q.set.normal() != *settings {
+			tr.t.Fatalf("queue %#x: %+v", id, settings)
+		}
+		if back, err := ParseSettings(AppendSettings(nil, settings)); err != nil || *back != *settings {
+			tr.t.Fatalf("settings of queue %#x: %+v, %v", id, back, err)
+		}
+	}
+	if _, now := tr.restored.Applied(); n != len(tr.m.queues) || sn.Time() != now {
+		tr.t.Fatalf("%d queues at %d, wanted %d at %d", n, sn.Time(), len(tr.m.queues), now)
 	}
 }
 

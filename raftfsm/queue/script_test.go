@@ -20,11 +20,12 @@ var rewrite = flag.Bool("rewrite", false, "write what the scripts in testdata no
 //	n1 configure q [auto-delete] [single-active] [max-priority=n] [ttl=ms] [expires=ms] [max-length=n]
 //	               [max-bytes=n] [reject] [delivery-limit=n]
 //	n1 enqueue q,r body [persistent] [priority=n] [ttl=ms] [upload=n] [times=n] [producer=p number=n [behind=n]]
+//	             [acquired=n] [failed=n]
 //	n1 chunk n bytes | n1 purge q | n1 delete q [if-unused] [if-empty] | n1 get q g | n1 peek q skip
 //	n1 attach q c credit=n [priority=n] [exclusive] | n1 credit c n | n1 cancel c | n1 detach c [failed]
 //	n1 settle c outcome from-to…
 //	leader up|down|suspect|clear n1 | leader tick | leader version n | leader hash index [wrong]
-//	time ms | repeat n1 seq | acked n1 seq | counts q… | resume n1 c=id… | restore | live min max
+//	time ms | repeat n1 seq | acked n1 seq | counts q… | resume n1 c=id… | restore | live min max | messages
 func TestScripts(t *testing.T) {
 	files, err := filepath.Glob("testdata/*.txt")
 	if err != nil || len(files) == 0 {
@@ -175,7 +176,7 @@ func (w *world) block(input string) string {
 			continue
 		}
 		switch words[0] {
-		case "counts", "resume", "restore", "live", "sessions":
+		case "counts", "resume", "restore", "live", "sessions", "messages":
 			after = append(after, line)
 		default:
 			w.line(words)
@@ -298,6 +299,9 @@ func (w *world) enqueue(b *Batch, queues, body string, o options) {
 	behind, _ := w.option(o, "behind")
 	eo.Behind = uint16(behind)
 	copy(eo.Producer[:], o["producer"])
+	acquired, _ := w.option(o, "acquired")
+	failed, _ := w.option(o, "failed")
+	eo.Acquired, eo.Failed = uint32(acquired), uint16(failed)
 	times := uint64(1)
 	if n, ok := w.option(o, "times"); ok {
 		times = n
@@ -432,6 +436,17 @@ func (w *world) ask(text *strings.Builder, words []string) {
 		}, &w.out)
 		w.effects(text)
 		fmt.Fprintf(text, "last %d\n", last)
+	case "messages":
+		for m := range w.s.Snapshot().Messages {
+			fmt.Fprintf(text, "%q", w.body(&m.Body))
+			for _, p := range m.Places {
+				fmt.Fprintf(text, " %s priority=%d acquired=%d failed=%d expiry=%d", w.byID[uint64(p.Queue)], p.Priority, p.Acquired, p.Failed, p.Expiry)
+				if p.Out {
+					text.WriteString(" out")
+				}
+			}
+			text.WriteString("\n")
+		}
 	case "live":
 		w.s.Snapshot().LiveRefs(w.number(words[1]), w.number(words[2]), func(index uint64, offset, size uint32) bool {
 			fmt.Fprintf(text, "%d %q\n", index, w.log[index][offset:offset+size])

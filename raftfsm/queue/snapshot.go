@@ -49,6 +49,20 @@ type Snapshot struct {
 	parts []part
 	size  int64
 	refs  []Ref // that lie elsewhere than in a record without pieces
+
+	queues []queueSettings // by id
+	larges []placedLarge   // by place
+}
+
+// queueSettings and placedLarge point at what never changes once it is there.
+type queueSettings struct {
+	id       QueueID
+	settings *Settings
+}
+
+type placedLarge struct {
+	at place
+	*large
 }
 
 // part is records that come after meta[:at].
@@ -56,7 +70,8 @@ type part struct {
 	at    int
 	span  span
 	pages []*page
-	bare  bool // of the pages' entries, only the records
+	bare  bool    // of the pages' entries, only the records: the part is a lane
+	queue QueueID // of a lane
 }
 
 // Snapshot takes a view of the state. It costs in proportion to queues, consumers, sessions and a hundredth of the
@@ -183,6 +198,7 @@ func (s *State) describe(sn *Snapshot) {
 		sn.u64(at.index)
 		sn.u32(at.offset)
 		sn.body(&s.large[at].body)
+		sn.larges = append(sn.larges, placedLarge{at, s.large[at]})
 	}
 	queues := slices.Collect(s.sortedQueues())
 	for _, q := range queues {
@@ -215,16 +231,17 @@ func (q *queue) describe(sn *Snapshot) {
 	}
 	sn.u16(uint16(lanes))
 	for i := range q.filled() {
-		q.lanes[i].describe(sn, i)
+		q.lanes[i].describe(sn, q.id, i)
 	}
+	sn.queues = append(sn.queues, queueSettings{q.id, q.settings})
 }
 
-func (l *lane) describe(sn *Snapshot, priority uint8) {
+func (l *lane) describe(sn *Snapshot, id QueueID, priority uint8) {
 	sn.u8(priority)
 	sn.u64(uint64(l.back.n))
 	sn.u64(uint64(l.fresh))
 	sn.size += int64(l.len()) * recordSize
-	sn.parts = append(sn.parts, part{at: len(sn.meta), span: l.pin(), pages: l.back.pin(), bare: true})
+	sn.parts = append(sn.parts, part{at: len(sn.meta), span: l.pin(), pages: l.back.pin(), bare: true, queue: id})
 }
 
 func (ss *session) describe(sn *Snapshot) {
