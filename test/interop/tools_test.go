@@ -60,9 +60,14 @@ type program struct {
 
 func begin(t *testing.T, node *process.Node, name string, args ...string) *program {
 	t.Helper()
-	p := &program{t: t, name: name, changed: make(chan struct{}, 1), done: make(chan struct{})}
-	p.command = exec.Command(python, append([]string{"tutorial/" + name}, args...)...)
-	p.command.Env = append(os.Environ(), fmt.Sprintf("BROKER_PORT=%d", node.AMQPPort))
+	command := exec.Command(python, append([]string{"tutorial/" + name}, args...)...)
+	command.Env = append(os.Environ(), fmt.Sprintf("BROKER_PORT=%d", node.AMQPPort))
+	return beginCommand(t, name, command)
+}
+
+func beginCommand(t *testing.T, name string, command *exec.Cmd) *program {
+	t.Helper()
+	p := &program{t: t, name: name, command: command, changed: make(chan struct{}, 1), done: make(chan struct{})}
 	p.command.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 	out, err := p.command.StdoutPipe()
 	if err != nil {
