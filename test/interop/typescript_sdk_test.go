@@ -7,12 +7,15 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"reflect"
 	"regexp"
 	"slices"
 	"strings"
 	"sync"
 	"testing"
 	"time"
+
+	amqp "github.com/rabbitmq/amqp091-go"
 
 	"github.com/warrenmq/warren/test/process"
 	"github.com/warrenmq/warren/tlsfiles"
@@ -65,14 +68,23 @@ func TestTypeScriptUnits(t *testing.T) {
 	}
 }
 
-// TestTypeScriptPatterns runs the tutorial's patterns by the TypeScript SDK on a node alone and with pairs of three nodes, and
-// crosses them with AMQP by pika.
-func TestTypeScriptPatterns(t *testing.T) {
+// TestTypeScriptOneNode runs the programs of the SDK's README and the tutorial's patterns on a node alone.
+func TestTypeScriptOneNode(t *testing.T) {
 	needTypeScript(t)
 	needPika(t)
 	one := process.Start(t, 1).Nodes[0]
+	typescriptReadme(t, one)
 	typescriptPatterns(t, one, one)
-	typescriptCrossing(t, one, one)
+	if os.Getenv("WARREN_LARGE") != "" {
+		typescriptCrossing(t, one, one)
+	}
+}
+
+// TestTypeScriptCluster runs the tutorial's patterns by the TypeScript SDK with pairs of three nodes, crosses them with AMQP by
+// pika, and kills the nodes under a program.
+func TestTypeScriptCluster(t *testing.T) {
+	needTypeScript(t)
+	needPika(t)
 	cluster := process.Start(t, 3)
 	large := os.Getenv("WARREN_LARGE") != ""
 	for i, near := range cluster.Nodes {
@@ -85,6 +97,7 @@ func TestTypeScriptPatterns(t *testing.T) {
 			}
 		}
 	}
+	t.Run("kills", func(t *testing.T) { typescriptSurvivesKills(t, cluster) })
 }
 
 func typescriptPatterns(t *testing.T, near, far *process.Node) {
@@ -106,6 +119,12 @@ func typescriptCrossing(t *testing.T, pika, sdk *process.Node) {
 		receiver := crossing(t, "receive")
 		receiver.waitFor(func(lines []string) bool { return contains(lines, "[*] Waiting") })
 		queue := queueName(t)
+		channel := channelOf(t, dial(t, pika))
+		if err := channel.PublishWithContext(t.Context(), "", queue, false, false, amqp.Publishing{Body: []byte("all"), Priority: 7, MessageId: "m",
+			Headers: amqp.Table{"big": int64(1) << 60, "short": int16(5), "table": amqp.Table{"list": []any{"x", nil}}}}); err != nil {
+			t.Fatal(err)
+		}
+		receiver.waitReceived(1)
 		run(t, pika, "send.py")
 		run(t, pika, "new_task.py", queue, "one", "two")
 		run(t, pika, "emit_log.py", "info: hello")
@@ -117,8 +136,8 @@ func typescriptCrossing(t *testing.T, pika, sdk *process.Node) {
 		run(t, pika, "emit_headers.py", "a report", "type=report", "format=pdf")
 		want(t, run(t, pika, "rpc_client.py", "queue", "10"), "[.] Got 55")
 		want(t, run(t, pika, "rpc_client.py", "direct", "30"), "[.] Got 832040")
-		got := receiver.waitReceived(7)
-		expected := []string{queue + " one", queue + " two", "hello Hello World!", "logs info: hello", "direct_logs error broken",
+		got := receiver.waitReceived(8)
+		expected := []string{queue + ` all priority=7 m big=1152921504606846976n short=5 table={"list":["x",null]}`, queue + " one", queue + " two", "hello Hello World!", "logs info: hello", "direct_logs error broken",
 			"topic_logs kern.critical A critical kernel error", "headers_logs a report format=pdf type=report"}
 		slices.Sort(got) // each queue has its order, and no more
 		slices.Sort(expected)
@@ -137,22 +156,29 @@ func typescriptCrossing(t *testing.T, pika, sdk *process.Node) {
 		listen(t, pika, "rpc_server.py")
 		sender := crossing(t, "send")
 		want(t, sender.waitReceived(1), "7 55")
+		got, ok, err := channelOf(t, dial(t, pika)).Get(queueName(t)+".all", true)
+		if err != nil || !ok {
+			t.Fatal(ok, err)
+		}
+		headers := amqp.Table{"big": int64(1) << 60, "short": int16(5), "n": int64(7), "half": 0.5, "table": amqp.Table{"list": []any{"x", nil}}}
+		if string(got.Body) != "all" || got.Priority != 7 || got.MessageId != "m" || got.DeliveryMode != amqp.Persistent || got.Expiration != "60000" ||
+			got.Timestamp.Unix() != 1_700_000_000 || !reflect.DeepEqual(got.Headers, headers) {
+			t.Errorf("%+v", got)
+		}
 		for receiver, lines := range receivers {
 			want(t, receiver.waitReceived(len(lines)), lines...)
 		}
 	})
 }
 
-// TestTheTypeScriptClientSurvivesKills runs a program that publishes numbers and consumes them by the TypeScript SDK, while the
+// typescriptSurvivesKills runs a program that publishes numbers and consumes them by the TypeScript SDK, while the
 // node that it uses is killed again and again. Nothing is lost, nothing is in the queue twice, the order is kept, and the
 // program never sees an error.
-func TestTheTypeScriptClientSurvivesKills(t *testing.T) {
-	needTypeScript(t)
+func typescriptSurvivesKills(t *testing.T, cluster *process.Cluster) {
 	kills, perSecond, least := 2, 1000, 5_000
 	if os.Getenv("WARREN_LARGE") != "" {
 		kills, perSecond, least = 10, 2000, 100_000
 	}
-	cluster := process.Start(t, 3)
 	args := []string{queueName(t), fmt.Sprint(perSecond), fmt.Sprint(least)}
 	for _, n := range cluster.Nodes {
 		args = append(args, n.GRPCAddress())
@@ -221,10 +247,9 @@ func (p *typescriptKills) inUse() (name string, consumed int) {
 	return name, consumed
 }
 
-// TestTypeScriptReadme compiles every program of the SDK's README as it is written, runs it, and compares what it prints with
+// typescriptReadme compiles every program of the SDK's README as it is written, runs it, and compares what it prints with
 // what the README says.
-func TestTypeScriptReadme(t *testing.T) {
-	needTypeScript(t)
+func typescriptReadme(t *testing.T, plain *process.Node) {
 	text, err := os.ReadFile(typescriptSDK + "/README.md")
 	if err != nil {
 		t.Fatal(err)
@@ -241,9 +266,9 @@ func TestTypeScriptReadme(t *testing.T) {
 	if out, err := compile.CombinedOutput(); err != nil {
 		t.Fatalf("%v\n%s", err, out)
 	}
-	plain, secure := process.Start(t, 1).Nodes[0], process.Start(t, 1, nodeTLS(dir)...).Nodes[0]
+	secure := process.Start(t, 1, nodeTLS(dir)...).Nodes[0]
 	for i, p := range programs {
-		t.Run(p.title, func(t *testing.T) {
+		t.Run("README "+p.title, func(t *testing.T) {
 			port := plain.GRPCPort
 			if strings.Contains(p.source, "tls:") {
 				port = secure.GRPCPort

@@ -1,5 +1,6 @@
 import * as grpc from "@grpc/grpc-js";
 
+import { onAbort } from "./abort.js";
 import * as admin from "./admin.js";
 import { Consumer, get, type ConsumeOptions, type Delivery } from "./consumer.js";
 import { AgainError, ClosedError, fromStatus, isTransient, textOf } from "./errors.js";
@@ -233,10 +234,9 @@ export class Core {
   /** Runs the work of a publisher or consumer, which ends by its own controller and with the client. */
   start(own: AbortController, work: () => Promise<void>): Promise<void> {
     this.quit.signal.throwIfAborted();
-    const end = () => own.abort(this.quit.signal.reason);
-    this.quit.signal.addEventListener("abort", end);
+    const over = onAbort(this.quit.signal, () => own.abort(this.quit.signal.reason));
     const done = work().finally(() => {
-      this.quit.signal.removeEventListener("abort", end);
+      over();
       this.works.delete(done);
     });
     this.works.add(done);
@@ -375,7 +375,7 @@ function sleep(ms: number, signals: (AbortSignal | undefined)[]): Promise<void> 
   return new Promise((resolve, reject) => {
     const end = () => {
       clearTimeout(timer);
-      signals.forEach((signal) => signal?.removeEventListener("abort", end));
+      overs.forEach((over) => over());
       const aborted = signals.find((signal) => signal?.aborted);
       if (aborted) {
         reject(aborted.reason);
@@ -384,6 +384,6 @@ function sleep(ms: number, signals: (AbortSignal | undefined)[]): Promise<void> 
       }
     };
     const timer = setTimeout(end, ms);
-    signals.forEach((signal) => signal?.addEventListener("abort", end));
+    const overs = signals.map((signal) => onAbort(signal, end));
   });
 }

@@ -1,3 +1,4 @@
+import { onAbort } from "./abort.js";
 import type { CallOptions, Core } from "./client.js";
 import { Deque } from "./deque.js";
 import { AgainError, ClosedError, during, isTransient, WarrenError } from "./errors.js";
@@ -38,7 +39,8 @@ export interface Delivery extends ReceivedMessage {
   text(): string;
   /**
    * Settles the delivery as done: the message is gone. As with the others below, the promise resolves with false when the
-   * delivery's connection was lost: the message is delivered again. It rejects when the delivery is settled already.
+   * delivery's connection was lost or its consumer is closed: the message is delivered again. It rejects when the delivery
+   * is settled already.
    */
   ack(): Promise<boolean>;
   /** Gives the message back to its place in the queue. */
@@ -134,8 +136,7 @@ export class Consumer implements AsyncIterable<Delivery> {
     const { signal } = options;
     signal?.throwIfAborted();
     const consumer = new Consumer(core, startOf(queue, options));
-    const abort = () => consumer.quit.abort(signal!.reason);
-    signal?.addEventListener("abort", abort);
+    const over = onAbort(signal, () => consumer.quit.abort(signal!.reason));
     try {
       await new Promise<void>((started, reject) => {
         consumer.ended = core.start(consumer.quit, () => consumer.work(started));
@@ -144,7 +145,7 @@ export class Consumer implements AsyncIterable<Delivery> {
     } catch (error) {
       throw during(`consume "${queue}"`, error);
     } finally {
-      signal?.removeEventListener("abort", abort);
+      over();
     }
     return consumer;
   }
@@ -171,16 +172,14 @@ export class Consumer implements AsyncIterable<Delivery> {
       return Promise.reject(this.error ?? new ClosedError());
     }
     return new Promise<Delivery>((resolve, reject) => {
-      const abort = () => {
+      const over = onAbort(signal, () => {
         this.waiters.filter((w) => w !== waiter);
         reject(signal!.reason);
-      };
-      const over = () => signal?.removeEventListener("abort", abort);
+      });
       const waiter: Waiter = {
         resolve: (d) => (over(), resolve(d)),
         reject: (error) => (over(), reject(error)),
       };
-      signal?.addEventListener("abort", abort);
       this.waiters.push(waiter);
     });
   }
@@ -353,7 +352,7 @@ class ConsumeStream implements Settler {
   }
 
   settle(tag: number, settlement: wire.Settlement): Promise<boolean> {
-    if (this.over) {
+    if (this.over || this.closing) {
       return lost;
     }
     const state = tag < this.base ? undefined : this.states.at(tag - this.base);
@@ -451,8 +450,7 @@ export async function get(core: Core, queue: string, autoSettle: boolean, signal
 
 async function fetch(core: Core, node: Node, request: Required<wire.GetRequest>["fetch"], signal: AbortSignal | undefined): Promise<Delivery | undefined> {
   const stream = await node.stream(wire.get, core.signal);
-  const cancel = () => stream.cancel();
-  signal?.addEventListener("abort", cancel);
+  const over = onAbort(signal, () => stream.cancel());
   try {
     const answer = new Promise<wire.GetResponse>((resolve) => stream.onResponse(resolve));
     stream.send({ fetch: request });
@@ -463,7 +461,7 @@ async function fetch(core: Core, node: Node, request: Required<wire.GetRequest>[
     stream.closeSend();
     return delivery ? new Received(delivery, undefined) : undefined;
   } finally {
-    signal?.removeEventListener("abort", cancel);
+    over();
   }
 }
 

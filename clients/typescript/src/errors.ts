@@ -26,7 +26,7 @@ export class WarrenError extends Error {
 /** A refusal of the broker that another attempt cannot mend. */
 export class BrokerError extends WarrenError {
   override readonly name = "BrokerError";
-  /** The gRPC status code, such as `status.NOT_FOUND` of @grpc/grpc-js. */
+  /** The gRPC status code, such as `status.NOT_FOUND`. */
   readonly code: status;
   /** Undefined: the broker said none. */
   readonly reason: Reason | undefined;

@@ -1,5 +1,6 @@
 import * as grpc from "@grpc/grpc-js";
 
+import { onAbort } from "./abort.js";
 import { AgainError, unavailable } from "./errors.js";
 import type { Method } from "./wire.js";
 
@@ -69,15 +70,14 @@ export class Node {
     signal?.throwIfAborted();
     return new Promise<R>((resolve, reject) => {
       const call = this.client.makeUnaryRequest(method.path, method.encode, method.decode, request, this.metadata, {}, (error, response) => {
-        signal?.removeEventListener("abort", cancel);
+        over();
         if (error) {
           reject(error);
         } else {
           resolve(response as R);
         }
       });
-      const cancel = () => call.cancel();
-      signal?.addEventListener("abort", cancel);
+      const over = onAbort(signal, () => call.cancel());
     });
   }
 
@@ -98,12 +98,11 @@ export class Stream<Q, R> {
 
   constructor(call: grpc.ClientDuplexStream<Q, R>, signal: AbortSignal) {
     this.call = call;
-    const cancel = () => call.cancel();
-    signal.addEventListener("abort", cancel);
+    const over = onAbort(signal, () => call.cancel());
     this.ended = new Promise<never>((_, reject) => {
       const end = (error: Error) => {
         this.over = true;
-        signal.removeEventListener("abort", cancel);
+        over();
         reject(error);
       };
       call.on("error", end);

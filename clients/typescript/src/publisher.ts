@@ -1,5 +1,6 @@
 import { randomUUID } from "node:crypto";
 
+import { onAbort } from "./abort.js";
 import type { CallOptions, Core } from "./client.js";
 import { Deque } from "./deque.js";
 import { ClosedError, OutcomeUnknownError, RejectedError, UnroutableError, WarrenError, type Reason } from "./errors.js";
@@ -101,9 +102,7 @@ export class Publisher {
     const { signal } = options;
     return new Promise<void>((resolve, reject) => {
       let taken = false;
-      const abort = () => taken && reject(new OutcomeUnknownError(signal!.reason));
-      const over = () => signal?.removeEventListener("abort", abort);
-      signal?.addEventListener("abort", abort);
+      const over = onAbort(signal, () => taken && reject(new OutcomeUnknownError(signal!.reason)));
       const outcome = (error: Error | undefined) => {
         over();
         if (error) {
@@ -156,9 +155,9 @@ export class Publisher {
     const { signal } = options;
     return new Promise<void>((resolve, reject) => {
       signal?.throwIfAborted();
-      const abort = () => flush.reject(signal!.reason);
+      const heard = onAbort(signal, () => flush.reject(signal!.reason));
       const over = () => {
-        signal?.removeEventListener("abort", abort);
+        heard();
         this.flushes = this.flushes.filter((f) => f !== flush);
       };
       const flush = {
@@ -166,7 +165,6 @@ export class Publisher {
         resolve: () => (over(), resolve()),
         reject: (error: unknown) => (over(), reject(error)),
       };
-      signal?.addEventListener("abort", abort);
       this.flushes.push(flush);
     });
   }
@@ -191,22 +189,20 @@ export class Publisher {
 
   private wait(pending: Pending, signal: AbortSignal | undefined): Promise<void> {
     return new Promise<void>((resolve, reject) => {
-      const over = () => signal?.removeEventListener("abort", abort);
+      const over = onAbort(signal, () => {
+        waiting.gone = true;
+        reject(signal!.reason);
+        this.waiting.filter((w) => !w.gone);
+        for (const flush of [...this.flushes]) {
+          this.checkFlush(flush); // it may have waited for this one
+        }
+      });
       const waiting: Waiting = {
         pending,
         taken: () => (over(), resolve()),
         refused: (error) => (over(), reject(error)),
         gone: false,
       };
-      const abort = () => {
-        waiting.gone = true;
-        waiting.refused(signal!.reason);
-        this.waiting.filter((w) => !w.gone);
-        for (const flush of [...this.flushes]) {
-          this.checkFlush(flush); // it may have waited for this one
-        }
-      };
-      signal?.addEventListener("abort", abort);
       this.waiting.push(waiting);
     });
   }
@@ -298,12 +294,11 @@ export class Publisher {
       return;
     }
     await new Promise<void>((resolve, reject) => {
-      const abort = () => reject(signal.reason);
       signal.throwIfAborted();
-      signal.addEventListener("abort", abort);
+      const over = onAbort(signal, () => reject(signal.reason));
       this.wake = () => {
         this.wake = undefined;
-        signal.removeEventListener("abort", abort);
+        over();
         resolve();
       };
     });

@@ -340,6 +340,25 @@ test("lists come in pages", async (t) => {
   ]);
 });
 
+test("many consumers, and many calls with one signal, are no leak", async (t) => {
+  const warnings: string[] = [];
+  const warn = (w: Error) => warnings.push(w.message);
+  process.on("warning", warn);
+  const { client, broker } = await start(t);
+  const { signal } = new AbortController();
+  const count = 30;
+  const starting = Promise.all(Array.from({ length: count }, () => client.consume("q", { signal })));
+  for (let i = 0; i < count; i++) {
+    await begin(broker);
+  }
+  const consumers = await starting;
+  consumers.forEach((c) => c.next({ signal }).catch(() => undefined));
+  await Promise.all(Array.from({ length: count }, () => client.inspectQueue("q", { signal })));
+  await new Promise((resolve) => setImmediate(resolve)); // warnings come in the next turn
+  process.off("warning", warn);
+  assert.deepEqual(warnings, []);
+});
+
 test("a client needs an address", () => {
   assert.throws(() => new Client([]), /no addresses/);
 });

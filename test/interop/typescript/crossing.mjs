@@ -1,6 +1,6 @@
 // The TypeScript SDK as the other side of the tutorial's programs, which speak AMQP: crossing.mjs receive QUEUE prints what
 // they send, crossing.mjs send QUEUE sends what they print. ADDRESS names the node.
-import { Client } from "../../../clients/typescript/dist/index.js";
+import { Client, Typed } from "../../../clients/typescript/dist/index.js";
 
 const [side, queue] = process.argv.slice(2);
 const client = new Client([process.env.ADDRESS]);
@@ -21,11 +21,24 @@ function fibonacci(n) {
   return a;
 }
 
+function show(value) {
+  switch (typeof value) {
+    case "bigint":
+      return `${value}n`;
+    case "object":
+      return JSON.stringify(value);
+    default:
+      return value;
+  }
+}
+
 /** Prints what a consumer gets, as it comes. */
 async function print(consumer) {
   for await (const delivery of consumer) {
-    const headers = Object.entries(delivery.headers).map(([key, value]) => `${key}=${value}`);
-    console.log(`[x] ${[delivery.exchange, delivery.routingKey, delivery.text(), ...headers.sort()].filter((word) => word !== "").join(" ")}`);
+    const { exchange, routingKey, priority, messageId = "" } = delivery;
+    const headers = Object.entries(delivery.headers).map(([key, value]) => `${key}=${show(value)}`);
+    const words = [exchange, routingKey, delivery.text(), priority === undefined ? "" : `priority=${priority}`, messageId, ...headers.sort()];
+    console.log(`[x] ${words.filter((word) => word !== "").join(" ")}`);
     await delivery.ack();
   }
 }
@@ -56,6 +69,16 @@ async function send() {
   await publisher.publish({ exchange: "direct_logs", routingKey: "error", body: "broken" });
   await publisher.publish({ exchange: "topic_logs", routingKey: "kern.critical", body: "A critical kernel error" });
   await publisher.publish({ exchange: "headers_logs", headers: { type: "report", format: "pdf" }, body: "a report" });
+  await client.declareQueue({ name: `${queue}.all` });
+  await publisher.publish({
+    routingKey: `${queue}.all`,
+    body: "all",
+    priority: 7,
+    messageId: "m",
+    expirationMs: 60_000,
+    timestamp: new Date(1_700_000_000_000),
+    headers: { big: 2n ** 60n, short: new Typed("int16", 5), n: 7, half: 0.5, table: { list: ["x", null] } },
+  });
   const replies = await client.consume("", { temporary: true });
   await publisher.publish({ routingKey: "rpc_queue", replyTo: replies.queue, correlationId: "7", body: "10" });
   const reply = await replies.next();

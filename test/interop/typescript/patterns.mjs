@@ -1,7 +1,7 @@
 // The tutorial's patterns by the TypeScript SDK, between two nodes: patterns.mjs NAME NEAR FAR. Fails loudly.
 import assert from "node:assert/strict";
 
-import { Client, UnroutableError } from "../../../clients/typescript/dist/index.js";
+import { BrokerError, Client, RejectedError, status, UnroutableError } from "../../../clients/typescript/dist/index.js";
 
 const [name, ...addresses] = process.argv.slice(2);
 const [near, far] = addresses.map((address) => new Client([address]));
@@ -101,6 +101,33 @@ async function rpc() {
   await server;
 }
 
+/** Refusals have a code, a reason and a text, and do not end what is beside them. */
+async function refusals() {
+  const refused = (promise, code, reason, text) =>
+    assert.rejects(promise, (e) => e instanceof BrokerError && e.code === code && e.reason === reason && text.test(e.message));
+  await refused(near.inspectQueue(`${name}.none`, { signal }), status.NOT_FOUND, "NOT_FOUND", /no queue/);
+  await refused(near.consume(`${name}.none`, { signal }), status.NOT_FOUND, "NOT_FOUND", /no queue/);
+  await refused(near.get(`${name}.none`, { signal }), status.NOT_FOUND, "NOT_FOUND", /no queue/);
+  await refused(near.declareQueue({ name }, { signal }), status.FAILED_PRECONDITION, "PRECONDITION_FAILED", /durable/);
+  const exclusive = await far.consume(name, { exclusive: true, signal });
+  await refused(near.consume(name, { signal }), status.PERMISSION_DENIED, "ACCESS_REFUSED", /exclusive/);
+  await exclusive.close();
+  const stranger = new Client([addresses[0]], { password: "wrong" });
+  await refused(stranger.status({ signal }), status.UNAUTHENTICATED, "LOGIN_REFUSED", /refused/);
+  await refused(stranger.consume(name, { signal }), status.UNAUTHENTICATED, "LOGIN_REFUSED", /refused/);
+  await stranger.close();
+  const elsewhere = new Client([addresses[0]], { vhost: "none" });
+  await refused(elsewhere.consume(name, { signal }), status.PERMISSION_DENIED, "NOT_ALLOWED", /vhost/);
+  await elsewhere.close();
+  const publisher = near.publisher();
+  await assert.rejects(publisher.publish({ exchange: `${name}.none` }, { signal }), (e) => e instanceof RejectedError && e.reason === "NOT_FOUND");
+  await publisher.publish({ routingKey: name, body: "after" }, { signal });
+  const delivery = await far.get(name, { signal });
+  assert.equal(delivery.text(), "after");
+  assert.equal(await delivery.ack(), true);
+  assert.equal(await far.get(name, { signal }), undefined);
+}
+
 await hello();
 await workQueue();
 await redelivery();
@@ -109,5 +136,6 @@ await exchange("direct", { routingKey: "error" }, { routingKey: "error" }, { rou
 await exchange("topic", { routingKey: "*.orange.#" }, { routingKey: "quick.orange.fox" }, { routingKey: "orange.fox" });
 await exchange("headers", { arguments: { "x-match": "all", a: 1, b: "x" } }, { headers: { a: 1, b: "x", c: true } }, { headers: { a: 1 } });
 await rpc();
+await refusals();
 await near.close();
 await far.close();
