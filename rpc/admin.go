@@ -139,9 +139,7 @@ func (a admin) PeekQueue(ctx context.Context, r *brokerv1.PeekQueueRequest) (*br
 	return response, a.server.call(ctx, func(ctx context.Context, n *session) (err error) {
 		room := maxPeekBytes
 		response.Ready, err = n.channel.Peek(ctx, r.Name, r.Skip, int(most), func(m *broker.Outgoing) bool {
-			o := &outgoing{}
-			o.fill(m, &interned{}, &interned{})
-			p := &brokerv1.PeekedMessage{Message: &o.message, BodyBytes: uint64(len(m.Body)), Redelivered: m.Redelivered}
+			p := &brokerv1.PeekedMessage{Message: shownDelivery(m).Message, BodyBytes: uint64(len(m.Body)), Redelivered: m.Redelivered}
 			if r.MaxBodyBytes > 0 && len(m.Body) > int(r.MaxBodyBytes) {
 				p.Message.Body = m.Body[:r.MaxBodyBytes]
 			}

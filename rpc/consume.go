@@ -52,26 +52,10 @@ type consumeStream struct {
 	tag    string
 
 	mu        sync.Mutex // guards what follows; the broker's lock while it drains
-	out       []*outgoing
-	count     int // of out: to be sent
+	out       deliveries // to be sent
 	cancelled bool
 	failed    *broker.Error // ends the stream
-
-	// The writer's.
-	deliveries []*brokerv1.Delivery
-	exchange   interned
-	routingKey interned
 }
-
-// outgoing is the memory of a delivery that is sent: used again once it was.
-type outgoing struct {
-	delivery   brokerv1.Delivery
-	message    brokerv1.Message
-	properties brokerv1.Properties
-}
-
-// keepOutgoing is how many of them a stream keeps.
-const keepOutgoing = 1024
 
 // begin makes the queue, if it is temporary, and starts the consumer.
 func (s *consumeStream) begin(start *brokerv1.ConsumeStart) error {
@@ -193,17 +177,11 @@ func (s *consumeStream) write() (done bool, err error) {
 // send sends what Drain has left. The lock is not held meanwhile: nobody else drains.
 func (s *consumeStream) send() error {
 	s.mu.Lock()
-	out, cancelled, failed := s.out[:s.count], s.cancelled, s.failed
+	cancelled, failed := s.cancelled, s.failed
 	s.cancelled = false
 	s.mu.Unlock()
-	if len(out) > 0 {
-		s.deliveries = s.deliveries[:0]
-		for _, o := range out {
-			s.deliveries = append(s.deliveries, &o.delivery)
-		}
-		err := s.stream.Send(&brokerv1.ConsumeResponse{Response: &brokerv1.ConsumeResponse_Deliveries{Deliveries: &brokerv1.Deliveries{Deliveries: s.deliveries}}})
-		s.forget()
-		if err != nil {
+	if !s.out.empty() {
+		if err := s.stream.SendMsg(&s.out); err != nil {
 			return err
 		}
 	}
@@ -218,19 +196,6 @@ func (s *consumeStream) send() error {
 	return nil
 }
 
-// forget lets go of the bodies that were sent.
-func (s *consumeStream) forget() {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	for _, o := range s.out[:s.count] {
-		o.message.Body = nil
-	}
-	s.count = 0
-	if len(s.out) > keepOutgoing {
-		s.out = nil
-	}
-}
-
 // Lock implements broker.Writer, as do the methods below.
 func (s *consumeStream) Lock() { s.mu.Lock() }
 
@@ -239,21 +204,7 @@ func (s *consumeStream) Unlock() { s.mu.Unlock() }
 
 // Deliver takes a delivery into the next response.
 func (s *consumeStream) Deliver(_ uint16, _ string, d *broker.Outgoing) {
-	if s.count == len(s.out) {
-		s.out = append(s.out, &outgoing{})
-	}
-	o := s.out[s.count]
-	s.count++
-	o.fill(d, &s.exchange, &s.routingKey)
-}
-
-// fill makes a delivery.
-func (o *outgoing) fill(d *broker.Outgoing, exchange, routingKey *interned) {
-	o.properties.Reset()
-	_ = readProperties(&o.properties, d.Properties) // what was malformed at its publish shows no properties
-	o.message.Exchange, o.message.RoutingKey = exchange.text(d.Exchange), routingKey.text(d.RoutingKey)
-	o.message.Properties, o.message.Body = &o.properties, d.Body
-	o.delivery.DeliveryTag, o.delivery.Redelivered, o.delivery.Message = d.Tag, d.Redelivered, &o.message
+	s.out.add(d.Tag, d.Redelivered, d.Exchange, d.RoutingKey, d.Properties, d.Body)
 }
 
 // Confirm does not come: nothing is published on the stream.
@@ -329,9 +280,17 @@ func (s *getStream) fetch(ctx context.Context, f *brokerv1.Fetch) error {
 	}
 	response := &brokerv1.GetResponse{}
 	if ok {
-		o := &outgoing{}
-		o.fill(m, &interned{}, &interned{})
-		response.Delivery, response.MessagesLeft = &o.delivery, uint64(m.MessageCount)
+		response.Delivery, response.MessagesLeft = shownDelivery(m), uint64(m.MessageCount)
 	}
 	return s.stream.Send(response)
+}
+
+// shownDelivery makes a delivery of the API.
+func shownDelivery(d *broker.Outgoing) *brokerv1.Delivery {
+	p := &brokerv1.Properties{}
+	if readProperties(p, d.Properties) != nil { // what was malformed at its publish shows no properties
+		p = &brokerv1.Properties{}
+	}
+	m := &brokerv1.Message{Exchange: (&octets{}).text(d.Exchange), RoutingKey: (&octets{}).text(d.RoutingKey), Properties: p, Body: d.Body}
+	return &brokerv1.Delivery{DeliveryTag: d.Tag, Redelivered: d.Redelivered, Message: m}
 }

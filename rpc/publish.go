@@ -23,11 +23,12 @@ const drainBytes = 256 << 10
 
 // Publish is a stream of messages and their confirms.
 func (p publishing) Publish(stream grpc.BidiStreamingServer[brokerv1.PublishRequest, brokerv1.PublishResponse]) error {
-	request, err := stream.Recv()
-	if err != nil {
+	request := &publishRequest{}
+	if err := stream.RecvMsg(request); err != nil {
 		return err
 	}
-	start := request.GetStart()
+	start := request.start
+	request.release()
 	if start == nil {
 		return invalid("the first request of a stream must have start")
 	}
@@ -55,10 +56,9 @@ type publishStream struct {
 	last       uint64 // the last number
 	lowest     uint64 // the lowest that may be published again
 	lastTag    uint64 // the broker's number of the last message that it took
+	request    publishRequest
 	publish    broker.Publish
-	properties []byte
-	exchange   []byte
-	key        []byte
+	properties published
 
 	mu        sync.Mutex // guards what follows; the broker's lock while it drains
 	room      sync.Cond  // told when outcomes were sent
@@ -78,18 +78,21 @@ const (
 )
 
 func (s *publishStream) read() error {
+	defer s.request.release()
 	for {
-		request, err := s.stream.Recv()
+		err := s.stream.RecvMsg(&s.request)
 		if errors.Is(err, io.EOF) {
 			return nil
 		}
 		if err != nil {
 			return err
 		}
-		if request.GetBatch() == nil {
+		if !s.request.hasBatch {
 			return invalid("a request without batch")
 		}
-		if err := s.batch(request.GetBatch()); err != nil {
+		err = s.batch(&s.request)
+		s.request.release()
+		if err != nil {
 			// What was staged before the message that failed goes out, and its confirms come back if they can.
 			if err := s.conn.Flush(s.calls); err != nil {
 				s.server.log.Debug("end of a publisher", "err", err)
@@ -103,27 +106,27 @@ func (s *publishStream) read() error {
 }
 
 // batch publishes messages.
-func (s *publishStream) batch(b *brokerv1.PublishBatch) error {
+func (s *publishStream) batch(b *publishRequest) error {
 	first, err := s.number(b)
-	if err != nil || len(b.Messages) == 0 {
+	if err != nil || len(b.messages) == 0 {
 		return err
 	}
-	if !s.expect(first, len(b.Messages)) {
+	if !s.expect(first, len(b.messages)) {
 		return s.calls.Err()
 	}
-	for i, m := range b.Messages {
+	for i := range b.messages {
 		sequence := first + uint64(i)
-		err := s.message(sequence, m)
+		err := s.message(sequence, &b.messages[i])
 		if err == nil {
 			s.lastTag++
 			continue
 		}
 		reason, detail, ok := ofMessage(err)
 		if !ok {
-			s.giveUp(len(b.Messages) - i)
+			s.giveUp(len(b.messages) - i)
 			return err
 		}
-		if !s.reject(sequence, len(b.Messages)-i-1, reason, detail) {
+		if !s.reject(sequence, len(b.messages)-i-1, reason, detail) {
 			return s.calls.Err()
 		}
 	}
@@ -131,12 +134,12 @@ func (s *publishStream) batch(b *brokerv1.PublishBatch) error {
 }
 
 // number checks the numbers of a batch.
-func (s *publishStream) number(b *brokerv1.PublishBatch) (first uint64, err error) {
-	first = b.FirstSequence
+func (s *publishStream) number(b *publishRequest) (first uint64, err error) {
+	first = b.first
 	if first == 0 {
 		first = s.last + 1
 	}
-	count := uint64(len(b.Messages))
+	count := uint64(len(b.messages))
 	switch {
 	case count == 0:
 		return first, nil
@@ -149,7 +152,7 @@ func (s *publishStream) number(b *brokerv1.PublishBatch) (first uint64, err erro
 	if s.lowest == 0 {
 		s.lowest = first
 	}
-	s.lowest = max(s.lowest, b.LowestUnconfirmed)
+	s.lowest = max(s.lowest, b.lowest)
 	if s.producer && (s.lowest > first || last-s.lowest >= broker.MaxBehind) {
 		return 0, invalid("numbers %d to %d with %d as the lowest unconfirmed: it must not be above them, nor %d or more below", first, last, s.lowest, broker.MaxBehind)
 	}
@@ -158,13 +161,13 @@ func (s *publishStream) number(b *brokerv1.PublishBatch) (first uint64, err erro
 }
 
 // message publishes one.
-func (s *publishStream) message(sequence uint64, m *brokerv1.Message) (err error) {
-	p := &s.publish
-	s.exchange, s.key = append(s.exchange[:0], m.GetExchange()...), append(s.key[:0], m.GetRoutingKey()...)
-	if s.properties, err = appendProperties(s.properties[:0], m.GetProperties()); err != nil {
+func (s *publishStream) message(sequence uint64, m *inbound) error {
+	properties, err := s.properties.properties(m.properties)
+	if err != nil {
 		return &broker.Error{Kind: broker.PreconditionFailed, Text: err.Error()}
 	}
-	*p = broker.Publish{Exchange: s.exchange, RoutingKey: s.key, Properties: s.properties, Body: m.GetBody()}
+	p := &s.publish
+	*p = broker.Publish{Exchange: m.exchange, RoutingKey: m.routingKey, Properties: properties, Body: m.body}
 	if s.producer {
 		p.Sequence, p.Behind = sequence, uint16(sequence-s.lowest)
 	}

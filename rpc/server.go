@@ -16,6 +16,7 @@ import (
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/credentials"
 	"google.golang.org/grpc/credentials/insecure"
+	"google.golang.org/grpc/experimental"
 	"google.golang.org/grpc/health"
 	"google.golang.org/grpc/health/grpc_health_v1"
 	"google.golang.org/grpc/keepalive"
@@ -60,6 +61,8 @@ const (
 	// streamWindow and connWindow are how much a client may send ahead of what has been read, in bytes.
 	streamWindow = 512 << 10
 	connWindow   = 1 << 20
+	// writeBuffer is how much is gathered for one write, in bytes. Connections share the memory.
+	writeBuffer = 128 << 10
 	// maxHeader bounds the metadata of a call, in bytes.
 	maxHeader = 16 << 10
 	// handshakeTimeout bounds the time from the connection to its first frames.
@@ -99,6 +102,9 @@ func NewServer(o Options) *Server {
 		grpc.Creds(transport),
 		grpc.MaxRecvMsgSize(int(o.MaxMessageSize)+batchRoom),
 		grpc.MaxConcurrentStreams(maxStreams),
+		grpc.ForceServerCodecV2(newCodec()),
+		experimental.BufferPool(messageBuffers),
+		grpc.WriteBufferSize(writeBuffer),
 		grpc.InitialWindowSize(streamWindow),
 		grpc.InitialConnWindowSize(connWindow),
 		grpc.MaxHeaderListSize(maxHeader),

@@ -7,9 +7,11 @@ import (
 	"fmt"
 	"io"
 	"math"
+	"sync"
 
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/credentials/insecure"
+	"google.golang.org/grpc/experimental"
 	"google.golang.org/grpc/mem"
 	"google.golang.org/grpc/metadata"
 	"google.golang.org/protobuf/encoding/protowire"
@@ -21,13 +23,31 @@ import (
 // grpcDoor is Warren's gRPC API. Topology goes by the generated client; messages are encoded and decoded here, in place.
 type grpcDoor struct{}
 
+// bufferPool keeps buffers of a size; unlike gRPC's own it does not clear them.
+type bufferPool struct{ pool sync.Pool }
+
+var buffers = &bufferPool{}
+
+// Get implements mem.BufferPool.
+func (p *bufferPool) Get(n int) *[]byte {
+	if kept, ok := p.pool.Get().(*[]byte); ok && cap(*kept) >= n {
+		*kept = (*kept)[:n]
+		return kept
+	}
+	made := make([]byte, n, max(n, 2*grpcBatchBytes))
+	return &made
+}
+
+// Put implements mem.BufferPool.
+func (p *bufferPool) Put(b *[]byte) { p.pool.Put(b) }
+
 // grpcWindow is how much the server may send ahead of what has been read, in bytes.
 const grpcWindow = 4 << 20
 
 // dial opens a connection, and a context with the login and the virtual host for its calls.
 func (grpcDoor) dial(ctx context.Context, r *run, server string) (context.Context, *grpc.ClientConn, error) {
 	conn, err := grpc.NewClient("passthrough:///"+server, grpc.WithTransportCredentials(insecure.NewCredentials()),
-		grpc.WithInitialWindowSize(grpcWindow), grpc.WithInitialConnWindowSize(grpcWindow), grpc.WithDisableServiceConfig(),
+		grpc.WithWriteBufferSize(grpcBatchBytes), grpc.WithReadBufferSize(grpcBatchBytes), experimental.WithBufferPool(buffers), grpc.WithInitialWindowSize(grpcWindow), grpc.WithInitialConnWindowSize(grpcWindow), grpc.WithDisableServiceConfig(),
 		grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(math.MaxInt32)))
 	return metadata.AppendToOutgoingContext(ctx, "warren-vhost", r.o.VHost,
 		"authorization", "Basic "+base64.StdEncoding.EncodeToString([]byte(r.o.User+":"+r.o.Password))), conn, err
@@ -163,7 +183,7 @@ const (
 func (c *grpcConversation) publish(body []byte) error {
 	size := len(c.head) + protowire.SizeTag(bodyField) + protowire.SizeBytes(len(body))
 	if c.out == nil {
-		c.out = mem.DefaultBufferPool().Get(grpcBatchBytes + 2*size)
+		c.out = buffers.Get(grpcBatchBytes + 2*size)
 		*c.out = (*c.out)[:0]
 	}
 	out := *c.out
@@ -181,7 +201,7 @@ func (c *grpcConversation) publish(body []byte) error {
 // ack appends an entry of Settles.settles.
 func (c *grpcConversation) ack(tag uint64) error {
 	if c.out == nil {
-		c.out = mem.DefaultBufferPool().Get(1 << 10)
+		c.out = buffers.Get(1 << 10)
 		*c.out = (*c.out)[:0]
 	}
 	const rest = 4 // the fields multiple and settlement
@@ -201,18 +221,16 @@ func (c *grpcConversation) flush() error {
 	}
 	header := protowire.AppendTag(nil, 2, protowire.BytesType)
 	header = protowire.AppendVarint(header, uint64(len(*c.out)))
-	whole := mem.BufferSlice{mem.SliceBuffer(header), mem.NewBuffer(c.out, mem.DefaultBufferPool())}
+	whole := mem.BufferSlice{mem.SliceBuffer(header), mem.NewBuffer(c.out, buffers)}
 	c.out = nil
 	return c.send(whole)
 }
 
 func (c *grpcConversation) send(data mem.BufferSlice) error {
-	err := c.stream.SendMsg(data)
-	if errors.Is(err, io.EOF) {
-		<-c.gone // reading tells why
-		return c.err
+	if err := c.stream.SendMsg(data); !errors.Is(err, io.EOF) {
+		return err
 	}
-	return err
+	return nil // the stream has ended: reading tells why
 }
 
 func (c *grpcConversation) ended() <-chan struct{} { return c.gone }
@@ -336,7 +354,7 @@ func (octets) Marshal(v any) (mem.BufferSlice, error) { return v.(mem.BufferSlic
 
 // Unmarshal hands a response over.
 func (octets) Unmarshal(data mem.BufferSlice, v any) error {
-	whole := data.MaterializeToBuffer(mem.DefaultBufferPool())
+	whole := data.MaterializeToBuffer(buffers)
 	defer whole.Free()
 	return v.(*response).handle(whole.ReadOnlyData())
 }

@@ -1,0 +1,125 @@
+package rpc
+
+import (
+	"bytes"
+	"testing"
+
+	"google.golang.org/grpc/mem"
+	"google.golang.org/protobuf/proto"
+
+	brokerv1 "github.com/warrenmq/warren/proto/broker/v1"
+)
+
+// encoded is what gRPC hands a codec: the octets of a message, in pieces.
+func encoded(t *testing.T, m proto.Message) mem.BufferSlice {
+	t.Helper()
+	data, err := proto.Marshal(m)
+	if err != nil {
+		t.Fatal(err)
+	}
+	half := len(data) / 2
+	return mem.BufferSlice{mem.SliceBuffer(data[:half]), mem.SliceBuffer(data[half:])}
+}
+
+func TestWhatIsPublishedIsReadAsGeneratedCodeReadsIt(t *testing.T) {
+	messages := []*brokerv1.Message{
+		{Exchange: "logs", RoutingKey: "a.b", Body: bytes.Repeat([]byte{7}, 70000),
+			Properties: &brokerv1.Properties{DeliveryMode: proto.Uint32(2), MessageId: proto.String(""), Headers: map[string]*brokerv1.FieldValue{
+				"n": {Kind: &brokerv1.FieldValue_Int64Value{Int64Value: -5}}}}},
+		{RoutingKey: "q"},
+		{},
+		{Properties: &brokerv1.Properties{}, Body: []byte("x")},
+	}
+	batch := &brokerv1.PublishBatch{FirstSequence: 1 << 40, LowestUnconfirmed: 9, Messages: messages}
+	var r publishRequest
+	for range 2 { // the second time with the memory of the first
+		if err := newCodec().Unmarshal(encoded(t, &brokerv1.PublishRequest{Request: &brokerv1.PublishRequest_Batch{Batch: batch}}), &r); err != nil {
+			t.Fatal(err)
+		}
+		if !r.hasBatch || r.start != nil || r.first != 1<<40 || r.lowest != 9 || len(r.messages) != len(messages) {
+			t.Fatalf("read %+v", r)
+		}
+		for i, m := range r.messages {
+			got := &brokerv1.Message{Exchange: string(m.exchange), RoutingKey: string(m.routingKey), Body: m.body}
+			if messages[i].Properties != nil {
+				got.Properties = &brokerv1.Properties{}
+				if err := proto.Unmarshal(m.properties, got.Properties); err != nil {
+					t.Fatal(err)
+				}
+			}
+			if !proto.Equal(messages[i], got) {
+				t.Errorf("message %d: read %v", i, got)
+			}
+		}
+		r.release()
+	}
+	start := &brokerv1.PublishStart{ProducerId: "p"}
+	if err := newCodec().Unmarshal(encoded(t, &brokerv1.PublishRequest{Request: &brokerv1.PublishRequest_Start{Start: start}}), &r); err != nil {
+		t.Fatal(err)
+	}
+	if r.hasBatch || !proto.Equal(start, r.start) {
+		t.Errorf("read %+v", r)
+	}
+	for name, data := range map[string]string{"cut short": "\x12\x05\x0a", "not UTF-8": "\x12\x05\x12\x03\x0a\x01\xff", "no field": "\x00"} {
+		if err := newCodec().Unmarshal(mem.BufferSlice{mem.SliceBuffer([]byte(data))}, &r); err == nil {
+			t.Errorf("%s: no error", name)
+		}
+	}
+}
+
+func TestWhatIsDeliveredIsWrittenAsGeneratedCodeWritesIt(t *testing.T) {
+	var d deliveries
+	for _, size := range []int{1, 5000} { // within and beyond what gRPC pools
+		want := &brokerv1.Deliveries{Deliveries: []*brokerv1.Delivery{
+			{DeliveryTag: 1, Message: &brokerv1.Message{RoutingKey: "q", Properties: &brokerv1.Properties{}}},
+			{DeliveryTag: 300, Redelivered: true, Message: &brokerv1.Message{Exchange: "x", RoutingKey: "k", Body: make([]byte, size),
+				Properties: &brokerv1.Properties{DeliveryMode: proto.Uint32(2), Type: proto.String("t")}}},
+			{DeliveryTag: 301, Message: &brokerv1.Message{Exchange: "x", RoutingKey: "k", Body: []byte("b"),
+				Properties: &brokerv1.Properties{DeliveryMode: proto.Uint32(2), Type: proto.String("t")}}},
+		}}
+		for _, o := range want.Deliveries {
+			properties, err := appendProperties(nil, o.Message.Properties)
+			if err != nil {
+				t.Fatal(err)
+			}
+			d.add(o.DeliveryTag, o.Redelivered, []byte(o.Message.Exchange), []byte(o.Message.RoutingKey), properties, o.Message.Body)
+		}
+		data, err := newCodec().Marshal(&d)
+		if err != nil {
+			t.Fatal(err)
+		}
+		got := &brokerv1.ConsumeResponse{}
+		if err := proto.Unmarshal(data.Materialize(), got); err != nil {
+			t.Fatal(err)
+		}
+		data.Free()
+		if !proto.Equal(want, got.GetDeliveries()) || !d.empty() {
+			t.Errorf("written: %v", got)
+		}
+	}
+}
+
+// FuzzPublishRequest compares what is read in place with what generated code reads.
+func FuzzPublishRequest(f *testing.F) {
+	f.Add([]byte("\x12\x0a\x08\x01\x12\x06\x0a\x01x\x22\x01b"))
+	f.Add([]byte("\x0a\x03\x0a\x01p"))
+	f.Fuzz(func(t *testing.T, data []byte) {
+		var r publishRequest
+		if r.read(mem.BufferSlice{mem.SliceBuffer(data)}) != nil {
+			return
+		}
+		defer r.release()
+		var want brokerv1.PublishRequest
+		if proto.Unmarshal(data, &want) != nil || want.GetBatch() == nil || r.start != nil {
+			return // properties are read later
+		}
+		if len(want.GetBatch().Messages) != len(r.messages) || want.GetBatch().FirstSequence != r.first {
+			t.Fatalf("read %+v, wanted %v", r, &want)
+		}
+		for i, m := range want.GetBatch().Messages {
+			if got := &r.messages[i]; m.Exchange != string(got.exchange) || m.RoutingKey != string(got.routingKey) || !bytes.Equal(m.Body, got.body) {
+				t.Errorf("message %d: read %+v, wanted %v", i, got, m)
+			}
+		}
+	})
+}
