@@ -185,7 +185,7 @@ export class Client {
 /** One thing of the topology that the client has made. */
 interface Declared {
   key: string;
-  make: (node: Node, signal: AbortSignal | undefined) => Promise<unknown>;
+  make: (node: Node, signal: AbortSignal) => Promise<unknown>;
 }
 
 /** What publishers, consumers and calls share: the nodes, which of them is in use, and what to declare again. */
@@ -244,23 +244,32 @@ export class Core {
   }
 
   /** Makes a call that may be repeated, on one node after the other until one answers. */
-  async call<T>(f: (node: Node, signal: AbortSignal | undefined) => Promise<T>, signal?: AbortSignal): Promise<T> {
+  async call<T>(f: (node: Node, signal: AbortSignal) => Promise<T>, outer?: AbortSignal): Promise<T> {
+    this.quit.signal.throwIfAborted();
+    outer?.throwIfAborted();
+    const own = new AbortController();
+    const overs = [this.quit.signal, outer].map((s) => onAbort(s, () => own.abort(s!.reason)));
+    try {
+      return await this.tries(f, own.signal);
+    } finally {
+      overs.forEach((over) => over());
+    }
+  }
+
+  private async tries<T>(f: (node: Node, signal: AbortSignal) => Promise<T>, signal: AbortSignal): Promise<T> {
     const attempts = new Attempts(this.nodes.length, this.delay);
     for (;;) {
-      this.quit.signal.throwIfAborted();
-      signal?.throwIfAborted();
       const generation = this.generation;
       try {
         return await f(this.nodes[this.current]!, signal);
       } catch (error) {
-        this.quit.signal.throwIfAborted();
-        signal?.throwIfAborted();
+        signal.throwIfAborted();
         if (!isTransient(error)) {
           throw fromStatus(error);
         }
         this.lost(generation, error);
       }
-      await attempts.wait(this.quit.signal, signal);
+      await attempts.wait(signal);
     }
   }
 
@@ -362,28 +371,25 @@ class Attempts {
   }
 
   /** Pauses, longer with each failure in a row once every node had its turn. */
-  async wait(...signals: (AbortSignal | undefined)[]): Promise<void> {
+  async wait(signal: AbortSignal): Promise<void> {
     const rounds = ++this.failed - this.nodes;
     if (rounds >= 0) {
       const delay = Math.min(this.delay.most, this.delay.least * 2 ** Math.min(rounds, 16));
-      await sleep(delay * (0.5 + Math.random() / 2), signals);
+      await sleep(delay * (0.5 + Math.random() / 2), signal);
     }
   }
 }
 
-function sleep(ms: number, signals: (AbortSignal | undefined)[]): Promise<void> {
+function sleep(ms: number, signal: AbortSignal): Promise<void> {
   return new Promise((resolve, reject) => {
-    const end = () => {
+    signal.throwIfAborted();
+    const over = onAbort(signal, () => {
       clearTimeout(timer);
-      overs.forEach((over) => over());
-      const aborted = signals.find((signal) => signal?.aborted);
-      if (aborted) {
-        reject(aborted.reason);
-      } else {
-        resolve();
-      }
-    };
-    const timer = setTimeout(end, ms);
-    const overs = signals.map((signal) => onAbort(signal, end));
+      reject(signal.reason);
+    });
+    const timer = setTimeout(() => {
+      over();
+      resolve();
+    }, ms);
   });
 }

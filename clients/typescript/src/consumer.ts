@@ -448,7 +448,7 @@ export async function get(core: Core, queue: string, autoSettle: boolean, signal
   }
 }
 
-async function fetch(core: Core, node: Node, request: Required<wire.GetRequest>["fetch"], signal: AbortSignal | undefined): Promise<Delivery | undefined> {
+async function fetch(core: Core, node: Node, request: Required<wire.GetRequest>["fetch"], signal: AbortSignal): Promise<Delivery | undefined> {
   const stream = await node.stream(wire.get, core.signal);
   const over = onAbort(signal, () => stream.cancel());
   try {

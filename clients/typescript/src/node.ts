@@ -50,7 +50,7 @@ export class Node {
    * Waits until the connection is there or calls fail at once: the library would let a call wait for a host that does
    * not answer much longer.
    */
-  private async connect(): Promise<void> {
+  private async connect(signal: AbortSignal): Promise<void> {
     const channel = this.client.getChannel();
     const deadline = Date.now() + connectTimeoutMs;
     for (;;) {
@@ -59,15 +59,23 @@ export class Node {
         return;
       }
       await new Promise<void>((resolve, reject) => {
-        channel.watchConnectivityState(state, deadline, (late) => (late ? reject(unavailable(`no connection to ${this.address} in time`)) : resolve()));
+        const over = onAbort(signal, () => reject(signal.reason));
+        channel.watchConnectivityState(state, deadline, (late) => {
+          over();
+          if (late) {
+            reject(unavailable(`no connection to ${this.address} in time`));
+          } else {
+            resolve();
+          }
+        });
       });
     }
   }
 
   /** Makes a call with one request and one response. */
-  async unary<Q, R>(method: Method<Q, R>, request: Q, signal?: AbortSignal): Promise<R> {
-    await this.connect();
-    signal?.throwIfAborted();
+  async unary<Q, R>(method: Method<Q, R>, request: Q, signal: AbortSignal): Promise<R> {
+    await this.connect(signal);
+    signal.throwIfAborted();
     return new Promise<R>((resolve, reject) => {
       const call = this.client.makeUnaryRequest(method.path, method.encode, method.decode, request, this.metadata, {}, (error, response) => {
         over();
@@ -83,7 +91,7 @@ export class Node {
 
   /** Opens a stream, which ends at the latest when the signal aborts. */
   async stream<Q, R>(method: Method<Q, R>, signal: AbortSignal): Promise<Stream<Q, R>> {
-    await this.connect();
+    await this.connect(signal);
     signal.throwIfAborted();
     return new Stream(this.client.makeBidiStreamRequest(method.path, method.encode, method.decode, this.metadata, {}), signal);
   }

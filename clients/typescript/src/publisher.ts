@@ -46,8 +46,8 @@ interface Pending {
 interface Waiting {
   pending: Pending;
   taken: () => void;
-  refused: (error: unknown) => void;
-  gone: boolean;
+  refused: (error: Error) => void;
+  gone: boolean; // its signal aborted
 }
 
 /**
@@ -101,9 +101,8 @@ export class Publisher {
   publish(message: Message, options: CallOptions = {}): Promise<void> {
     const { signal } = options;
     return new Promise<void>((resolve, reject) => {
-      let taken = false;
-      const over = onAbort(signal, () => taken && reject(new OutcomeUnknownError(signal!.reason)));
-      const outcome = (error: Error | undefined) => {
+      let over = (): void => undefined;
+      const done = (error: Error | undefined) => {
         over();
         if (error) {
           reject(error);
@@ -111,13 +110,12 @@ export class Publisher {
           resolve();
         }
       };
-      this.publishAsync(message, outcome, options).then(
-        () => (taken = true),
-        (error: unknown) => {
-          over();
-          reject(error);
-        },
-      );
+      const waiting = this.accept(message, done, signal, () => undefined, done);
+      over = onAbort(signal, () => {
+        if (!waiting?.gone) {
+          reject(new OutcomeUnknownError(signal!.reason));
+        }
+      });
     });
   }
 
@@ -126,21 +124,25 @@ export class Publisher {
    * promise rejects. A program that does not wait for this promise keeps its messages in memory without a bound.
    */
   publishAsync(message: Message, done?: Outcome, options: CallOptions = {}): Promise<void> {
-    try {
-      options.signal?.throwIfAborted();
-      if (this.error ?? this.closing) {
-        throw this.error ?? new ClosedError();
-      }
-      const converted = toWire(message);
-      const pending = { message: converted, bytes: converted.body.length + messageOverhead, done, settled: false };
-      if (this.isFull() || this.waiting.length > 0) {
-        return this.wait(pending, options.signal);
-      }
-      this.take(pending);
-      return Promise.resolve();
-    } catch (error) {
-      return Promise.reject(error);
+    return new Promise<void>((resolve, reject) => {
+      this.accept(message, done, options.signal, resolve, reject);
+    });
+  }
+
+  /** Takes a message, now or when there is room; throws for one that cannot be sent. Returns its wait, if there is one. */
+  private accept(message: Message, done: Outcome | undefined, signal: AbortSignal | undefined, taken: () => void, refused: (error: Error) => void): Waiting | undefined {
+    signal?.throwIfAborted();
+    if (this.error ?? this.closing) {
+      throw this.error ?? new ClosedError();
     }
+    const converted = toWire(message);
+    const pending = { message: converted, bytes: converted.body.length + messageOverhead, done, settled: false };
+    if (this.isFull() || this.waiting.length > 0) {
+      return this.wait(pending, signal, taken, refused);
+    }
+    this.take(pending);
+    taken();
+    return undefined;
   }
 
   /** Resolves when everything that was published so far has its outcome, and has been told. */
@@ -187,24 +189,23 @@ export class Publisher {
     return this.next - this.first >= this.maxMessages || this.bytes >= this.maxBytes;
   }
 
-  private wait(pending: Pending, signal: AbortSignal | undefined): Promise<void> {
-    return new Promise<void>((resolve, reject) => {
-      const over = onAbort(signal, () => {
-        waiting.gone = true;
-        reject(signal!.reason);
-        this.waiting.filter((w) => !w.gone);
-        for (const flush of [...this.flushes]) {
-          this.checkFlush(flush); // it may have waited for this one
-        }
-      });
-      const waiting: Waiting = {
-        pending,
-        taken: () => (over(), resolve()),
-        refused: (error) => (over(), reject(error)),
-        gone: false,
-      };
-      this.waiting.push(waiting);
+  private wait(pending: Pending, signal: AbortSignal | undefined, taken: () => void, refused: (error: Error) => void): Waiting {
+    const over = onAbort(signal, () => {
+      waiting.gone = true;
+      this.waiting.filter((w) => !w.gone);
+      refused(signal!.reason);
+      for (const flush of [...this.flushes]) {
+        this.checkFlush(flush); // it may have waited for this one
+      }
     });
+    const waiting: Waiting = {
+      pending,
+      taken: () => (over(), taken()),
+      refused: (error) => (over(), refused(error)),
+      gone: false,
+    };
+    this.waiting.push(waiting);
+    return waiting;
   }
 
   private checkFlush(flush: { upTo: number; resolve: () => void }): void {

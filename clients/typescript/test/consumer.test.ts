@@ -326,6 +326,18 @@ test("calls are made again on another node, until they are refused or their sign
   await assert.rejects(client.consume("q"), ClosedError);
 });
 
+test("close ends calls that are under way", async (t) => {
+  const { client, broker } = await start(t);
+  broker.hold = true;
+  const calling = client.inspectQueue("q");
+  await broker.calls.next();
+  const getting = client.get("q");
+  await broker.gets.next();
+  const ended = Promise.all([assert.rejects(calling, ClosedError), assert.rejects(getting, ClosedError)]);
+  await client.close();
+  await ended;
+});
+
 test("lists come in pages", async (t) => {
   const { client, broker } = await start(t);
   broker.answer = (_, request) =>

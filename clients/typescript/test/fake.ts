@@ -91,6 +91,8 @@ export class FakeBroker {
   /** The calls with one request, as "Method": they answer with nothing unless answer says otherwise. */
   readonly calls = new Inbox<{ method: string; request: Record<string, unknown> }>();
   answer: (method: string, request: Record<string, unknown>) => unknown = () => ({});
+  /** Calls are not answered. */
+  hold = false;
   address = "";
   private server = new grpc.Server();
 
@@ -132,6 +134,9 @@ export class FakeBroker {
   private unary(method: string): grpc.handleUnaryCall<Record<string, unknown>, unknown> {
     return (call, callback) => {
       this.calls.put({ method, request: call.request });
+      if (this.hold) {
+        return;
+      }
       try {
         callback(null, (this.answer as (method: string, request: Record<string, unknown>) => ReturnType<Unary>)(method, call.request));
       } catch (error) {

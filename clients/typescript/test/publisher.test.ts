@@ -171,13 +171,19 @@ test("a wait for room ends with its signal, and the message is not published", a
   await third;
 });
 
-test("a wait for an outcome ends with its signal", async (t) => {
+test("a wait for an outcome ends with its signal, whenever that aborts", async (t) => {
   const { client, broker } = await start(t);
-  const controller = new AbortController();
-  const outcome = client.publisher().publish({ routingKey: "q" }, { signal: controller.signal });
+  const publisher = client.publisher();
+  const unknown = (outcome: Promise<void>) => assert.rejects(outcome, (e) => e instanceof OutcomeUnknownError && /enough/.test(e.message));
+  const [later, atOnce] = [new AbortController(), new AbortController()];
+  const first = publisher.publish({ routingKey: "q" }, { signal: later.signal });
   await broker.publishers.next();
-  controller.abort(new Error("enough"));
-  await assert.rejects(outcome, (e) => e instanceof OutcomeUnknownError && /enough/.test(e.message));
+  later.abort(new Error("enough"));
+  await unknown(first);
+  const second = publisher.publish({ routingKey: "q" }, { signal: atOnce.signal });
+  atOnce.abort(new Error("enough"));
+  await unknown(second);
+  await assert.rejects(publisher.publish({ routingKey: "q" }, { signal: atOnce.signal }), /^Error: enough$/);
 });
 
 test("close waits for what was published, also for what waits for room", async (t) => {
