@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import collections
 import concurrent.futures
 import dataclasses
 import logging
-import threading
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
-from typing import Any, TypeVar
+from queue import Empty, SimpleQueue
+from typing import Any, ParamSpec, TypeVar
 
 from . import _client, _publisher
 from ._connection import DEFAULT_RECONNECT_DELAY, TLS
 from ._consumer import DEFAULT_CREDIT, BaseConsumer, BaseDelivery, consume_start
-from ._loop import call_soon, run
+from ._loop import run
 from ._message import Message, Value, to_proto
 from ._proto import consuming_pb2
 from ._publisher import DEFAULT_UNCONFIRMED, DEFAULT_UNCONFIRMED_BYTES
@@ -22,6 +21,7 @@ from ._topology import Binding, Exchange, PeekedMessage, Queue, QueueInfo, Statu
 from .errors import ClosedError, LostError, SettledError
 
 T = TypeVar("T")
+P = ParamSpec("P")
 
 
 @dataclasses.dataclass
@@ -45,7 +45,7 @@ class Delivery(BaseDelivery):
         """Settles it as one that can never be done: the message is dead-lettered or dropped (a reject)."""
         self._settled(consuming_pb2.SETTLEMENT_DISCARD)
 
-    def _settled(self, to: int) -> None:
+    def _settled(self, to: consuming_pb2.Settlement) -> None:
         waiting = self.settle(to)
         if waiting is not None:
             run(_wait_for, waiting)
@@ -105,12 +105,12 @@ class Consumer:
     makes it.
     """
 
-    def __init__(self, consumer: BaseConsumer[Delivery], log: logging.Logger) -> None:
+    def __init__(
+        self, consumer: BaseConsumer[Delivery], inbox: SimpleQueue[Delivery | None], log: logging.Logger
+    ) -> None:
         self._consumer = consumer
+        self._inbox = inbox
         self._log = log
-        self._lock = threading.Lock()  # guards what follows
-        self._taken: collections.deque[Delivery] = collections.deque()  # from the event loop, for next
-        self._stopped = False
 
     def __enter__(self) -> Consumer:
         return self
@@ -137,20 +137,12 @@ class Consumer:
         for so many seconds."""
         end = None if timeout is None else time.monotonic() + timeout
         while True:
-            delivery = self._pop()
-            if delivery is None:
-                left = None if end is None else max(0.0, end - time.monotonic())
-                taken = run(self._consumer.take, timeout=left)
-                with self._lock:
-                    self._taken.extend(taken)
-            elif not delivery.is_stale():
+            try:
+                delivery = self._inbox.get(timeout=None if end is None else max(0.0, end - time.monotonic()))
+            except Empty:
+                raise TimeoutError from None
+            if self._consumer.accept(delivery):
                 return delivery
-
-    def _pop(self) -> Delivery | None:
-        with self._lock:
-            if self._stopped:
-                self._taken.clear()
-            return self._taken.popleft() if self._taken else None
 
     def handle(self, handler: Callable[[Delivery], Any], workers: int = 1) -> None:
         """Runs a function for each message, in so many threads (in the caller's if it is one), until the consumer is stopped
@@ -180,14 +172,10 @@ class Consumer:
     def stop(self) -> None:
         """Lets iterations, next and handle end as if the consumer were closed. What the program has in its hands can be
         settled, until close."""
-        with self._lock:
-            self._stopped = True
-        call_soon(self._consumer.stop)
+        self._consumer.stop()
 
     def close(self) -> None:
         """Ends the consumer, once the broker has what was settled. What is not settled goes back to the queue."""
-        with self._lock:
-            self._stopped = True
         run(self._consumer.close)
 
 
@@ -289,12 +277,22 @@ class Client:
             priority=priority,
             tag=tag,
         )
-        return Consumer(self._call(self._client.consume_as, Delivery, start), self._log)
+
+        inbox: SimpleQueue[Delivery | None] = SimpleQueue()
+
+        async def begin() -> BaseConsumer[Delivery]:
+            return await self._client.consume_into(Delivery, start, inbox)
+
+        return Consumer(self._call(begin), inbox, self._log)
 
     def get(self, queue: str, *, auto_settle: bool = False) -> Delivery | None:
         """Takes one message; None when there is none. Unless it is settled by itself, the delivery must be settled; the
         message goes back if the client is closed before."""
-        return self._call(self._client.get_as, Delivery, queue, auto_settle)
+
+        async def get() -> Delivery | None:
+            return await self._client.get_as(Delivery, queue, auto_settle)
+
+        return self._call(get)
 
     def declare_queue(
         self,
@@ -381,8 +379,8 @@ class Client:
         """Asks the node in use for what it knows of its cluster."""
         return self._call(self._client.status)
 
-    def _call(self, method: Callable[..., Any], *args: Any, **options: Any) -> Any:
-        async def call() -> Any:
+    def _call(self, method: Callable[P, Awaitable[T]], *args: P.args, **options: P.kwargs) -> T:
+        async def call() -> T:
             return await method(*args, **options)
 
         return run(call, timeout=self._timeout)

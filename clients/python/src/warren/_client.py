@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mappin
 from typing import Any, TypeVar
 
 from ._connection import DEFAULT_RECONNECT_DELAY, TLS, Connection, Node
-from ._consumer import DEFAULT_CREDIT, BaseConsumer, BaseDelivery, Consumer, Delivery, consume_start, get
+from ._consumer import DEFAULT_CREDIT, BaseConsumer, BaseDelivery, Consumer, Delivery, Inbox, consume_start, get
 from ._message import Value, from_proto, put_fields
 from ._proto import admin_pb2, consuming_pb2, topology_pb2
 from ._publisher import DEFAULT_UNCONFIRMED, DEFAULT_UNCONFIRMED_BYTES, Publisher
@@ -126,13 +126,15 @@ class Client:
             priority=priority,
             tag=tag,
         )
-        consumer = Consumer(self._connection, start, Delivery)
+        consumer = Consumer(self._connection, start)
         await consumer.started()
         return consumer
 
-    async def consume_as(self, kind: type[D], start: consuming_pb2.ConsumeStart) -> BaseConsumer[D]:
-        """Starts a consumer whose deliveries are of a class."""
-        consumer = BaseConsumer(self._connection, start, kind)
+    async def consume_into(
+        self, kind: type[D], start: consuming_pb2.ConsumeStart, inbox: Inbox[D | None]
+    ) -> BaseConsumer[D]:
+        """Starts a consumer whose deliveries are of a class and go into an inbox."""
+        consumer = BaseConsumer(self._connection, start, kind, inbox)
         await consumer.started()
         return consumer
 
@@ -176,7 +178,7 @@ class Client:
         messages it had. One that is not there is no error."""
         request = topology_pb2.DeleteQueueRequest(name=name, if_unused=if_unused, if_empty=if_empty)
         response = await self._ask(lambda node: node.delete_queue, request)
-        self._connection.forget(lambda key: key == ("queue", name) or _is_binding(key, destination=(False, name)))
+        self._connection.forget(lambda key: bool(key == ("queue", name)) or _is_binding(key, destination=(False, name)))
         return int(response.messages)
 
     async def declare_exchange(
@@ -202,7 +204,7 @@ class Client:
         """Removes an exchange and its bindings, only without bindings if asked so. One that is not there is no error."""
         await self._ask(lambda node: node.delete_exchange, topology_pb2.DeleteExchangeRequest(name=name, if_unused=if_unused))
         self._connection.forget(
-            lambda key: key == ("exchange", name)
+            lambda key: bool(key == ("exchange", name))
             or _is_binding(key, source=name)
             or _is_binding(key, destination=(True, name))
         )
@@ -218,7 +220,7 @@ class Client:
         request = topology_pb2.UnbindRequest(binding=binding_to_proto(binding))
         await self._ask(lambda node: node.unbind, request)
         gone = _binding_key(request.binding, binding)
-        self._connection.forget(lambda key: key == gone)
+        self._connection.forget(lambda key: bool(key == gone))
 
     # What there is.
 

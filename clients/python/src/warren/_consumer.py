@@ -8,7 +8,7 @@ import dataclasses
 import inspect
 import threading
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from typing import Any, Generic, Protocol, TypeVar
+from typing import Any, Generic, Protocol, TypeGuard, TypeVar
 
 import grpc
 
@@ -27,7 +27,7 @@ _CLOSE_TIMEOUT = 5.0  # seconds: bounds the wait for the broker when a consumer 
 class Settler(Protocol):
     """Settles the deliveries of one stream."""
 
-    def settle(self, tag: int, to: int) -> Awaitable[None] | None:
+    def settle(self, tag: int, to: consuming_pb2.Settlement) -> Awaitable[None] | None:
         """Settles from any thread. What it returns, if anything, is to be awaited in the event loop."""
 
     def is_over(self) -> bool:
@@ -44,7 +44,7 @@ class BaseDelivery(Message):
     settler: Settler | None = dataclasses.field(default=None, repr=False, compare=False)
     """None: it is settled already."""
 
-    def settle(self, to: int) -> Awaitable[None] | None:
+    def settle(self, to: consuming_pb2.Settlement) -> Awaitable[None] | None:
         return None if self.settler is None else self.settler.settle(self.tag, to)
 
     def is_stale(self) -> bool:
@@ -73,13 +73,14 @@ class Delivery(BaseDelivery):
         """Settles it as one that can never be done: the message is dead-lettered or dropped (a reject)."""
         await self._settled(consuming_pb2.SETTLEMENT_DISCARD)
 
-    async def _settled(self, to: int) -> None:
+    async def _settled(self, to: consuming_pb2.Settlement) -> None:
         waiting = self.settle(to)
         if waiting is not None:
             await waiting
 
 
 D = TypeVar("D", bound=BaseDelivery)
+T = TypeVar("T", contravariant=True)
 
 
 def consume_start(
@@ -110,16 +111,27 @@ def consume_start(
     return start
 
 
+class Inbox(Protocol[T]):
+    """Where deliveries wait for the program: a queue of asyncio, or one for threads."""
+
+    def put_nowait(self, item: T) -> None: ...
+
+    def qsize(self) -> int: ...
+
+
 class BaseConsumer(Generic[D]):
     """Receives a queue's messages as deliveries of a class, in the event loop."""
 
-    def __init__(self, connection: Connection, start: consuming_pb2.ConsumeStart, kind: type[D]) -> None:
+    def __init__(
+        self, connection: Connection, start: consuming_pb2.ConsumeStart, kind: type[D], inbox: Inbox[D | None]
+    ) -> None:
+        self.inbox = inbox  # deliveries; None: the end
         self._connection = connection
         self._start = start
         self._kind = kind
         self._queue = ""
-        self._deliveries: asyncio.Queue[D | None] = asyncio.Queue()  # None: the end
         self._room = asyncio.Event()
+        self._full = False  # the receiver waits for room
         self._closing = asyncio.Event()
         self._stopped = False
         self._error: Error | None = None  # set at the end
@@ -153,32 +165,17 @@ class BaseConsumer(Generic[D]):
         """Lets iterations, next and handle end as if the consumer were closed. What the program has in its hands can be
         settled, until close."""
         self._stopped = True
-        self._deliveries.put_nowait(None)
+        self.inbox.put_nowait(None)
 
-    async def take(self) -> list[D]:
-        """Waits for deliveries and returns all that are there; raises the consumer's error at its end."""
-        taken = [await self._take()]
-        while not self._deliveries.empty() and not self._stopped:
-            delivery = self._deliveries.get_nowait()
-            if delivery is None:
-                self._deliveries.put_nowait(None)
-                break
-            taken.append(delivery)
-        return taken
-
-    async def take_one(self) -> D:
-        """Waits for a delivery whose stream is not over; raises the consumer's error at its end."""
-        while (delivery := await self._take()).is_stale():
-            pass
-        return delivery
-
-    async def _take(self) -> D:
-        delivery = await self._deliveries.get()
+    def accept(self, delivery: D | None) -> TypeGuard[D]:
+        """Looks, in the thread that took it, at what came from the inbox. False: its stream is over, and it is passed over.
+        Raises the consumer's error at its end."""
         if delivery is None or self._stopped:
-            self._deliveries.put_nowait(None)  # for the others who wait
+            self.inbox.put_nowait(None)  # for the others who wait
             raise self._error or ClosedError("the consumer is closed")
-        self._room.set()
-        return delivery
+        if self._full:
+            self._connection.loop.call_soon_threadsafe(self._room.set)
+        return not delivery.is_stale()
 
     async def _work(self) -> None:
         """Consumes until the consumer is closed or cannot go on."""
@@ -193,7 +190,7 @@ class BaseConsumer(Generic[D]):
             raise
         finally:
             self._error = error
-            self._deliveries.put_nowait(None)
+            self.inbox.put_nowait(None)
             if not self._started.done():
                 self._started.set_exception(error)
                 self._started.exception()  # who waits gets it; nobody need
@@ -263,11 +260,17 @@ class BaseConsumer(Generic[D]):
                     tag=d.delivery_tag,
                     settler=None if automatic else stream,
                 )
-                while self._deliveries.qsize() >= self._start.credit and not self._closing.is_set():
-                    self._room.clear()
-                    await self._room.wait()
+                await self._wait_for_room()
                 if not self._closing.is_set():  # or nobody takes it
-                    self._deliveries.put_nowait(delivery)
+                    self.inbox.put_nowait(delivery)
+
+    async def _wait_for_room(self) -> None:
+        while self.inbox.qsize() >= self._start.credit and not self._closing.is_set():
+            self._room.clear()
+            self._full = True
+            if self.inbox.qsize() >= self._start.credit:  # another thread may have taken one that did not see _full
+                await self._room.wait()
+            self._full = False
 
 
 class Consumer(BaseConsumer[Delivery]):
@@ -275,6 +278,10 @@ class Consumer(BaseConsumer[Delivery]):
     marked as redelivered. Iterate over it, or call next or handle; several tasks share the deliveries. Client.consume
     makes it.
     """
+
+    def __init__(self, connection: Connection, start: consuming_pb2.ConsumeStart) -> None:
+        self._queued: asyncio.Queue[Delivery | None] = asyncio.Queue()
+        super().__init__(connection, start, Delivery, self._queued)
 
     async def __aenter__(self) -> Consumer:
         return self
@@ -293,7 +300,9 @@ class Consumer(BaseConsumer[Delivery]):
 
     async def next(self) -> Delivery:
         """Waits for a delivery. Raises ClosedError after close, or why the consumer cannot go on."""
-        return await self.take_one()
+        while not self.accept(delivery := await self._queued.get()):
+            pass
+        return delivery
 
     async def handle(self, handler: Callable[[Delivery], Any], workers: int = 1) -> None:
         """Runs a function for each message, so many at a time, until the consumer is closed; raises why it cannot go on. A
@@ -334,7 +343,7 @@ class ConsumeStream:
         self._over = False
         self._base = 1  # the first delivery in _states
         # Of deliveries from _base on; unspecified: in the program's hands.
-        self._states: collections.deque[int] = collections.deque()
+        self._states: collections.deque[consuming_pb2.Settlement] = collections.deque()
         self._sent: collections.deque[bool] = collections.deque()  # beside _states: the broker knows
         self._changed: list[int] = []  # settled and not sent, in order of settling
 
@@ -346,7 +355,7 @@ class ConsumeStream:
             self._states.append(consuming_pb2.SETTLEMENT_UNSPECIFIED)
             self._sent.append(False)
 
-    def settle(self, tag: int, to: int) -> None:
+    def settle(self, tag: int, to: consuming_pb2.Settlement) -> None:
         with self._lock:
             if self._over:
                 raise LostError("the connection of the delivery was lost; the message is delivered again")
@@ -395,7 +404,7 @@ class _GetStream:
         self._call = call
         self._settled: asyncio.Future[None] | None = None
 
-    def settle(self, tag: int, to: int) -> Awaitable[None]:
+    def settle(self, tag: int, to: consuming_pb2.Settlement) -> Awaitable[None]:
         return self._settle(consuming_pb2.Settle(delivery_tag=tag, settlement=to))
 
     def is_over(self) -> bool:

@@ -43,8 +43,3 @@ async def _within(timeout: float | None, f: Callable[..., Coroutine[Any, Any, T]
     # In the loop, so that what has happened and what the caller is told agree.
     async with asyncio.timeout(timeout):
         return await f(*args)
-
-
-def call_soon(f: Callable[[], Any]) -> None:
-    """Runs a function in the loop."""
-    _running().call_soon_threadsafe(f)
