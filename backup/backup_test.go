@@ -223,6 +223,54 @@ func TestParts(t *testing.T) {
 	}
 }
 
+// TestAppend makes a backup of parts, of which one is cut off and comes again.
+func TestAppend(t *testing.T) {
+	part := func(fill func(w *Writer)) []byte {
+		var b bytes.Buffer
+		w := NewWriter(&b)
+		_ = w.Begin(&Begin{TakenAtMillis: 5, Shards: 2, ClusterID: "c-1", Version: "v1"})
+		fill(w)
+		if _, err := w.Close(); err != nil {
+			t.Fatal(err)
+		}
+		return b.Bytes()
+	}
+	catalog := part(func(w *Writer) { _ = w.Catalog(Catalog("a vhost")); _ = w.Catalog(Catalog("a queue")) })
+	first := part(func(w *Writer) { shard(t, w, 0, 100) })
+	second := part(func(w *Writer) { shard(t, w, 1, 100) })
+	var b bytes.Buffer
+	w := NewWriter(&b)
+	var told Counts
+	for _, data := range [][]byte{catalog, first} {
+		if err := w.Append(bytes.NewReader(data), func(c Counts) { told = c }); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if told != (Counts{Queues: 2, Messages: 3, Places: 4, Octets: 105}) {
+		t.Errorf("told %+v", told)
+	}
+	at, err := w.Flush()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := w.Append(bytes.NewReader(second[:len(second)-1]), nil); !errors.Is(err, ErrDamaged) {
+		t.Errorf("a part that is cut off: %v", err)
+	}
+	b.Truncate(int(at.Written))
+	w.Return(at)
+	if err := w.Append(bytes.NewReader(second), nil); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := w.Close(); err != nil {
+		t.Fatal(err)
+	}
+	got, err := readAll(b.Bytes())
+	wanted, _ := readAll(written(t, 100))
+	if err != nil || !reflect.DeepEqual(got, wanted) {
+		t.Errorf("%v:\n%+v\nwanted\n%+v", err, got, wanted)
+	}
+}
+
 // TestOtherVersions tells files of another kind or version from damaged ones.
 func TestOtherVersions(t *testing.T) {
 	later := append([]byte(magic), version+1, 0, 0, 0)

@@ -18,9 +18,13 @@ type Writer struct {
 type State struct {
 	Written int64 // octets that are in the file
 	sum     uint32
+	begin   *Begin // nil: not written yet
 	total   End
 	shard   Counts
 }
+
+// Begin is the first record, nil before it was written.
+func (s *State) Begin() *Begin { return s.begin }
 
 // Total is what has been written so far, without the shard that is not at its end yet.
 func (s *State) Total() End { return s.total }
@@ -96,6 +100,8 @@ func appendText(dst []byte, text string) []byte {
 
 // Begin writes the first record.
 func (w *Writer) Begin(b *Begin) error {
+	begin := *b
+	w.state.begin = &begin
 	p := le.AppendUint64(nil, uint64(b.TakenAtMillis))
 	p = le.AppendUint32(p, b.Shards)
 	return w.record(kindBegin, appendText(appendText(p, b.ClusterID), b.Version))

@@ -21,6 +21,7 @@ type Cluster interface {
 	Stay(ctx context.Context, node string) error
 	// Drain lets a node give its leaderships away, or (off) lead again; leads is how many groups it leads still.
 	Drain(ctx context.Context, node string, off bool) (leads int, err error)
+	Backups
 }
 
 // Login checks a user's password and returns the user's tags; loopback: the request comes from this machine.

@@ -40,7 +40,7 @@ type Server struct {
 	log  *slog.Logger
 }
 
-// Requests here have no bodies and small answers; these bounds end what does not behave.
+// Most requests here have no bodies and small answers; these bounds end what does not behave. Backups have their own.
 const (
 	headerTimeout = 5 * time.Second
 	totalTimeout  = 30 * time.Second
@@ -81,6 +81,7 @@ func routes(o Options) []route {
 	}
 	if o.Cluster != nil {
 		list = append(list, clusterRoutes(o.Cluster, o.Login)...)
+		list = append(list, backupRoutes(o.Cluster, o.Login)...)
 	}
 	return list
 }

@@ -216,8 +216,15 @@ func (n *Network) disconnect(which func(uuid string) bool) {
 }
 
 // Control returns the Control service of a node.
-func (n *Network) Control(uuid string) (nodev1.ControlClient, error) {
-	c, err := n.conn(uuid, Raft)
+func (n *Network) Control(uuid string) (nodev1.ControlClient, error) { return n.control(uuid, Raft) }
+
+// BulkControl is Control for answers that are large: they do not delay what is small.
+func (n *Network) BulkControl(uuid string) (nodev1.ControlClient, error) {
+	return n.control(uuid, Bulk)
+}
+
+func (n *Network) control(uuid string, class Class) (nodev1.ControlClient, error) {
+	c, err := n.conn(uuid, class)
 	if err != nil {
 		return nil, err
 	}

@@ -1197,6 +1197,102 @@ func (x *DrainResponse) GetLeads() uint32 {
 	return 0
 }
 
+type BackupRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Shard         uint32                 `protobuf:"varint,1,opt,name=shard,proto3" json:"shard,omitempty"`
+	Queues        bool                   `protobuf:"varint,2,opt,name=queues,proto3" json:"queues,omitempty"` // the queues alone, without messages
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *BackupRequest) Reset() {
+	*x = BackupRequest{}
+	mi := &file_node_v1_node_proto_msgTypes[18]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *BackupRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*BackupRequest) ProtoMessage() {}
+
+func (x *BackupRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_node_v1_node_proto_msgTypes[18]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use BackupRequest.ProtoReflect.Descriptor instead.
+func (*BackupRequest) Descriptor() ([]byte, []int) {
+	return file_node_v1_node_proto_rawDescGZIP(), []int{18}
+}
+
+func (x *BackupRequest) GetShard() uint32 {
+	if x != nil {
+		return x.Shard
+	}
+	return 0
+}
+
+func (x *BackupRequest) GetQueues() bool {
+	if x != nil {
+		return x.Queues
+	}
+	return false
+}
+
+type BackupResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Octets        []byte                 `protobuf:"bytes,1,opt,name=octets,proto3" json:"octets,omitempty"` // the next ones
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *BackupResponse) Reset() {
+	*x = BackupResponse{}
+	mi := &file_node_v1_node_proto_msgTypes[19]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *BackupResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*BackupResponse) ProtoMessage() {}
+
+func (x *BackupResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_node_v1_node_proto_msgTypes[19]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use BackupResponse.ProtoReflect.Descriptor instead.
+func (*BackupResponse) Descriptor() ([]byte, []int) {
+	return file_node_v1_node_proto_rawDescGZIP(), []int{19}
+}
+
+func (x *BackupResponse) GetOctets() []byte {
+	if x != nil {
+		return x.Octets
+	}
+	return nil
+}
+
 // Member is what a node tells about itself by gossip; encoded it has at most 512 bytes.
 type Member struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -1211,7 +1307,7 @@ type Member struct {
 
 func (x *Member) Reset() {
 	*x = Member{}
-	mi := &file_node_v1_node_proto_msgTypes[18]
+	mi := &file_node_v1_node_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1223,7 +1319,7 @@ func (x *Member) String() string {
 func (*Member) ProtoMessage() {}
 
 func (x *Member) ProtoReflect() protoreflect.Message {
-	mi := &file_node_v1_node_proto_msgTypes[18]
+	mi := &file_node_v1_node_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1236,7 +1332,7 @@ func (x *Member) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Member.ProtoReflect.Descriptor instead.
 func (*Member) Descriptor() ([]byte, []int) {
-	return file_node_v1_node_proto_rawDescGZIP(), []int{18}
+	return file_node_v1_node_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *Member) GetUuid() string {
@@ -1372,14 +1468,19 @@ const file_node_v1_node_proto_rawDesc = "" +
 	"\fDrainRequest\x12\x10\n" +
 	"\x03off\x18\x01 \x01(\bR\x03off\"%\n" +
 	"\rDrainResponse\x12\x14\n" +
-	"\x05leads\x18\x01 \x01(\rR\x05leads\"\x81\x01\n" +
+	"\x05leads\x18\x01 \x01(\rR\x05leads\"=\n" +
+	"\rBackupRequest\x12\x14\n" +
+	"\x05shard\x18\x01 \x01(\rR\x05shard\x12\x16\n" +
+	"\x06queues\x18\x02 \x01(\bR\x06queues\"(\n" +
+	"\x0eBackupResponse\x12\x16\n" +
+	"\x06octets\x18\x01 \x01(\fR\x06octets\"\x81\x01\n" +
 	"\x06Member\x12\x12\n" +
 	"\x04uuid\x18\x01 \x01(\tR\x04uuid\x12\x12\n" +
 	"\x04name\x18\x02 \x01(\tR\x04name\x12\x18\n" +
 	"\aaddress\x18\x03 \x01(\tR\aaddress\x12\x1d\n" +
 	"\n" +
 	"cluster_id\x18\x04 \x01(\tR\tclusterId\x12\x16\n" +
-	"\x06expect\x18\x05 \x01(\rR\x06expect2\x93\x04\n" +
+	"\x06expect\x18\x05 \x01(\rR\x06expect2\xde\x04\n" +
 	"\aControl\x12?\n" +
 	"\x05Watch\x12\x1c.warren.node.v1.WatchRequest\x1a\x16.warren.node.v1.Status0\x01\x12J\n" +
 	"\aPropose\x12\x1e.warren.node.v1.ProposeRequest\x1a\x1f.warren.node.v1.ProposeResponse\x12K\n" +
@@ -1388,7 +1489,8 @@ const file_node_v1_node_proto_rawDesc = "" +
 	"\x04Join\x12\x1b.warren.node.v1.JoinRequest\x1a\x1c.warren.node.v1.JoinResponse\x12S\n" +
 	"\n" +
 	"SetLeaving\x12!.warren.node.v1.SetLeavingRequest\x1a\".warren.node.v1.SetLeavingResponse\x12D\n" +
-	"\x05Drain\x12\x1c.warren.node.v1.DrainRequest\x1a\x1d.warren.node.v1.DrainResponseB1Z/github.com/warrenmq/warren/proto/node/v1;nodev1b\x06proto3"
+	"\x05Drain\x12\x1c.warren.node.v1.DrainRequest\x1a\x1d.warren.node.v1.DrainResponse\x12I\n" +
+	"\x06Backup\x12\x1d.warren.node.v1.BackupRequest\x1a\x1e.warren.node.v1.BackupResponse0\x01B1Z/github.com/warrenmq/warren/proto/node/v1;nodev1b\x06proto3"
 
 var (
 	file_node_v1_node_proto_rawDescOnce sync.Once
@@ -1402,7 +1504,7 @@ func file_node_v1_node_proto_rawDescGZIP() []byte {
 	return file_node_v1_node_proto_rawDescData
 }
 
-var file_node_v1_node_proto_msgTypes = make([]protoimpl.MessageInfo, 19)
+var file_node_v1_node_proto_msgTypes = make([]protoimpl.MessageInfo, 21)
 var file_node_v1_node_proto_goTypes = []any{
 	(*WatchRequest)(nil),       // 0: warren.node.v1.WatchRequest
 	(*Status)(nil),             // 1: warren.node.v1.Status
@@ -1422,7 +1524,9 @@ var file_node_v1_node_proto_goTypes = []any{
 	(*SetLeavingResponse)(nil), // 15: warren.node.v1.SetLeavingResponse
 	(*DrainRequest)(nil),       // 16: warren.node.v1.DrainRequest
 	(*DrainResponse)(nil),      // 17: warren.node.v1.DrainResponse
-	(*Member)(nil),             // 18: warren.node.v1.Member
+	(*BackupRequest)(nil),      // 18: warren.node.v1.BackupRequest
+	(*BackupResponse)(nil),     // 19: warren.node.v1.BackupResponse
+	(*Member)(nil),             // 20: warren.node.v1.Member
 }
 var file_node_v1_node_proto_depIdxs = []int32{
 	2,  // 0: warren.node.v1.Status.groups:type_name -> warren.node.v1.GroupStatus
@@ -1437,15 +1541,17 @@ var file_node_v1_node_proto_depIdxs = []int32{
 	12, // 9: warren.node.v1.Control.Join:input_type -> warren.node.v1.JoinRequest
 	14, // 10: warren.node.v1.Control.SetLeaving:input_type -> warren.node.v1.SetLeavingRequest
 	16, // 11: warren.node.v1.Control.Drain:input_type -> warren.node.v1.DrainRequest
-	1,  // 12: warren.node.v1.Control.Watch:output_type -> warren.node.v1.Status
-	5,  // 13: warren.node.v1.Control.Propose:output_type -> warren.node.v1.ProposeResponse
-	7,  // 14: warren.node.v1.Control.Follow:output_type -> warren.node.v1.FollowResponse
-	11, // 15: warren.node.v1.Control.Bootstrap:output_type -> warren.node.v1.BootstrapResponse
-	13, // 16: warren.node.v1.Control.Join:output_type -> warren.node.v1.JoinResponse
-	15, // 17: warren.node.v1.Control.SetLeaving:output_type -> warren.node.v1.SetLeavingResponse
-	17, // 18: warren.node.v1.Control.Drain:output_type -> warren.node.v1.DrainResponse
-	12, // [12:19] is the sub-list for method output_type
-	5,  // [5:12] is the sub-list for method input_type
+	18, // 12: warren.node.v1.Control.Backup:input_type -> warren.node.v1.BackupRequest
+	1,  // 13: warren.node.v1.Control.Watch:output_type -> warren.node.v1.Status
+	5,  // 14: warren.node.v1.Control.Propose:output_type -> warren.node.v1.ProposeResponse
+	7,  // 15: warren.node.v1.Control.Follow:output_type -> warren.node.v1.FollowResponse
+	11, // 16: warren.node.v1.Control.Bootstrap:output_type -> warren.node.v1.BootstrapResponse
+	13, // 17: warren.node.v1.Control.Join:output_type -> warren.node.v1.JoinResponse
+	15, // 18: warren.node.v1.Control.SetLeaving:output_type -> warren.node.v1.SetLeavingResponse
+	17, // 19: warren.node.v1.Control.Drain:output_type -> warren.node.v1.DrainResponse
+	19, // 20: warren.node.v1.Control.Backup:output_type -> warren.node.v1.BackupResponse
+	13, // [13:21] is the sub-list for method output_type
+	5,  // [5:13] is the sub-list for method input_type
 	5,  // [5:5] is the sub-list for extension type_name
 	5,  // [5:5] is the sub-list for extension extendee
 	0,  // [0:5] is the sub-list for field type_name
@@ -1462,7 +1568,7 @@ func file_node_v1_node_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_node_v1_node_proto_rawDesc), len(file_node_v1_node_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   19,
+			NumMessages:   21,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

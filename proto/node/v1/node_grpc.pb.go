@@ -29,6 +29,7 @@ const (
 	Control_Join_FullMethodName       = "/warren.node.v1.Control/Join"
 	Control_SetLeaving_FullMethodName = "/warren.node.v1.Control/SetLeaving"
 	Control_Drain_FullMethodName      = "/warren.node.v1.Control/Drain"
+	Control_Backup_FullMethodName     = "/warren.node.v1.Control/Backup"
 )
 
 // ControlClient is the client API for Control service.
@@ -53,6 +54,9 @@ type ControlClient interface {
 	SetLeaving(ctx context.Context, in *SetLeavingRequest, opts ...grpc.CallOption) (*SetLeavingResponse, error)
 	// Drain moves the leaderships away from the node that is asked, and keeps them away until it is called off or restarted.
 	Drain(ctx context.Context, in *DrainRequest, opts ...grpc.CallOption) (*DrainResponse, error)
+	// Backup gives a shard as a part of a backup (package backup): everything that was committed before it was asked. Only the
+	// shard's leader serves it, otherwise the status is FAILED_PRECONDITION.
+	Backup(ctx context.Context, in *BackupRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[BackupResponse], error)
 }
 
 type controlClient struct {
@@ -145,6 +149,25 @@ func (c *controlClient) Drain(ctx context.Context, in *DrainRequest, opts ...grp
 	return out, nil
 }
 
+func (c *controlClient) Backup(ctx context.Context, in *BackupRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[BackupResponse], error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	stream, err := c.cc.NewStream(ctx, &Control_ServiceDesc.Streams[2], Control_Backup_FullMethodName, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	x := &grpc.GenericClientStream[BackupRequest, BackupResponse]{ClientStream: stream}
+	if err := x.ClientStream.SendMsg(in); err != nil {
+		return nil, err
+	}
+	if err := x.ClientStream.CloseSend(); err != nil {
+		return nil, err
+	}
+	return x, nil
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type Control_BackupClient = grpc.ServerStreamingClient[BackupResponse]
+
 // ControlServer is the server API for Control service.
 // All implementations must embed UnimplementedControlServer
 // for forward compatibility.
@@ -167,6 +190,9 @@ type ControlServer interface {
 	SetLeaving(context.Context, *SetLeavingRequest) (*SetLeavingResponse, error)
 	// Drain moves the leaderships away from the node that is asked, and keeps them away until it is called off or restarted.
 	Drain(context.Context, *DrainRequest) (*DrainResponse, error)
+	// Backup gives a shard as a part of a backup (package backup): everything that was committed before it was asked. Only the
+	// shard's leader serves it, otherwise the status is FAILED_PRECONDITION.
+	Backup(*BackupRequest, grpc.ServerStreamingServer[BackupResponse]) error
 	mustEmbedUnimplementedControlServer()
 }
 
@@ -197,6 +223,9 @@ func (UnimplementedControlServer) SetLeaving(context.Context, *SetLeavingRequest
 }
 func (UnimplementedControlServer) Drain(context.Context, *DrainRequest) (*DrainResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method Drain not implemented")
+}
+func (UnimplementedControlServer) Backup(*BackupRequest, grpc.ServerStreamingServer[BackupResponse]) error {
+	return status.Error(codes.Unimplemented, "method Backup not implemented")
 }
 func (UnimplementedControlServer) mustEmbedUnimplementedControlServer() {}
 func (UnimplementedControlServer) testEmbeddedByValue()                 {}
@@ -327,6 +356,17 @@ func _Control_Drain_Handler(srv interface{}, ctx context.Context, dec func(inter
 	return interceptor(ctx, in, info, handler)
 }
 
+func _Control_Backup_Handler(srv interface{}, stream grpc.ServerStream) error {
+	m := new(BackupRequest)
+	if err := stream.RecvMsg(m); err != nil {
+		return err
+	}
+	return srv.(ControlServer).Backup(m, &grpc.GenericServerStream[BackupRequest, BackupResponse]{ServerStream: stream})
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type Control_BackupServer = grpc.ServerStreamingServer[BackupResponse]
+
 // Control_ServiceDesc is the grpc.ServiceDesc for Control service.
 // It's only intended for direct use with grpc.RegisterService,
 // and not to be introspected or modified (even as a copy)
@@ -366,6 +406,11 @@ var Control_ServiceDesc = grpc.ServiceDesc{
 			Handler:       _Control_Follow_Handler,
 			ServerStreams: true,
 			ClientStreams: true,
+		},
+		{
+			StreamName:    "Backup",
+			Handler:       _Control_Backup_Handler,
+			ServerStreams: true,
 		},
 	},
 	Metadata: "node/v1/node.proto",
