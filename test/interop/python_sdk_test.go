@@ -2,17 +2,20 @@ package interop
 
 import (
 	"bufio"
+	"errors"
 	"fmt"
 	"io"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"syscall"
 	"testing"
 	"time"
 
 	"github.com/warrenmq/warren/test/process"
+	"github.com/warrenmq/warren/tlsfiles"
 )
 
 // pythonSDK is where the Python SDK's package is.
@@ -38,12 +41,23 @@ func pythonCommand(t *testing.T, args ...string) *exec.Cmd {
 	return c
 }
 
+// pythonRun runs a program to its end and returns what it printed. One that does not end says where it stands.
+func pythonRun(t *testing.T, args ...string) string {
+	t.Helper()
+	c := pythonCommand(t, append([]string{"-X", "faulthandler"}, args...)...)
+	hung := time.AfterFunc(3*patience, func() { _ = c.Process.Signal(syscall.SIGABRT) })
+	defer hung.Stop()
+	out, err := c.CombinedOutput()
+	if err != nil {
+		t.Fatalf("%v\n%s", err, out)
+	}
+	return strings.TrimSpace(string(out))
+}
+
 // TestPythonUnits runs the SDK's own tests, which need no broker.
 func TestPythonUnits(t *testing.T) {
 	needPythonSDK(t)
-	if out, err := pythonCommand(t, "-m", "unittest", "discover", "-s", "../../clients/python/tests").CombinedOutput(); err != nil {
-		t.Fatalf("%v\n%s", err, out)
-	}
+	pythonRun(t, "-m", "unittest", "discover", "-v", "-s", "../../clients/python/tests")
 }
 
 // TestPythonPatterns runs the tutorial's patterns by the Python SDK on a node alone and with every pair of three nodes, and
@@ -65,9 +79,8 @@ func TestPythonPatterns(t *testing.T) {
 
 func pythonPatterns(t *testing.T, name string, near, far *process.Node) {
 	t.Run(name+" "+near.Name+"-"+far.Name, func(t *testing.T) {
-		out, err := pythonCommand(t, "python/"+name, near.GRPCAddress(), far.GRPCAddress(), fmt.Sprint(far.AMQPPort), queueName(t)).CombinedOutput()
-		if err != nil || strings.TrimSpace(string(out)) != "done" {
-			t.Fatalf("%v\n%s", err, out)
+		if out := pythonRun(t, "python/"+name, near.GRPCAddress(), far.GRPCAddress(), fmt.Sprint(far.AMQPPort), queueName(t)); out != "done" {
+			t.Fatal(out)
 		}
 	})
 }
@@ -180,4 +193,110 @@ func (p *pythonKills) inUse() (name string, consumed int) {
 		p.t.Fatalf("the program answers %q, %v", line, err)
 	}
 	return name, consumed
+}
+
+// pythonReadme is the programs of the SDK's README, which run as they are written.
+type pythonReadme struct {
+	t        *testing.T
+	dir      string
+	address  string
+	programs map[string]bool // by name: not used yet
+}
+
+// inPythonReadme finds programs, whose first line is their name.
+var inPythonReadme = regexp.MustCompile("(?m)^```python\n((?s:.*?))^```$")
+
+func newPythonReadme(t *testing.T, dir string) *pythonReadme {
+	t.Helper()
+	text, err := os.ReadFile(pythonSDK + "/../README.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	r := &pythonReadme{t: t, dir: dir, programs: map[string]bool{}}
+	for _, found := range inPythonReadme.FindAllStringSubmatch(string(text), -1) {
+		first, _, _ := strings.Cut(found[1], "\n")
+		name, ok := strings.CutPrefix(first, "# ")
+		if !ok || r.programs[name] {
+			t.Fatalf("a program begins with %q, not with a name of its own", first)
+		}
+		if err := os.WriteFile(filepath.Join(dir, name), []byte(found[1]), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		r.programs[name] = true
+	}
+	return r
+}
+
+func (r *pythonReadme) begin(name string, args ...string) *program {
+	r.t.Helper()
+	delete(r.programs, name)
+	runner, err := filepath.Abs("python/as_written.py")
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	command := pythonCommand(r.t, append([]string{runner, r.address, name}, args...)...)
+	command.Dir = r.dir
+	return beginCommand(r.t, name, command)
+}
+
+// listen begins a program that says when it is ready to receive.
+func (r *pythonReadme) listen(name string) *program {
+	r.t.Helper()
+	p := r.begin(name)
+	p.waitFor(func(lines []string) bool { return contains(lines, "[*] Waiting") })
+	return p
+}
+
+// expect runs a program to its end and compares what it prints.
+func (r *pythonReadme) expect(program []string, lines ...string) {
+	r.t.Helper()
+	p := r.begin(program[0], program[1:]...)
+	select {
+	case <-p.done:
+	case <-time.After(patience):
+		r.t.Fatalf("%v does not end; it printed:\n%s", program, strings.Join(p.output(), "\n"))
+	}
+	want(r.t, p.output(), lines...)
+}
+
+// TestPythonReadme runs every program of the SDK's README as it is written.
+func TestPythonReadme(t *testing.T) {
+	needPythonSDK(t)
+	dir := t.TempDir()
+	password := filepath.Join(dir, "password")
+	if err := errors.Join(os.WriteFile(password, []byte("password\n"), 0o600),
+		tlsfiles.WriteDevelopment(dir, tlsfiles.Development{User: "user", Valid: time.Hour})); err != nil {
+		t.Fatal(err)
+	}
+	user := []string{"--default-user", "user", "--default-password-file", password}
+	r := newPythonReadme(t, dir)
+	r.address = process.Start(t, 1, user...).Nodes[0].GRPCAddress()
+
+	receiver := r.listen("receive.py")
+	r.expect([]string{"send.py"}, "[x] Sent 'Hello World!'")
+	want(t, receiver.waitReceived(1), "Received Hello World!")
+
+	worker := r.listen("worker.py")
+	r.expect([]string{"new_task.py", "one", "two"}, "[x] Sent one", "[x] Sent two")
+	want(t, worker.waitReceived(4), "Received one", "Done one", "Received two", "Done two")
+
+	r.expect([]string{"emit_log.py", "early"}, "[x] Nobody listens")
+	first, second := r.listen("receive_logs.py"), r.listen("receive_logs.py")
+	r.expect([]string{"emit_log.py", "info: started"}, "[x] Sent info: started")
+	want(t, first.waitReceived(1), "info: started")
+	want(t, second.waitReceived(1), "info: started")
+
+	r.listen("rpc_server.py")
+	r.expect([]string{"rpc_client.py", "10"}, "[.] Got 55")
+	r.expect([]string{"rpc_client.py"}, "[.] Got 832040")
+
+	r.expect([]string{"hello_aio.py"}, "[x] Received 0", "[x] Received 1", "[x] Received 2")
+	r.expect([]string{"import_log.py"}, "3 messages")
+	r.expect([]string{"errors.py"}, "NOT_FOUND NOT_FOUND no queue 'no such queue' in vhost '/'", "QUEUE_FULL")
+
+	r.address = process.Start(t, 1, append(user, nodeTLS(dir)...)...).Nodes[0].GRPCAddress()
+	r.expect([]string{"secure.py"}, "[.] Connected to node1")
+	for name := range r.programs {
+		t.Errorf("%s was not run", name)
+	}
 }

@@ -15,7 +15,7 @@ from . import message_pb2 as broker_dot_v1_dot_message__pb2
 from . import topology_pb2 as broker_dot_v1_dot_topology__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x19\x62roker/v1/consuming.proto\x12\x10warren.broker.v1\x1a\x17\x62roker/v1/message.proto\x1a\x18\x62roker/v1/topology.proto\"\xad\x01\n\x0e\x43onsumeRequest\x12/\n\x05start\x18\x01 \x01(\x0b\x32\x1e.warren.broker.v1.ConsumeStartH\x00\x12,\n\x07settles\x18\x02 \x01(\x0b\x32\x19.warren.broker.v1.SettlesH\x00\x12\x31\n\nset_credit\x18\x03 \x01(\x0b\x32\x1b.warren.broker.v1.SetCreditH\x00\x42\t\n\x07request\"\xb2\x01\n\x0c\x43onsumeStart\x12\r\n\x05queue\x18\x01 \x01(\t\x12\x33\n\ttemporary\x18\x02 \x01(\x0b\x32 .warren.broker.v1.TemporaryQueue\x12\x0e\n\x06\x63redit\x18\x03 \x01(\r\x12\x13\n\x0b\x61uto_settle\x18\x04 \x01(\x08\x12\x11\n\texclusive\x18\x05 \x01(\x08\x12\x10\n\x08priority\x18\x06 \x01(\x05\x12\x14\n\x0c\x63onsumer_tag\x18\x07 \x01(\t\"\xd1\x01\n\x0eTemporaryQueue\x12\x42\n\targuments\x18\x01 \x03(\x0b\x32/.warren.broker.v1.TemporaryQueue.ArgumentsEntry\x12+\n\x08\x62indings\x18\x02 \x03(\x0b\x32\x19.warren.broker.v1.Binding\x1aN\n\x0e\x41rgumentsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12+\n\x05value\x18\x02 \x01(\x0b\x32\x1c.warren.broker.v1.FieldValue:\x02\x38\x01\"4\n\x07Settles\x12)\n\x07settles\x18\x01 \x03(\x0b\x32\x18.warren.broker.v1.Settle\"b\n\x06Settle\x12\x14\n\x0c\x64\x65livery_tag\x18\x01 \x01(\x04\x12\x10\n\x08multiple\x18\x02 \x01(\x08\x12\x30\n\nsettlement\x18\x03 \x01(\x0e\x32\x1c.warren.broker.v1.Settlement\"\x1b\n\tSetCredit\x12\x0e\n\x06\x63redit\x18\x01 \x01(\r\"\xc0\x01\n\x0f\x43onsumeResponse\x12\x33\n\x07started\x18\x01 \x01(\x0b\x32 .warren.broker.v1.ConsumeStartedH\x00\x12\x32\n\ndeliveries\x18\x02 \x01(\x0b\x32\x1c.warren.broker.v1.DeliveriesH\x00\x12\x38\n\tcancelled\x18\x03 \x01(\x0b\x32#.warren.broker.v1.ConsumerCancelledH\x00\x42\n\n\x08response\"5\n\x0e\x43onsumeStarted\x12\r\n\x05queue\x18\x01 \x01(\t\x12\x14\n\x0c\x63onsumer_tag\x18\x02 \x01(\t\"<\n\nDeliveries\x12.\n\ndeliveries\x18\x01 \x03(\x0b\x32\x1a.warren.broker.v1.Delivery\"a\n\x08\x44\x65livery\x12\x14\n\x0c\x64\x65livery_tag\x18\x01 \x01(\x04\x12\x13\n\x0bredelivered\x18\x02 \x01(\x08\x12*\n\x07message\x18\x03 \x01(\x0b\x32\x19.warren.broker.v1.Message\"\x13\n\x11\x43onsumerCancelled\"m\n\nGetRequest\x12(\n\x05\x66\x65tch\x18\x01 \x01(\x0b\x32\x17.warren.broker.v1.FetchH\x00\x12*\n\x06settle\x18\x02 \x01(\x0b\x32\x18.warren.broker.v1.SettleH\x00\x42\t\n\x07request\"+\n\x05\x46\x65tch\x12\r\n\x05queue\x18\x01 \x01(\t\x12\x13\n\x0b\x61uto_settle\x18\x02 \x01(\x08\"R\n\x0bGetResponse\x12,\n\x08\x64\x65livery\x18\x01 \x01(\x0b\x32\x1a.warren.broker.v1.Delivery\x12\x15\n\rmessages_left\x18\x02 \x01(\x04*\x8b\x01\n\nSettlement\x12\x1a\n\x16SETTLEMENT_UNSPECIFIED\x10\x00\x12\x12\n\x0eSETTLEMENT_ACK\x10\x01\x12\x16\n\x12SETTLEMENT_REQUEUE\x10\x02\x12\x1d\n\x19SETTLEMENT_REQUEUE_FAILED\x10\x03\x12\x16\n\x12SETTLEMENT_DISCARD\x10\x04\x32\xae\x01\n\x10\x43onsumingService\x12R\n\x07\x43onsume\x12 .warren.broker.v1.ConsumeRequest\x1a!.warren.broker.v1.ConsumeResponse(\x01\x30\x01\x12\x46\n\x03Get\x12\x1c.warren.broker.v1.GetRequest\x1a\x1d.warren.broker.v1.GetResponse(\x01\x30\x01\x42\x35Z3github.com/warrenmq/warren/proto/broker/v1;brokerv1b\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x19\x62roker/v1/consuming.proto\x12\x10warren.broker.v1\x1a\x17\x62roker/v1/message.proto\x1a\x18\x62roker/v1/topology.proto\"\xe6\x01\n\x0e\x43onsumeRequest\x12/\n\x05start\x18\x01 \x01(\x0b\x32\x1e.warren.broker.v1.ConsumeStartH\x00\x12,\n\x07settles\x18\x02 \x01(\x0b\x32\x19.warren.broker.v1.SettlesH\x00\x12\x31\n\nset_credit\x18\x03 \x01(\x0b\x32\x1b.warren.broker.v1.SetCreditH\x00\x12\x37\n\rextend_leases\x18\x04 \x01(\x0b\x32\x1e.warren.broker.v1.ExtendLeasesH\x00\x42\t\n\x07request\"\xb2\x01\n\x0c\x43onsumeStart\x12\r\n\x05queue\x18\x01 \x01(\t\x12\x33\n\ttemporary\x18\x02 \x01(\x0b\x32 .warren.broker.v1.TemporaryQueue\x12\x0e\n\x06\x63redit\x18\x03 \x01(\r\x12\x13\n\x0b\x61uto_settle\x18\x04 \x01(\x08\x12\x11\n\texclusive\x18\x05 \x01(\x08\x12\x10\n\x08priority\x18\x06 \x01(\x05\x12\x14\n\x0c\x63onsumer_tag\x18\x07 \x01(\t\"\xd1\x01\n\x0eTemporaryQueue\x12\x42\n\targuments\x18\x01 \x03(\x0b\x32/.warren.broker.v1.TemporaryQueue.ArgumentsEntry\x12+\n\x08\x62indings\x18\x02 \x03(\x0b\x32\x19.warren.broker.v1.Binding\x1aN\n\x0e\x41rgumentsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12+\n\x05value\x18\x02 \x01(\x0b\x32\x1c.warren.broker.v1.FieldValue:\x02\x38\x01\"4\n\x07Settles\x12)\n\x07settles\x18\x01 \x03(\x0b\x32\x18.warren.broker.v1.Settle\"x\n\x06Settle\x12\x14\n\x0c\x64\x65livery_tag\x18\x01 \x01(\x04\x12\x10\n\x08multiple\x18\x02 \x01(\x08\x12\x30\n\nsettlement\x18\x03 \x01(\x0e\x32\x1c.warren.broker.v1.Settlement\x12\x14\n\x0c\x64\x65lay_millis\x18\x04 \x01(\x04\"%\n\x0c\x45xtendLeases\x12\x15\n\rdelivery_tags\x18\x01 \x03(\x04\"\x1b\n\tSetCredit\x12\x0e\n\x06\x63redit\x18\x01 \x01(\r\"\xc0\x01\n\x0f\x43onsumeResponse\x12\x33\n\x07started\x18\x01 \x01(\x0b\x32 .warren.broker.v1.ConsumeStartedH\x00\x12\x32\n\ndeliveries\x18\x02 \x01(\x0b\x32\x1c.warren.broker.v1.DeliveriesH\x00\x12\x38\n\tcancelled\x18\x03 \x01(\x0b\x32#.warren.broker.v1.ConsumerCancelledH\x00\x42\n\n\x08response\"5\n\x0e\x43onsumeStarted\x12\r\n\x05queue\x18\x01 \x01(\t\x12\x14\n\x0c\x63onsumer_tag\x18\x02 \x01(\t\"<\n\nDeliveries\x12.\n\ndeliveries\x18\x01 \x03(\x0b\x32\x1a.warren.broker.v1.Delivery\"a\n\x08\x44\x65livery\x12\x14\n\x0c\x64\x65livery_tag\x18\x01 \x01(\x04\x12\x13\n\x0bredelivered\x18\x02 \x01(\x08\x12*\n\x07message\x18\x03 \x01(\x0b\x32\x19.warren.broker.v1.Message\"\x13\n\x11\x43onsumerCancelled\"\xa6\x01\n\nGetRequest\x12(\n\x05\x66\x65tch\x18\x01 \x01(\x0b\x32\x17.warren.broker.v1.FetchH\x00\x12*\n\x06settle\x18\x02 \x01(\x0b\x32\x18.warren.broker.v1.SettleH\x00\x12\x37\n\rextend_leases\x18\x03 \x01(\x0b\x32\x1e.warren.broker.v1.ExtendLeasesH\x00\x42\t\n\x07request\"+\n\x05\x46\x65tch\x12\r\n\x05queue\x18\x01 \x01(\t\x12\x13\n\x0b\x61uto_settle\x18\x02 \x01(\x08\"R\n\x0bGetResponse\x12,\n\x08\x64\x65livery\x18\x01 \x01(\x0b\x32\x1a.warren.broker.v1.Delivery\x12\x15\n\rmessages_left\x18\x02 \x01(\x04*\x8b\x01\n\nSettlement\x12\x1a\n\x16SETTLEMENT_UNSPECIFIED\x10\x00\x12\x12\n\x0eSETTLEMENT_ACK\x10\x01\x12\x16\n\x12SETTLEMENT_REQUEUE\x10\x02\x12\x1d\n\x19SETTLEMENT_REQUEUE_FAILED\x10\x03\x12\x16\n\x12SETTLEMENT_DISCARD\x10\x04\x32\xae\x01\n\x10\x43onsumingService\x12R\n\x07\x43onsume\x12 .warren.broker.v1.ConsumeRequest\x1a!.warren.broker.v1.ConsumeResponse(\x01\x30\x01\x12\x46\n\x03Get\x12\x1c.warren.broker.v1.GetRequest\x1a\x1d.warren.broker.v1.GetResponse(\x01\x30\x01\x42\x35Z3github.com/warrenmq/warren/proto/broker/v1;brokerv1b\x06proto3')
 
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, globals())
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'broker.v1.consuming_pb2', globals())
@@ -25,38 +25,40 @@ if _descriptor._USE_C_DESCRIPTORS == False:
   DESCRIPTOR._serialized_options = b'Z3github.com/warrenmq/warren/proto/broker/v1;brokerv1'
   _TEMPORARYQUEUE_ARGUMENTSENTRY._options = None
   _TEMPORARYQUEUE_ARGUMENTSENTRY._serialized_options = b'8\001'
-  _SETTLEMENT._serialized_start=1523
-  _SETTLEMENT._serialized_end=1662
+  _SETTLEMENT._serialized_start=1699
+  _SETTLEMENT._serialized_end=1838
   _CONSUMEREQUEST._serialized_start=99
-  _CONSUMEREQUEST._serialized_end=272
-  _CONSUMESTART._serialized_start=275
-  _CONSUMESTART._serialized_end=453
-  _TEMPORARYQUEUE._serialized_start=456
-  _TEMPORARYQUEUE._serialized_end=665
-  _TEMPORARYQUEUE_ARGUMENTSENTRY._serialized_start=587
-  _TEMPORARYQUEUE_ARGUMENTSENTRY._serialized_end=665
-  _SETTLES._serialized_start=667
-  _SETTLES._serialized_end=719
-  _SETTLE._serialized_start=721
-  _SETTLE._serialized_end=819
-  _SETCREDIT._serialized_start=821
-  _SETCREDIT._serialized_end=848
-  _CONSUMERESPONSE._serialized_start=851
-  _CONSUMERESPONSE._serialized_end=1043
-  _CONSUMESTARTED._serialized_start=1045
-  _CONSUMESTARTED._serialized_end=1098
-  _DELIVERIES._serialized_start=1100
-  _DELIVERIES._serialized_end=1160
-  _DELIVERY._serialized_start=1162
-  _DELIVERY._serialized_end=1259
-  _CONSUMERCANCELLED._serialized_start=1261
-  _CONSUMERCANCELLED._serialized_end=1280
-  _GETREQUEST._serialized_start=1282
-  _GETREQUEST._serialized_end=1391
-  _FETCH._serialized_start=1393
-  _FETCH._serialized_end=1436
-  _GETRESPONSE._serialized_start=1438
-  _GETRESPONSE._serialized_end=1520
-  _CONSUMINGSERVICE._serialized_start=1665
-  _CONSUMINGSERVICE._serialized_end=1839
+  _CONSUMEREQUEST._serialized_end=329
+  _CONSUMESTART._serialized_start=332
+  _CONSUMESTART._serialized_end=510
+  _TEMPORARYQUEUE._serialized_start=513
+  _TEMPORARYQUEUE._serialized_end=722
+  _TEMPORARYQUEUE_ARGUMENTSENTRY._serialized_start=644
+  _TEMPORARYQUEUE_ARGUMENTSENTRY._serialized_end=722
+  _SETTLES._serialized_start=724
+  _SETTLES._serialized_end=776
+  _SETTLE._serialized_start=778
+  _SETTLE._serialized_end=898
+  _EXTENDLEASES._serialized_start=900
+  _EXTENDLEASES._serialized_end=937
+  _SETCREDIT._serialized_start=939
+  _SETCREDIT._serialized_end=966
+  _CONSUMERESPONSE._serialized_start=969
+  _CONSUMERESPONSE._serialized_end=1161
+  _CONSUMESTARTED._serialized_start=1163
+  _CONSUMESTARTED._serialized_end=1216
+  _DELIVERIES._serialized_start=1218
+  _DELIVERIES._serialized_end=1278
+  _DELIVERY._serialized_start=1280
+  _DELIVERY._serialized_end=1377
+  _CONSUMERCANCELLED._serialized_start=1379
+  _CONSUMERCANCELLED._serialized_end=1398
+  _GETREQUEST._serialized_start=1401
+  _GETREQUEST._serialized_end=1567
+  _FETCH._serialized_start=1569
+  _FETCH._serialized_end=1612
+  _GETRESPONSE._serialized_start=1614
+  _GETRESPONSE._serialized_end=1696
+  _CONSUMINGSERVICE._serialized_start=1841
+  _CONSUMINGSERVICE._serialized_end=2015
 # @@protoc_insertion_point(module_scope)

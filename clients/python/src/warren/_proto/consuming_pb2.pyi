@@ -14,14 +14,16 @@ SETTLEMENT_REQUEUE_FAILED: Settlement
 SETTLEMENT_UNSPECIFIED: Settlement
 
 class ConsumeRequest(_message.Message):
-    __slots__ = ["set_credit", "settles", "start"]
+    __slots__ = ["extend_leases", "set_credit", "settles", "start"]
+    EXTEND_LEASES_FIELD_NUMBER: _ClassVar[int]
     SETTLES_FIELD_NUMBER: _ClassVar[int]
     SET_CREDIT_FIELD_NUMBER: _ClassVar[int]
     START_FIELD_NUMBER: _ClassVar[int]
+    extend_leases: ExtendLeases
     set_credit: SetCredit
     settles: Settles
     start: ConsumeStart
-    def __init__(self, start: _Optional[_Union[ConsumeStart, _Mapping]] = ..., settles: _Optional[_Union[Settles, _Mapping]] = ..., set_credit: _Optional[_Union[SetCredit, _Mapping]] = ...) -> None: ...
+    def __init__(self, start: _Optional[_Union[ConsumeStart, _Mapping]] = ..., settles: _Optional[_Union[Settles, _Mapping]] = ..., set_credit: _Optional[_Union[SetCredit, _Mapping]] = ..., extend_leases: _Optional[_Union[ExtendLeases, _Mapping]] = ...) -> None: ...
 
 class ConsumeResponse(_message.Message):
     __slots__ = ["cancelled", "deliveries", "started"]
@@ -79,6 +81,12 @@ class Delivery(_message.Message):
     redelivered: bool
     def __init__(self, delivery_tag: _Optional[int] = ..., redelivered: bool = ..., message: _Optional[_Union[_message_pb2.Message, _Mapping]] = ...) -> None: ...
 
+class ExtendLeases(_message.Message):
+    __slots__ = ["delivery_tags"]
+    DELIVERY_TAGS_FIELD_NUMBER: _ClassVar[int]
+    delivery_tags: _containers.RepeatedScalarFieldContainer[int]
+    def __init__(self, delivery_tags: _Optional[_Iterable[int]] = ...) -> None: ...
+
 class Fetch(_message.Message):
     __slots__ = ["auto_settle", "queue"]
     AUTO_SETTLE_FIELD_NUMBER: _ClassVar[int]
@@ -88,12 +96,14 @@ class Fetch(_message.Message):
     def __init__(self, queue: _Optional[str] = ..., auto_settle: bool = ...) -> None: ...
 
 class GetRequest(_message.Message):
-    __slots__ = ["fetch", "settle"]
+    __slots__ = ["extend_leases", "fetch", "settle"]
+    EXTEND_LEASES_FIELD_NUMBER: _ClassVar[int]
     FETCH_FIELD_NUMBER: _ClassVar[int]
     SETTLE_FIELD_NUMBER: _ClassVar[int]
+    extend_leases: ExtendLeases
     fetch: Fetch
     settle: Settle
-    def __init__(self, fetch: _Optional[_Union[Fetch, _Mapping]] = ..., settle: _Optional[_Union[Settle, _Mapping]] = ...) -> None: ...
+    def __init__(self, fetch: _Optional[_Union[Fetch, _Mapping]] = ..., settle: _Optional[_Union[Settle, _Mapping]] = ..., extend_leases: _Optional[_Union[ExtendLeases, _Mapping]] = ...) -> None: ...
 
 class GetResponse(_message.Message):
     __slots__ = ["delivery", "messages_left"]
@@ -110,14 +120,16 @@ class SetCredit(_message.Message):
     def __init__(self, credit: _Optional[int] = ...) -> None: ...
 
 class Settle(_message.Message):
-    __slots__ = ["delivery_tag", "multiple", "settlement"]
+    __slots__ = ["delay_millis", "delivery_tag", "multiple", "settlement"]
+    DELAY_MILLIS_FIELD_NUMBER: _ClassVar[int]
     DELIVERY_TAG_FIELD_NUMBER: _ClassVar[int]
     MULTIPLE_FIELD_NUMBER: _ClassVar[int]
     SETTLEMENT_FIELD_NUMBER: _ClassVar[int]
+    delay_millis: int
     delivery_tag: int
     multiple: bool
     settlement: Settlement
-    def __init__(self, delivery_tag: _Optional[int] = ..., multiple: bool = ..., settlement: _Optional[_Union[Settlement, str]] = ...) -> None: ...
+    def __init__(self, delivery_tag: _Optional[int] = ..., multiple: bool = ..., settlement: _Optional[_Union[Settlement, str]] = ..., delay_millis: _Optional[int] = ...) -> None: ...
 
 class Settles(_message.Message):
     __slots__ = ["settles"]
