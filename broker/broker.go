@@ -25,10 +25,11 @@ type Options struct {
 	// UnlimitedCredit is how many messages a consumer without prefetch limit may hold unsettled. Default 2000.
 	UnlimitedCredit uint32
 	// MaxUnconfirmedBytes and MaxUnconfirmedMessages bound what one connection may have published and not yet seen
-	// applied by the shards: beyond, Flush blocks. What waits here delays consumers' acknowledgements, which share the shard's
-	// log (docs/adr/0003). Defaults 256 KiB and 8192.
+	// applied by the shards: beyond, Flush blocks. What waits there delays consumers' acknowledgements, which share the shard's
+	// log: MaxBehindBytes is the bound while consumers are behind (docs/adr/0003). Defaults 1 MiB, 8192, 256 KiB.
 	MaxUnconfirmedBytes    int
 	MaxUnconfirmedMessages int
+	MaxBehindBytes         int
 	// OperationTimeout bounds every operation that waits for the cluster. Default 30 s.
 	OperationTimeout time.Duration
 	// FreshTimeout bounds how long a publish waits, at the head of a batch, for this node to know that its routes are
@@ -49,7 +50,8 @@ func (o *Options) setDefaults() {
 	o.MaxMessageSize = cmp.Or(o.MaxMessageSize, 16<<20)
 	o.NoAckCredit = cmp.Or(o.NoAckCredit, 1000)
 	o.UnlimitedCredit = cmp.Or(o.UnlimitedCredit, 2000)
-	o.MaxUnconfirmedBytes = cmp.Or(o.MaxUnconfirmedBytes, 256<<10)
+	o.MaxUnconfirmedBytes = cmp.Or(o.MaxUnconfirmedBytes, 1<<20)
+	o.MaxBehindBytes = min(o.MaxUnconfirmedBytes, cmp.Or(o.MaxBehindBytes, 256<<10))
 	o.MaxUnconfirmedMessages = cmp.Or(o.MaxUnconfirmedMessages, 8192)
 	o.OperationTimeout = cmp.Or(o.OperationTimeout, 30*time.Second)
 	o.ConsumerTimeout = max(0, cmp.Or(o.ConsumerTimeout, 30*time.Minute))

@@ -92,7 +92,7 @@ type routing struct {
 func (b *Broker) newConn(id *Identity, v *vhost, o ConnOptions) *Conn {
 	c := &Conn{broker: b, id: b.replicator.NewID(), name: o.Name, user: id.User, tags: id.Tags, vhost: v, channels: map[uint16]*Channel{}, exclusive: map[string]queue.QueueID{}}
 	c.out.events = o.Events
-	c.window.maxBytes, c.window.maxMessages = b.options.MaxUnconfirmedBytes, b.options.MaxUnconfirmedMessages
+	c.window.maxBytes, c.window.maxBehind, c.window.maxMessages = b.options.MaxUnconfirmedBytes, b.options.MaxBehindBytes, b.options.MaxUnconfirmedMessages
 	c.ended, c.end = context.WithCancel(context.Background())
 	c.stage.conn, c.writing.stage.conn = c, c
 	c.routing.message.Headers = c.routing.headers

@@ -56,6 +56,8 @@ type Self struct {
 // Batch is commands for one shard on their way.
 type Batch struct {
 	queue.Batch
+	// Behind is set before Done: consumers of the shard wait for their settles, which what publishers have under way delays.
+	Behind bool
 	// Done tells that the batch has been applied and confirmed. results holds the answers of the commands that have one,
 	// in order, and is valid only during the call. It is called on a goroutine that many share: it must not block.
 	Done func(b *Batch, results []queue.Result)

@@ -76,6 +76,7 @@ func (p *batches) put(b *batch) {
 	clear(b.runs)
 	clear(b.calls)
 	b.Reset()
+	b.Behind = false
 	b.conn, b.commit, b.runs, b.calls, b.used, b.bytes, b.messages = nil, nil, b.runs[:0], b.calls[:0], 0, 0, 0
 	p.pool.Put(b)
 }
@@ -145,7 +146,7 @@ func (b *batch) applied(_ *Batch, results []queue.Result) {
 		b.commit.applied(results)
 	}
 	if b.messages > 0 {
-		c.window.leave(b.bytes, b.messages)
+		c.window.done(b.bytes, b.messages, b.Behind)
 	}
 	c.broker.batches.put(b)
 }

@@ -8,10 +8,11 @@ import (
 // window bounds what a connection has published and not yet seen applied, in bytes and messages. A batch enters while
 // there is room, so that the last one may go beyond the bound by its size.
 type window struct {
-	maxBytes, maxMessages int
+	maxBytes, maxBehind, maxMessages int
 
 	mu              sync.Mutex // guards what follows
 	bytes, messages int
+	behind          bool          // maxBehind bounds the bytes instead of maxBytes
 	room            chan struct{} // closed when there is room again; nil: nobody waits
 }
 
@@ -52,7 +53,21 @@ func (w *window) force(bytes, messages int) {
 	w.mu.Unlock()
 }
 
-func (w *window) full() bool { return w.bytes >= w.maxBytes || w.messages >= w.maxMessages }
+func (w *window) full() bool {
+	most := w.maxBytes
+	if w.behind {
+		most = w.maxBehind
+	}
+	return w.bytes >= most || w.messages >= w.maxMessages
+}
+
+// done is leave for what was applied. behind tells whether consumers of its shard wait for their settles.
+func (w *window) done(bytes, messages int, behind bool) {
+	w.mu.Lock()
+	w.behind = behind
+	w.mu.Unlock()
+	w.leave(bytes, messages)
+}
 
 func (w *window) leave(bytes, messages int) {
 	w.mu.Lock()

@@ -68,7 +68,7 @@ func (p *pipe) consume(d *broker.Delivery) {
 }
 
 // effects implements stream: what the machine on this node has for this edge.
-func (p *pipe) effects(session queue.SessionID, generation uint32, e *queue.Effects) {
+func (p *pipe) effects(session queue.SessionID, generation uint32, e *queue.Effects, behind bool) {
 	p.handing.Lock()
 	defer p.handing.Unlock()
 	p.mu.Lock()
@@ -91,6 +91,7 @@ func (p *pipe) effects(session queue.SessionID, generation uint32, e *queue.Effe
 			last.arrived = append(last.arrived, broker.Delivery{Delivery: cloneDelivery(d)})
 		}
 	}
+	p.behind = behind
 	for i := range e.Replies {
 		if r := &e.Replies[i]; r.Session == session {
 			p.answer(r.Seq, r.Results)
@@ -109,6 +110,7 @@ func (p *pipe) effects(session queue.SessionID, generation uint32, e *queue.Effe
 type arrivals struct {
 	deliveries []broker.Delivery
 	replies    []queue.Reply
+	behind     bool // of the replies
 	cancels    []queue.ConsumerID
 }
 
@@ -126,6 +128,9 @@ func (p *pipe) arrive(l *edgeLink, generation uint32, a *arrivals, frame int) {
 	}
 	for i := range a.deliveries {
 		p.takeIn(l, &a.deliveries[i])
+	}
+	if len(a.replies) > 0 {
+		p.behind = a.behind
 	}
 	for i := range a.replies {
 		p.answer(a.replies[i].Seq, a.replies[i].Results)
@@ -193,6 +198,7 @@ func (s *subscription) own(frame int) {
 func (p *pipe) answer(seq uint64, results []queue.Result) {
 	for p.window.len() > 0 && p.window.first <= seq {
 		f := finished{batch: p.window.pop()}
+		f.batch.Behind = p.behind
 		if p.window.first == seq+1 && len(results) > 0 {
 			f.results = results
 			p.learn(f)

@@ -263,7 +263,7 @@ func (l *edgeLink) take(frame []byte, size int) error {
 		}
 		switch it.kind {
 		case itemDeliveries, itemReplies, itemCancels:
-			if err := l.collect(it.kind, &c); err != nil {
+			if err := l.collect(&it, &c); err != nil {
 				together.p = nil // nothing of a broken frame
 				return err
 			}
@@ -285,15 +285,16 @@ func (l *edgeLink) take(frame []byte, size int) error {
 }
 
 // collect decodes an item into the arrivals.
-func (l *edgeLink) collect(kind byte, c *cursor) error {
+func (l *edgeLink) collect(it *item, c *cursor) error {
 	a := &l.arrivals
-	switch kind {
+	switch it.kind {
 	case itemDeliveries:
 		for range c.count(deliverySize + pieceSize) {
 			a.deliveries = append(a.deliveries, broker.Delivery{})
 			c.delivery(&a.deliveries[len(a.deliveries)-1])
 		}
 	case itemReplies:
+		a.behind = it.flags&repliesBehind != 0
 		for range c.count(replySize) {
 			var r queue.Reply
 			r, l.results = c.reply(l.edge.o.Session, l.results)

@@ -48,6 +48,7 @@ type pipe struct {
 	incarnation uint64 // of the machine that answered last, local shards only
 	retry       *time.Timer
 	waiting     bool // retry is running
+	behind      bool // the leader said so with its last replies
 	pause       time.Duration
 }
 

@@ -10,7 +10,7 @@ import (
 
 // A frame between an edge and a server is a run of items; all integers are little endian:
 //
-//	item  kind u8 | reserved u8 | shard u16 | length u32 of the payload | payload
+//	item  kind u8 | flags u8 | shard u16 | length u32 of the payload | payload
 //
 // The first item of a link, in both directions, is a greeting. The generation numbers an edge's attempts to talk to a
 // shard: what belongs to an earlier one is dropped.
@@ -26,7 +26,7 @@ import (
 //	  delivery  flags u8 | reserved u8 ×3 | pieces u32 | inline u32, bytes | delivery count u32 | acquired count u32 |
 //	            reserved u32 | consumer u64 | id u64 | queue u64 | piece… | envelope, if inline
 //	  piece     index u64 | offset u32 | size u32
-//	replies     generation u32 | count u32 | reply…
+//	replies     generation u32 | count u32 | reply… (flags: 1 if consumers of the shard are behind)
 //	  reply     seq u64 | results u32 | reserved u32 | result…
 //	  result    command u32 | code u8 | reserved u8 ×3 | messages u64 | consumers u32 | reserved u32 |
 //	            delivery, if the code is Message
@@ -56,6 +56,7 @@ const (
 	deliveryRedeliver  = 1 << 0
 	deliveryPersistent = 1 << 1
 	deliveryInline     = 1 << 2
+	repliesBehind      = 1 << 0
 
 	// frameBytes is the size at which a frame is sent; it may be exceeded by the last thing in it.
 	frameBytes = 256 << 10
@@ -71,11 +72,14 @@ func beginItem(dst []byte, kind byte, shard queue.ShardID) ([]byte, int) {
 	return dst, len(dst)
 }
 
+func setFlags(dst []byte, mark int, flags byte) { dst[mark-itemHeaderSize+1] = flags }
+
 func endItem(dst []byte, mark int) { le.PutUint32(dst[mark-4:], uint32(len(dst)-mark)) }
 
 // item is one item of a frame.
 type item struct {
 	kind    byte
+	flags   byte
 	shard   queue.ShardID
 	payload []byte
 }
@@ -90,7 +94,7 @@ func cutItem(frame []byte) (it item, rest []byte, err error) {
 	if uint64(n) > uint64(len(rest)) {
 		return it, nil, fmt.Errorf("item of %d bytes in %d: %w", n, len(rest), errMalformed)
 	}
-	return item{frame[0], queue.ShardID(le.Uint16(frame[2:])), rest[:n:n]}, rest[n:], nil
+	return item{frame[0], frame[1], queue.ShardID(le.Uint16(frame[2:])), rest[:n:n]}, rest[n:], nil
 }
 
 // cursor reads a payload; after the first thing that is missing everything is zero and bad is set.

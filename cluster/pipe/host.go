@@ -32,6 +32,7 @@ type Host struct {
 	attached    map[queue.SessionID]*attachment
 	helloes     int // attachments that wait for their session to be up
 	sinceHash   uint64
+	behindUntil int64 // ms
 	reads       []read
 	peers       peers
 	tick        ticker
@@ -114,9 +115,10 @@ func (h *Host) applyOne(e *Entry, last int64) (int64, error) {
 func (h *Host) handOn() {
 	e := &h.effects
 	if h.leading {
+		behind := h.behind(e)
 		for session, a := range h.attached {
 			if a.hello == nil {
-				a.stream.effects(session, a.generation, e)
+				a.stream.effects(session, a.generation, e, behind)
 			}
 		}
 		if len(e.Deleted) > 0 && h.o.QueuesDeleted != nil {
@@ -125,6 +127,19 @@ func (h *Host) handOn() {
 		h.tick.due(h, e.NextTick)
 	}
 	e.Reset()
+}
+
+// behindFor is for how long the shard's consumers count as behind after one was: a few of their settles' ways, so that what
+// publishers may have under way does not change with each entry.
+const behindFor = 100 // ms
+
+// behind tells whether a consumer of the shard was behind a short while ago.
+func (h *Host) behind(e *queue.Effects) bool {
+	now := h.nowMillis()
+	if e.Behind {
+		h.behindUntil = now + behindFor
+	}
+	return now < h.behindUntil
 }
 
 // Lead tells that this node leads the shard in the term and that its state holds everything up to index, where a barrier

@@ -66,9 +66,9 @@ type told struct {
 	welcomed, resets []uint32
 }
 
-func (s *told) effects(queue.SessionID, uint32, *queue.Effects) {}
-func (s *told) welcome(w welcome)                               { s.welcomed = append(s.welcomed, w.generation) }
-func (s *told) reset(generation uint32)                         { s.resets = append(s.resets, generation) }
+func (s *told) effects(queue.SessionID, uint32, *queue.Effects, bool) {}
+func (s *told) welcome(w welcome)                                     { s.welcomed = append(s.welcomed, w.generation) }
+func (s *told) reset(generation uint32)                               { s.resets = append(s.resets, generation) }
 
 // immediate is a log that has committed what it is given; apply applies it.
 type immediate struct{ entries []Entry }
@@ -113,7 +113,7 @@ func TestOutboxTellsTheHighest(t *testing.T) {
 	o := &outbox{link: &serverLink{server: &Server{o: ServerOptions{OutboxBytes: 1 << 20}}, wake: make(chan struct{}, 1)}}
 	session := queue.MakeSessionID(2, 1)
 	for _, seq := range []uint64{3, 7, 6} {
-		o.effects(session, 0, &queue.Effects{Replies: []queue.Reply{{Session: session, Seq: seq}}})
+		o.effects(session, 0, &queue.Effects{Replies: []queue.Reply{{Session: session, Seq: seq}}}, false)
 	}
 	if len(o.replies) != 1 || o.replies[0].Seq != 7 {
 		t.Errorf("%+v", o.replies)
@@ -127,7 +127,7 @@ func TestNoWelcomeAfterLoss(t *testing.T) {
 	o := &outbox{link: &serverLink{server: &Server{o: ServerOptions{OutboxBytes: 1}}, link: far, wake: make(chan struct{}, 1)}}
 	session := queue.MakeSessionID(2, 1)
 	for seq := range uint64(2) {
-		o.effects(session, 0, &queue.Effects{Replies: []queue.Reply{{Session: session, Seq: seq + 1, Results: []queue.Result{{}}}}})
+		o.effects(session, 0, &queue.Effects{Replies: []queue.Reply{{Session: session, Seq: seq + 1, Results: []queue.Result{{}}}}}, false)
 	}
 	o.welcome(welcome{last: 2})
 	o.link.mu.Lock()

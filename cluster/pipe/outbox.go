@@ -22,6 +22,7 @@ type outbox struct {
 	listed     bool
 	deliveries []queue.Delivery
 	replies    []queue.Reply
+	behind     bool
 	cancels    []queue.ConsumerID
 	welcomed   *welcome
 	resetting  bool
@@ -70,7 +71,7 @@ func (o *outbox) flows(generation uint32) bool {
 }
 
 // effects implements stream.
-func (o *outbox) effects(session queue.SessionID, generation uint32, e *queue.Effects) {
+func (o *outbox) effects(session queue.SessionID, generation uint32, e *queue.Effects, behind bool) {
 	l := o.link
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -78,6 +79,7 @@ func (o *outbox) effects(session queue.SessionID, generation uint32, e *queue.Ef
 		return
 	}
 	before := l.held
+	o.behind = behind
 	for i := range e.Deliveries {
 		if d := &e.Deliveries[i]; d.Session == session {
 			o.deliveries = append(o.deliveries, cloneDelivery(d))

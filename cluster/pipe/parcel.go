@@ -7,6 +7,7 @@ type parcel struct {
 	generation uint32
 	deliveries []queue.Delivery
 	replies    []queue.Reply
+	behind     bool
 	cancels    []queue.ConsumerID
 	welcomed   *welcome
 	resetting  bool
@@ -28,7 +29,7 @@ func (l *serverLink) pickUp(p *parcel) *outbox {
 	p.deliveries, o.deliveries = o.deliveries, p.deliveries[:0]
 	p.replies, o.replies = o.replies, p.replies[:0]
 	p.cancels, o.cancels = o.cancels, p.cancels[:0]
-	p.welcomed, p.resetting, p.generation = o.welcomed, o.resetting, o.generation
+	p.welcomed, p.resetting, p.generation, p.behind = o.welcomed, o.resetting, o.generation, o.behind
 	o.welcomed, o.resetting, o.listed = nil, false, false
 	return o
 }
@@ -60,13 +61,17 @@ func (l *serverLink) pack(out *frameBuilder, o *outbox, p *parcel) error {
 	if err := l.packDeliveries(out, o, p); err != nil {
 		return err
 	}
-	err := l.packItems(out, itemReplies, o.shard, p.generation, len(p.replies), func(i int) {
+	flags := byte(0)
+	if p.behind {
+		flags = repliesBehind
+	}
+	err := l.packItems(out, itemReplies, flags, o.shard, p.generation, len(p.replies), func(i int) {
 		out.b = appendReply(out.b, &p.replies[i])
 	})
 	if err != nil {
 		return err
 	}
-	err = l.packItems(out, itemCancels, o.shard, p.generation, len(p.cancels), func(i int) {
+	err = l.packItems(out, itemCancels, 0, o.shard, p.generation, len(p.cancels), func(i int) {
 		out.b = le.AppendUint64(out.b, uint64(p.cancels[i]))
 	})
 	if err != nil {
@@ -82,10 +87,11 @@ func (l *serverLink) pack(out *frameBuilder, o *outbox, p *parcel) error {
 }
 
 // packItems appends n things in items of one kind.
-func (l *serverLink) packItems(out *frameBuilder, kind byte, shard queue.ShardID, generation uint32, n int, put func(i int)) error {
+func (l *serverLink) packItems(out *frameBuilder, kind, flags byte, shard queue.ShardID, generation uint32, n int, put func(i int)) error {
 	for i := 0; i < n; {
 		var mark int
 		out.b, mark = beginItem(out.b, kind, shard)
+		setFlags(out.b, mark, flags)
 		out.b = le.AppendUint32(out.b, generation)
 		out.b = le.AppendUint32(out.b, 0)
 		first := i
@@ -106,7 +112,7 @@ func (l *serverLink) packItems(out *frameBuilder, kind byte, shard queue.ShardID
 // packDeliveries appends deliveries with their envelopes, as far as those may go along.
 func (l *serverLink) packDeliveries(out *frameBuilder, o *outbox, p *parcel) error {
 	room := l.takeRoom(p.deliveries)
-	err := l.packItems(out, itemDeliveries, o.shard, p.generation, len(p.deliveries), func(i int) {
+	err := l.packItems(out, itemDeliveries, 0, o.shard, p.generation, len(p.deliveries), func(i int) {
 		d := &p.deliveries[i]
 		var mark int
 		out.b, mark = appendDelivery(out.b, d)

@@ -56,7 +56,7 @@ func (h *Host) admitOne(s queue.SessionID, a *attachment) {
 			e.Cancels = append(e.Cancels, queue.Cancel{Session: s, Consumer: c})
 		}
 	}
-	a.stream.effects(s, a.generation, e)
+	a.stream.effects(s, a.generation, e, false)
 	a.stream.welcome(welcome{a.generation, last, h.incarnation})
 	e.Reset()
 }

@@ -12,8 +12,9 @@ import (
 // What comes in one call is told in this order: deliveries, replies, cancels. So a consumer gets nothing after the
 // answer to its Cancel, and may get its first delivery before the answer to its Attach.
 type stream interface {
-	// effects takes what is for the session out of e, which is the host's again after the call.
-	effects(session queue.SessionID, generation uint32, e *queue.Effects)
+	// effects takes what is for the session out of e, which is the host's again after the call. behind tells that consumers of
+	// the shard wait for their settles, see broker.Batch.
+	effects(session queue.SessionID, generation uint32, e *queue.Effects, behind bool)
 	// welcome ends the answer to a hello: what the edge missed has come through effects.
 	welcome(w welcome)
 	// reset tells that the host does not serve this generation (any more).

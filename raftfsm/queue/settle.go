@@ -12,6 +12,9 @@ func (s *State) settle(ss *session, id ConsumerID, o Outcome, ranges []byte) {
 	for ; len(ranges) >= 16; ranges = ranges[16:] {
 		s.settleRange(c, o, u64(ranges), u64(ranges[8:]))
 	}
+	if c.queue != nil && c.queue.ready > 0 && o == Ack {
+		s.out.Behind = true
+	}
 	s.settled(c)
 }
 

@@ -150,6 +150,9 @@ type Effects struct {
 	Deleted    []QueueID // queues that deleted themselves (auto-delete, expiry): the catalog must forget them
 	// NextTick is the earliest time, in milliseconds of the entries' clock, at which a Tick would change something; 0: never.
 	NextTick int64
+	// Behind tells that a consumer has settled deliveries while messages of its queue were ready: it waited for its settles, and
+	// what publishers have in the log ahead of them made it wait longer.
+	Behind bool
 }
 
 // maxKeptDeliveries is for how many deliveries Reset keeps memory: one entry can give as many as there is credit.
@@ -163,5 +166,5 @@ func (e *Effects) Reset() {
 		e.Deliveries = nil
 	}
 	e.Replies, e.Deliveries = e.Replies[:0], e.Deliveries[:0]
-	e.Cancels, e.Deleted, e.NextTick = e.Cancels[:0], e.Deleted[:0], 0
+	e.Cancels, e.Deleted, e.NextTick, e.Behind = e.Cancels[:0], e.Deleted[:0], 0, false
 }
