@@ -39,7 +39,7 @@ var allowed = map[string][]string{
 	"client":            {"proto/broker/v1"},
 	"management":        {"broker"},
 	"node":              {"..."},
-	"internal/bench":    {"amqp/wire"},
+	"internal/bench":    {"amqp/wire", "proto/broker/v1"},
 	"internal/amqptest": {"..."},
 	"cmd/warren":        {"backup", "client", "config", "node", "internal/bench", "storage", "storage/vfs", "tlsfiles"},
 	"internal/arrows":   {},
