@@ -176,7 +176,10 @@ export class Client {
     return admin.status(this.core, options.signal);
   }
 
-  /** Ends all publishers and consumers without waiting for what is under way, and the connections. Publisher.close waits. */
+  /**
+   * Ends all consumers, as their close does, and then publishers and calls without waiting for what is under way, and the
+   * connections. Publisher.close waits.
+   */
   close(): Promise<void> {
     return this.core.close();
   }
@@ -195,6 +198,9 @@ export class Core {
   private readonly delay: { least: number; most: number };
   private readonly quit = new AbortController();
   private readonly works = new Set<Promise<unknown>>();
+  /** Those that run: they are closed with the client. */
+  readonly consumers = new Set<{ close(): Promise<void> }>();
+  private closing = false;
   private current = 0;
   /** Counts the changes of current, and of the connection to it. */
   private generation = 0;
@@ -224,6 +230,8 @@ export class Core {
   }
 
   async close(): Promise<void> {
+    this.closing = true;
+    await Promise.all([...this.consumers].map((consumer) => consumer.close()));
     this.quit.abort(new ClosedError());
     await Promise.allSettled(this.works);
     for (const node of this.nodes) {
@@ -231,9 +239,15 @@ export class Core {
     }
   }
 
+  private checkOpen(): void {
+    if (this.closing) {
+      throw new ClosedError();
+    }
+  }
+
   /** Runs the work of a publisher or consumer, which ends by its own controller and with the client. */
   start(own: AbortController, work: () => Promise<void>): Promise<void> {
-    this.quit.signal.throwIfAborted();
+    this.checkOpen();
     const over = onAbort(this.quit.signal, () => own.abort(this.quit.signal.reason));
     const done = work().finally(() => {
       over();
@@ -245,7 +259,7 @@ export class Core {
 
   /** Makes a call that may be repeated, on one node after the other until one answers. */
   async call<T>(f: (node: Node, signal: AbortSignal) => Promise<T>, outer?: AbortSignal): Promise<T> {
-    this.quit.signal.throwIfAborted();
+    this.checkOpen();
     outer?.throwIfAborted();
     const own = new AbortController();
     const overs = [this.quit.signal, outer].map((s) => onAbort(s, () => own.abort(s!.reason)));

@@ -225,11 +225,13 @@ export class Consumer implements AsyncIterable<Delivery> {
   /** Consumes until the consumer is closed or cannot go on. */
   private async work(started: () => void): Promise<void> {
     let reason: unknown;
+    this.core.consumers.add(this);
     try {
       await this.core.stream(`consumer of ${this.request.queue}`, this.quit.signal, (node, signal, up) => this.run(node, signal, up, started));
     } catch (error) {
       reason = error;
     }
+    this.core.consumers.delete(this);
     this.error = this.closing ? new ClosedError() : reason;
     this.stopWaiters(this.error);
   }

@@ -132,9 +132,22 @@ test("close sends what is settled, ends loops and waits", async (t) => {
   await loop;
   assert.deepEqual(await settles(stream), [[1, true, "ACK"]]);
   await stream.closed;
-  stream.end();
   await consumer.close();
   await assert.rejects(consumer.next(), ClosedError);
+});
+
+test("the client's close sends what is settled as well", async (t) => {
+  const { client, broker } = await start(t);
+  const starting = client.consume("q");
+  const { stream } = await begin(broker);
+  const consumer = await starting;
+  stream.send(delivered(1, "a"));
+  assert.equal(await (await consumer.next()).ack(), true);
+  const closed = client.close();
+  await assert.rejects(client.consume("q"), ClosedError);
+  assert.deepEqual(await settles(stream), [[1, true, "ACK"]]);
+  await stream.closed;
+  await closed;
 });
 
 test("waits for deliveries end with their signal, and another gets the delivery", async (t) => {
@@ -211,7 +224,6 @@ test("handle settles by what the handler does, with so many workers, until its s
   assert.equal(most, 2);
   controller.abort();
   await stream.closed;
-  stream.end();
   await handling;
 });
 
@@ -234,7 +246,6 @@ test("get takes one message and settles it", async (t) => {
   const acked = delivery!.ack();
   assert.equal((await stream.requests.next()).settle!.settlement, "SETTLEMENT_ACK");
   await stream.closed;
-  stream.end();
   assert.equal(await acked, true);
   await assert.rejects(delivery!.ack(), /settled already/);
 });

@@ -40,7 +40,7 @@ export class Inbox<T> {
 /** The broker's side of a stream. */
 export class Served<Q, R> {
   readonly requests = new Inbox<Q>();
-  /** Resolves when the client has half-closed. */
+  /** Resolves when the client has half-closed; the stream ends then, as the broker's does. */
   readonly closed: Promise<void>;
   readonly metadata: grpc.Metadata;
 
@@ -48,7 +48,12 @@ export class Served<Q, R> {
     this.metadata = call.metadata;
     call.on("data", (request: Q) => this.requests.put(request));
     call.on("error", () => undefined);
-    this.closed = new Promise((resolve) => call.on("end", resolve));
+    this.closed = new Promise((resolve) => {
+      call.on("end", () => {
+        call.end();
+        resolve();
+      });
+    });
   }
 
   send(response: R): void {
