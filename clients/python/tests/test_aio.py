@@ -1,11 +1,13 @@
 import asyncio
 import logging
 import unittest
+import unittest.mock
 
 import grpc
 from fake_node import Cluster, eventually
 
 from warren import aio
+from warren._connection import converse, of_call, send
 from warren._consumer import ConsumeStream
 from warren._proto import consuming_pb2, publishing_pb2
 
@@ -258,6 +260,38 @@ class Consuming(WithNodes):
         got = [(await consumer.next()).body for _ in range(50)]
         self.assertEqual(got, self.cluster.queue)
         await consumer.close()
+
+
+class Cancelling(unittest.IsolatedAsyncioTestCase):
+    """gRPC's reads and writes raise how the call has ended when they are cancelled at that moment."""
+
+    async def ends_as_it_is_cancelled(self):
+        try:
+            await asyncio.sleep(PATIENCE)
+        except asyncio.CancelledError:
+            raise grpc.aio.AioRpcError(grpc.StatusCode.UNAVAILABLE, grpc.aio.Metadata(), grpc.aio.Metadata()) from None
+
+    async def test_whoever_waits_for_a_call_is_cancelled(self):
+        waiting = asyncio.create_task(of_call(self.ends_as_it_is_cancelled()))
+        await asyncio.sleep(0.01)
+        waiting.cancel()
+        with self.assertRaises(asyncio.CancelledError):
+            await waiting
+
+    async def test_whoever_runs_a_stream_is_cancelled(self):
+        call = unittest.mock.Mock()
+        waiting = asyncio.create_task(converse(call, self.ends_as_it_is_cancelled(), self.ends_as_it_is_cancelled()))
+        await asyncio.sleep(0.01)
+        waiting.cancel()
+        with self.assertRaises(asyncio.CancelledError):
+            await waiting
+        call.cancel.assert_called()
+
+    async def test_a_sender_that_is_over_is_not_asked_for_more(self):
+        call = unittest.mock.Mock()
+        call.write = unittest.mock.AsyncMock()
+        call.done.return_value = True
+        self.assertFalse(await send(call, None))
 
 
 class Settling(unittest.IsolatedAsyncioTestCase):

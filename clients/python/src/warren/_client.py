@@ -6,7 +6,7 @@ import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
 from typing import Any, TypeVar
 
-from ._connection import DEFAULT_RECONNECT_DELAY, TLS, Connection, Node
+from ._connection import DEFAULT_RECONNECT_DELAY, TLS, Connection, Node, of_call
 from ._consumer import DEFAULT_CREDIT, BaseConsumer, BaseDelivery, Consumer, Delivery, Inbox, consume_start, get
 from ._message import Value, from_proto, put_fields
 from ._proto import admin_pb2, consuming_pb2, topology_pb2
@@ -274,13 +274,13 @@ class Client:
         """Makes a call with one answer."""
 
         async def ask(node: Node) -> Any:
-            return await method(node)(request, metadata=self._connection.metadata)
+            return await of_call(method(node)(request, metadata=self._connection.metadata))
 
         return await self._connection.call(ask)
 
     def _remember(self, key: Any, method: Callable[[Node], Any], request: Any) -> None:
         def declare(node: Node) -> Awaitable[Any]:
-            return method(node)(request, metadata=self._connection.metadata)  # type: ignore[no-any-return]
+            return of_call(method(node)(request, metadata=self._connection.metadata))
 
         self._connection.remember(key, declare)
 

@@ -214,10 +214,6 @@ class Connection:
                 if not self.closed:
                     raise
                 raise ClosedError("the client is closed") from None
-            except asyncio.CancelledError:
-                if not self.closed or is_cancelled():
-                    raise
-                raise ClosedError("the client is closed") from None
             await attempts.wait()
 
     async def stream(self, what: str, run: Callable[[Node, Callable[[], None]], Awaitable[None]]) -> None:
@@ -286,21 +282,31 @@ class Attempts:
         raise ClosedError("the client is closed")
 
 
-def is_cancelled() -> bool:
-    """Whether the running task is asked to end. gRPC raises CancelledError also when only its call is."""
-    task = asyncio.current_task()
-    return task is not None and task.cancelling() > 0
+async def of_call(waiting: Awaitable[T]) -> T:
+    """Awaits a call of gRPC, or one of its reads or writes, in a task of its own: when gRPC sees a cancellation it may raise
+    how the call has ended instead, and whoever was cancelled would go on."""
+    task = asyncio.ensure_future(waiting)
+    try:
+        await asyncio.wait([task])
+    except asyncio.CancelledError:
+        task.add_done_callback(lambda task: task.cancelled() or task.exception())  # nobody is interested
+        task.cancel()
+        raise
+    if task.cancelled():  # with the channel
+        raise ClosedError("the client is closed")
+    return task.result()
 
 
 async def converse(call: Any, sender: Coroutine[Any, Any, None], receiver: Coroutine[Any, Any, None]) -> None:
     """Runs both directions of a stream, until the receiver raises why it has ended. The sender's end alone means nothing:
     what it cannot send for, the receiver learns."""
-    tasks = [asyncio.create_task(sender), asyncio.create_task(receiver)]
+    sending, receiving = tasks = [asyncio.create_task(sender), asyncio.create_task(receiver)]
     try:
         await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
-        if tasks[0].done():
-            tasks[0].result()
-        await tasks[1]
+        if sending.done():
+            sending.result()
+            await asyncio.wait([receiving])  # and not for its result: see of_call
+        receiving.result()
     finally:
         for task in tasks:
             task.cancel()
@@ -314,4 +320,4 @@ async def send(call: Any, request: Any) -> bool:
         await call.write(request)
     except (grpc.aio.AioRpcError, asyncio.InvalidStateError):
         return False
-    return True
+    return not call.done()  # gRPC may have taken a cancellation for success

@@ -12,7 +12,7 @@ from typing import Any, Generic, Protocol, TypeGuard, TypeVar
 
 import grpc
 
-from ._connection import Again, Connection, Node, converse, send
+from ._connection import Again, Connection, Node, converse, of_call, send
 from ._message import Message, from_proto
 from ._proto import consuming_pb2
 from ._topology import Binding, binding_to_proto
@@ -201,8 +201,8 @@ class BaseConsumer(Generic[D]):
             raise ClosedError("the consumer is closed")
         call = node.consume(metadata=self._connection.metadata)
         try:
-            await send(call, consuming_pb2.ConsumeRequest(start=self._start))
-            response = await call.read()
+            await of_call(send(call, consuming_pb2.ConsumeRequest(start=self._start)))
+            response = await of_call(call.read())
         except BaseException:
             call.cancel()
             raise
@@ -436,18 +436,19 @@ async def get(node: Node, metadata: Any, queue: str, auto_settle: bool, kind: ty
     """Takes one message; None: there is none."""
     call = node.get(metadata=metadata)
     try:
-        await send(call, consuming_pb2.GetRequest(fetch=consuming_pb2.Fetch(queue=queue, auto_settle=auto_settle)))
-        response = await call.read()
+        fetch = consuming_pb2.Fetch(queue=queue, auto_settle=auto_settle)
+        await of_call(send(call, consuming_pb2.GetRequest(fetch=fetch)))
+        response = await of_call(call.read())
         if response is grpc.aio.EOF:
             return None
         if not response.HasField("delivery"):
-            await finish(call)
+            await of_call(finish(call))
             return None
         d = response.delivery
         settler = None if auto_settle else _GetStream(call)
         delivery = from_proto(kind, d.message, redelivered=d.redelivered, tag=d.delivery_tag, settler=settler)
         if auto_settle:
-            await finish(call)
+            await of_call(finish(call))
         return delivery
     except BaseException:
         call.cancel()
