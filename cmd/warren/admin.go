@@ -21,7 +21,8 @@ import (
 type admin struct {
 	server, user, password string
 	asJSON                 bool
-	http                   http.Client
+	tls                    adminTLS
+	http                   *http.Client // nil: not made yet
 }
 
 // adminTimeout bounds one request; what takes longer is begun by one and looked at with others.
@@ -33,24 +34,49 @@ func (a *admin) register(c *cobra.Command) {
 	f.StringVar(&a.user, "user", "guest", "user")
 	f.StringVar(&a.password, "password", "guest", "password")
 	f.BoolVar(&a.asJSON, "json", false, "print JSON")
+	a.tls.register(f)
+}
+
+// send sends a request; change (if not nil) is called with it before.
+func (a *admin) send(ctx context.Context, method, path string, body io.Reader, change func(*http.Request)) (*http.Response, error) {
+	if a.http == nil {
+		client, err := a.tls.client()
+		if err != nil {
+			return nil, err
+		}
+		a.http = client
+	}
+	request, err := http.NewRequestWithContext(ctx, method, a.tls.url(a.server)+path, body)
+	if err != nil {
+		return nil, err
+	}
+	request.SetBasicAuth(a.user, a.password)
+	if change != nil {
+		change(request)
+	}
+	response, err := a.http.Do(request)
+	if err != nil {
+		return nil, fmt.Errorf("ask %s: %w", a.server, err)
+	}
+	return response, nil
+}
+
+// refusal is what an answer other than 200 says.
+func (a *admin) refusal(response *http.Response, data []byte) error {
+	var refusal struct{ Reason string }
+	if json.Unmarshal(data, &refusal) == nil && refusal.Reason != "" {
+		return errors.New(refusal.Reason)
+	}
+	return fmt.Errorf("%s answers %s", a.server, response.Status)
 }
 
 // do sends a request and decodes the answer into value.
 func (a *admin) do(ctx context.Context, method, path string, value any) error {
-	server := a.server
-	if !strings.Contains(server, "://") {
-		server = "http://" + server
-	}
 	ctx, cancel := context.WithTimeout(ctx, adminTimeout)
 	defer cancel()
-	request, err := http.NewRequestWithContext(ctx, method, strings.TrimSuffix(server, "/")+path, nil)
+	response, err := a.send(ctx, method, path, nil, nil)
 	if err != nil {
 		return err
-	}
-	request.SetBasicAuth(a.user, a.password)
-	response, err := a.http.Do(request)
-	if err != nil {
-		return fmt.Errorf("ask %s: %w", a.server, err)
 	}
 	defer response.Body.Close()
 	data, err := io.ReadAll(io.LimitReader(response.Body, 64<<20))
@@ -58,11 +84,7 @@ func (a *admin) do(ctx context.Context, method, path string, value any) error {
 		return fmt.Errorf("ask %s: %w", a.server, err)
 	}
 	if response.StatusCode != http.StatusOK {
-		var refusal struct{ Reason string }
-		if json.Unmarshal(data, &refusal) == nil && refusal.Reason != "" {
-			return errors.New(refusal.Reason)
-		}
-		return fmt.Errorf("%s answers %s", a.server, response.Status)
+		return a.refusal(response, data)
 	}
 	if err := json.Unmarshal(data, value); err != nil {
 		return fmt.Errorf("the answer of %s makes no sense: %w", a.server, err)

@@ -21,6 +21,7 @@ func main() {
 	}
 	root.AddCommand(serverCommand(), healthCommand(), tlsCommand(), benchCommand(), versionCommand(), storageCommand(),
 		statusCommand(), membersCommand(), shardsCommand(), leaveCommand(), removeCommand(), drainCommand(), rebalanceCommand())
+	root.AddCommand(backupCommand(), restoreCommand())
 	root.AddCommand(messageCommands()...)
 	if err := root.Execute(); err != nil {
 		fmt.Fprintln(os.Stderr, "warren:", err)
