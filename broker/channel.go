@@ -40,6 +40,7 @@ type Channel struct {
 	closed    bool
 	shortest  time.Duration // the least timeout of its consumers, 0: none has one
 	timedOut  bool          // a delivery was out for too long
+	extended  bool          // a delivery's time began anew: the oldest is not the first that is late any more
 
 	// The limit that the channel's consumers share (qos with global), 0: none, and how much of it is used.
 	limit       atomic.Int64

@@ -50,6 +50,7 @@ type call struct {
 type settle struct {
 	consumer queue.ConsumerID
 	outcome  queue.Outcome
+	delay    uint64 // milliseconds until what goes back does so
 	ranges   []queue.Range
 }
 
@@ -97,9 +98,12 @@ func (b *batch) published(ch *Channel, seq uint64) {
 }
 
 // settle notes a settled delivery.
-func (b *batch) settle(c queue.ConsumerID, o queue.Outcome, r queue.Range) {
+func (b *batch) settle(c queue.ConsumerID, o queue.Outcome, r queue.Range) { b.settleLater(c, o, 0, r) }
+
+// settleLater notes one that goes back after a delay, in milliseconds.
+func (b *batch) settleLater(c queue.ConsumerID, o queue.Outcome, delay uint64, r queue.Range) {
 	for i := b.used - 1; i >= 0; i-- {
-		if s := &b.settles[i]; s.consumer == c && s.outcome == o {
+		if s := &b.settles[i]; s.consumer == c && s.outcome == o && s.delay == delay {
 			s.add(r)
 			return
 		}
@@ -111,7 +115,7 @@ func (b *batch) settle(c queue.ConsumerID, o queue.Outcome, r queue.Range) {
 		b.settles = append(b.settles, settle{})
 	}
 	s := &b.settles[b.used]
-	s.consumer, s.outcome, s.ranges = c, o, append(s.ranges[:0], r)
+	s.consumer, s.outcome, s.delay, s.ranges = c, o, delay, append(s.ranges[:0], r)
 	b.used++
 }
 
@@ -128,7 +132,11 @@ func (s *settle) add(r queue.Range) {
 func (b *batch) seal() {
 	for i := range b.used {
 		s := &b.settles[i]
-		b.Settle(s.consumer, s.outcome, s.ranges...)
+		if s.delay > 0 {
+			b.SettleLater(s.consumer, s.outcome, s.delay, s.ranges...)
+		} else {
+			b.Settle(s.consumer, s.outcome, s.ranges...)
+		}
 	}
 	b.used = 0
 }

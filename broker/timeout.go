@@ -53,7 +53,7 @@ func (ch *Channel) late(now ticks) (timeout time.Duration, late bool) {
 	if ch.closed || ch.timedOut || ch.shortest == 0 {
 		return 0, false
 	}
-	if oldest, ok := ch.unacked.oldest(); !ok || !oldest.late(now, ch.shortest) {
+	if oldest, ok := ch.unacked.oldest(); !ok || !ch.extended && !oldest.late(now, ch.shortest) {
 		return 0, false
 	}
 	ch.unacked.each(func(e unsettled) bool {

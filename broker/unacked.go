@@ -124,6 +124,20 @@ func (u *unacked) has(tag uint64) bool {
 	return found && u.pages[i].slots[tag%pageSize].consumer != nil
 }
 
+// stamp notes another time of handing out for a tag, or for all up to it.
+func (u *unacked) stamp(tag uint64, through bool, at ticks) {
+	for _, p := range u.pages {
+		if p.number > tag/pageSize {
+			return
+		}
+		for i := range p.slots {
+			if t := p.number*pageSize + uint64(i); t == tag || through && t < tag {
+				p.slots[i].at = at
+			}
+		}
+	}
+}
+
 // takeThrough settles all tags up to and including tag, in order.
 func (u *unacked) takeThrough(tag uint64, f func(tag uint64, e unsettled)) {
 	whole := 0 // pages that are empty afterwards

@@ -116,7 +116,9 @@ func (s *State) applyCommand(ss *session, k Kind, flags uint8, index uint64, p [
 			s.detach(c, flags&DetachFailed != 0)
 		}
 	case KindSettle:
-		s.settle(ss, ConsumerID(u64(p)), Outcome(flags), p[8:])
+		s.settle(ss, ConsumerID(u64(p)), Outcome(flags), 0, p[8:])
+	case KindSettleLater:
+		s.settle(ss, ConsumerID(u64(p)), Outcome(flags), s.due(u64(p[8:])), p[16:])
 	case KindGet:
 		s.get(ss, QueueID(u64(p)), ConsumerID(u64(p[8:])))
 	case KindSessionUp:

@@ -67,6 +67,14 @@ func checkState(t tester, s *State) {
 		if ready != q.ready || size != q.bytes || expiring != q.expiring || larges != q.larges || qsum != q.sum {
 			t.Fatalf("queue %#x: counts %+v, counted %d %d %d %d", id, q, ready, size, expiring, larges)
 		}
+		checkPages(t, &q.delayed)
+		for e := range q.delayed.all() {
+			if e.queue != id || dueTime(e.id) <= s.now {
+				t.Fatalf("queue %#x: delayed message %#x of queue %#x at %d", id, e.id, e.queue, s.now)
+			}
+			hold(q, &e.record)
+			sum += q.waitKey() * fold(e.id, e.record.hash())
+		}
 		if q.deadline != 0 && q.deadline <= s.now {
 			t.Fatalf("queue %#x: deadline %d is over at %d", id, q.deadline, s.now)
 		}

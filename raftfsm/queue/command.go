@@ -42,6 +42,7 @@ const (
 	KindMachineVersion Kind = 16 // leader: from here on entries mean what this version says
 	KindHash           Kind = 17 // leader: the hash of its state after the entry before; replicas compare
 	KindPeek           Kind = 18 // look at a ready message
+	KindSettleLater    Kind = 19 // nack and reject with requeue, after a delay
 )
 
 // Flags of commands; each belongs to the kinds in its name.
@@ -269,6 +270,21 @@ func (b *Batch) Detach(c ConsumerID, failed bool) {
 func (b *Batch) Settle(c ConsumerID, o Outcome, ranges ...Range) {
 	start := b.begin(KindSettle, uint8(o))
 	b.Data = binary.LittleEndian.AppendUint64(b.Data, uint64(c))
+	for _, r := range ranges {
+		b.Data = binary.LittleEndian.AppendUint64(b.Data, r.From)
+		b.Data = binary.LittleEndian.AppendUint64(b.Data, r.To)
+	}
+	b.end(start)
+}
+
+// SettleLater gives deliveries back like Settle with Requeue or RejectRequeue, but so many milliseconds (1 to MaxDelay)
+// later, by the entries' clock. Until then they are with nobody; the consumer's credit is free at once.
+//
+//	settle-later  consumer u64 | delay u64 | ranges, each from u64, to u64
+func (b *Batch) SettleLater(c ConsumerID, o Outcome, delayMillis uint64, ranges ...Range) {
+	start := b.begin(KindSettleLater, uint8(o))
+	b.Data = binary.LittleEndian.AppendUint64(b.Data, uint64(c))
+	b.Data = binary.LittleEndian.AppendUint64(b.Data, delayMillis)
 	for _, r := range ranges {
 		b.Data = binary.LittleEndian.AppendUint64(b.Data, r.From)
 		b.Data = binary.LittleEndian.AppendUint64(b.Data, r.To)

@@ -118,6 +118,7 @@ var shapes = [...]shape{
 	KindMachineVersion: {size: 4, leader: true},
 	KindHash:           {size: 16, leader: true},
 	KindPeek:           {size: 12, session: true},
+	KindSettleLater:    {flags: math.MaxUint8, size: 16, open: true, session: true},
 }
 
 func checkCommand(k Kind, flags uint8, leader bool, p []byte) error {
@@ -149,6 +150,13 @@ func checkCommand(k Kind, flags uint8, leader bool, p []byte) error {
 		}
 		if len(p)%16 != 8 {
 			return fmt.Errorf("%w: settle with %d bytes", ErrMalformed, len(p))
+		}
+	case KindSettleLater:
+		if o := Outcome(flags); o != Requeue && o != RejectRequeue {
+			return fmt.Errorf("%w: outcome %d later", ErrUnknownCommand, flags)
+		}
+		if delay := u64(p[8:]); len(p)%16 != 0 || delay == 0 || delay > MaxDelay {
+			return fmt.Errorf("%w: settle with %d bytes after %d ms", ErrMalformed, len(p), delay)
 		}
 	case KindSessionUp, KindSessionDown, KindSuspect:
 		if u64(p) == 0 {

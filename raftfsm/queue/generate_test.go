@@ -34,6 +34,7 @@ type step struct {
 	behind        uint16
 	acquired      uint32
 	failed        uint16
+	delay         uint64
 }
 
 // proposal is a batch.
@@ -101,6 +102,8 @@ func (c *step) append(b *Batch) {
 		b.Detach(c.consumer, c.first)
 	case KindSettle:
 		b.Settle(c.consumer, c.outcome, c.ranges...)
+	case KindSettleLater:
+		b.SettleLater(c.consumer, c.outcome, c.delay, c.ranges...)
 	case KindGet:
 		b.Get(c.queue, c.consumer)
 	case KindPeek:
@@ -133,7 +136,7 @@ const generatedQueues, generatedConsumers = 4, 4
 var sessionKinds = []Kind{
 	KindEnqueue, KindEnqueue, KindEnqueue, KindEnqueue, KindEnqueue, KindEnqueue, KindChunk, KindChunk, KindConfigure, KindConfigure,
 	KindDelete, KindPurge, KindAttach, KindAttach, KindAttach, KindCredit, KindCredit, KindCancel, KindDetach,
-	KindSettle, KindSettle, KindSettle, KindSettle, KindGet, KindGet, KindPeek,
+	KindSettle, KindSettle, KindSettle, KindSettle, KindSettleLater, KindSettleLater, KindGet, KindGet, KindPeek,
 }
 
 var leaderKinds = []Kind{KindSessionUp, KindSessionDown, KindSuspect, KindSuspect, KindTick, KindConfigure, KindDelete, KindPurge}
@@ -232,6 +235,9 @@ func (g *generator) step(k Kind) step {
 		c.session = g.sessionID()
 	case KindSettle:
 		c.consumer, c.outcome, c.ranges = g.consumer(), Outcome(g.number(0, int(Reject))), g.ranges()
+	case KindSettleLater:
+		c.consumer, c.outcome, c.ranges = g.consumer(), pick(g, Requeue, RejectRequeue), g.ranges()
+		c.delay = pick[uint64](g, 1, 5, 20, 20, MaxDelay)
 	default:
 		c.queue, c.consumer = g.queue(), g.consumer()
 		c.credit = uint32(pick[int](g, 1, 2, 5, 100, 0))

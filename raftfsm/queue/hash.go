@@ -9,6 +9,7 @@ import (
 // keep up when a part comes or goes and does not depend on how parts are stored:
 //
 //	each ready message      key of its queue × hash of the record
+//	each delayed message    another key of its queue × hash of its number and record
 //	each unsettled message  key of its consumer × hash of delivery id and record
 //	each queue, consumer, session, upload, producer: a hash of its own fields
 //

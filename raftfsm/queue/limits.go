@@ -77,7 +77,7 @@ func (s *State) trim(q *queue) {
 	}
 }
 
-// nextDeadline is when the queue or the head of a lane expires; 0: never.
+// nextDeadline is when the queue or the head of a lane expires, or a delayed message is due; 0: never.
 func (q *queue) nextDeadline() int64 {
 	var deadline int64
 	sooner := func(t int64) {
@@ -89,6 +89,9 @@ func (q *queue) nextDeadline() int64 {
 		for i := range q.filled() {
 			sooner(q.lanes[i].front().expiry)
 		}
+	}
+	if q.delayed.n > 0 {
+		sooner(dueTime(q.delayed.first().id))
 	}
 	if q.settings.Expires > 0 && q.attached == 0 {
 		sooner(later(q.lastUsed, q.settings.Expires))
@@ -108,6 +111,7 @@ func (s *State) passTime() {
 	s.forgetSilentProducers()
 	for len(s.timers) > 0 && s.timers[0].deadline <= s.now {
 		q := s.timers[0]
+		s.releaseDue(q)
 		s.expireHeads(q)
 		if q.settings.Expires > 0 && q.attached == 0 && later(q.lastUsed, q.settings.Expires) <= s.now {
 			s.removeItself(q)
@@ -115,6 +119,7 @@ func (s *State) passTime() {
 		}
 		s.schedule(q)
 	}
+	s.serveTouched() // what was due
 }
 
 // timers is a heap of the queues that have a deadline, the earliest first, equal ones by id.

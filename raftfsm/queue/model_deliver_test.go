@@ -67,12 +67,20 @@ func (m *model) passTime() {
 		}
 	}
 	for _, q := range m.sortedQueues() {
+		due := func(msg *modelMessage) bool { return msg.due <= m.now }
+		for _, msg := range q.delayed {
+			if due(msg) {
+				q.join(msg)
+			}
+		}
+		q.delayed = slices.DeleteFunc(q.delayed, due)
 		m.expire(q)
 		if at := q.expiresAt(); at != 0 && at <= m.now {
 			m.remove(q)
 			m.effects.deleted = append(m.effects.deleted, q.id)
 		}
 	}
+	m.rest()
 }
 
 // expiresAt is when the queue goes for want of use; 0: never.
@@ -92,6 +100,9 @@ func (m *model) nextTick() int64 {
 		times := []int64{q.expiresAt()}
 		for _, msg := range q.heads() {
 			times = append(times, msg.expiry)
+		}
+		for _, msg := range q.delayed {
+			times = append(times, msg.due)
 		}
 		for _, at := range times {
 			if at != 0 && (next == 0 || at < next) {
@@ -265,12 +276,12 @@ func (m *model) detach(c *modelConsumer, failed bool) {
 
 func (m *model) returnAll(c *modelConsumer, failed bool) {
 	for _, o := range c.out {
-		m.giveBack(o.m, failed)
+		m.giveBack(o.m, failed, 0)
 	}
 	c.out = nil
 }
 
-func (m *model) giveBack(msg *modelMessage, failed bool) {
+func (m *model) giveBack(msg *modelMessage, failed bool, delay uint64) {
 	q := msg.queue
 	msg.acquired++
 	if failed {
@@ -280,6 +291,16 @@ func (m *model) giveBack(msg *modelMessage, failed bool) {
 		q.gone++
 		return
 	}
+	if delay > 0 {
+		msg.due = m.now + int64(delay)
+		q.delayed = append(q.delayed, msg)
+		return
+	}
+	q.join(msg)
+}
+
+// join takes a message back to its place.
+func (q *modelQueue) join(msg *modelMessage) {
 	q.ready = append(q.ready, msg)
 	slices.SortFunc(q.ready, func(a, b *modelMessage) int { return cmp.Compare(a.order, b.order) })
 }
@@ -298,9 +319,9 @@ func (m *model) settle(ss *modelSession, c *step) {
 		}
 		switch c.outcome {
 		case Requeue:
-			m.giveBack(o.m, false)
+			m.giveBack(o.m, false, c.delay)
 		case RejectRequeue:
-			m.giveBack(o.m, true)
+			m.giveBack(o.m, true, c.delay)
 		default:
 			o.m.queue.gone++
 		}

@@ -30,6 +30,7 @@ type modelMessage struct {
 	priority         uint8
 	persistent       bool
 	expiry           int64
+	due              int64 // of a delayed message
 	acquired, failed uint32
 }
 
@@ -37,6 +38,7 @@ type modelQueue struct {
 	id          QueueID
 	set         Settings
 	ready       []*modelMessage // by order
+	delayed     []*modelMessage
 	consumers   []*modelConsumer
 	active      *modelConsumer
 	total, gone uint64
@@ -245,7 +247,7 @@ func (m *model) step(ss *modelSession, c *step) {
 		if k := ss.consumers[c.consumer]; k != nil {
 			m.detach(k, c.first)
 		}
-	case KindSettle:
+	case KindSettle, KindSettleLater:
 		m.settle(ss, c)
 	case KindGet:
 		m.get(ss, c)

@@ -3,6 +3,7 @@ package queue
 import (
 	"bytes"
 	"encoding/binary"
+	"slices"
 	"testing"
 )
 
@@ -64,18 +65,23 @@ func TestTheWidestSpan(t *testing.T) {
 	}
 }
 
-func TestSnapshotsWithoutProducersCanBeRead(t *testing.T) {
+func TestSnapshotsOfOlderFormatsCanBeRead(t *testing.T) {
 	w := newWorld(t)
 	w.block("n1 configure q\nn1 enqueue q a")
 	data := snapshotBytes(t, w.s)
-	old := append(bytes.Clone(data[:len(data)-12]), data[len(data)-8:]...) // without the number of producers
-	old[4] = 1
-	s, err := Restore(bytes.NewReader(old))
-	if err != nil {
-		t.Fatal(err)
-	}
-	if !bytes.Equal(snapshotBytes(t, s), data) {
-		t.Error("the state is another")
+	session := bytes.LastIndex(data, binary.LittleEndian.AppendUint64(nil, uint64(MakeSessionID(1, 1))))
+	second := slices.Concat(data[:session-8], data[session:]) // without the number of delayed messages
+	second[4] = 2
+	first := slices.Concat(second[:len(second)-12], second[len(second)-8:]) // and without that of producers
+	first[4] = 1
+	for _, old := range [][]byte{first, second} {
+		s, err := Restore(bytes.NewReader(old))
+		if err != nil {
+			t.Fatalf("format %d: %v", old[4], err)
+		}
+		if !bytes.Equal(snapshotBytes(t, s), data) {
+			t.Errorf("format %d: the state is another", old[4])
+		}
 	}
 }
 

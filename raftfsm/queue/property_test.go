@@ -176,7 +176,7 @@ func (tr *trial) compareProducers(s *State) {
 
 func (tr *trial) compareQueue(s *State, q *modelQueue, unsettled uint64) {
 	counts, ok := s.Counts(q.id)
-	want := Counts{uint64(len(q.ready)), q.bytes(), unsettled, uint32(len(q.consumers))}
+	want := Counts{uint64(len(q.ready)), q.bytes(), unsettled + uint64(len(q.delayed)), uint32(len(q.consumers))}
 	if !ok || counts != want {
 		tr.t.Fatalf("queue %#x: %+v, wanted %+v", q.id, counts, want)
 	}
@@ -276,7 +276,10 @@ func (tr *trial) messages() {
 		}
 	}
 	for id, q := range tr.m.queues {
-		list := append(all[id], q.ready...)
+		list := append(append(all[id], q.ready...), q.delayed...)
+		for _, msg := range q.delayed {
+			out[msg] = true
+		}
 		slices.SortFunc(list, func(a, b *modelMessage) int { return int(a.order) - int(b.order) })
 		for _, msg := range list {
 			wanted[id] = append(wanted[id], fmt.Sprint(msg.priority, msg.persistent, msg.expiry, msg.acquired, msg.failed, out[msg], strings.Join(msg.pieces, "")))
@@ -381,6 +384,9 @@ func (m *model) live() map[string]int {
 	}
 	for _, q := range m.queues {
 		for _, msg := range q.ready {
+			add(msg.pieces)
+		}
+		for _, msg := range q.delayed {
 			add(msg.pieces)
 		}
 	}

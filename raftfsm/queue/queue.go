@@ -22,6 +22,7 @@ type queue struct {
 	unsettled uint64
 	gotten    uint64 // of the unsettled ones, those with getters
 	lastOrder uint64
+	delayed   pages // given back, but not due yet: see delay.go
 
 	consumers []*consumer // in order of Attach; with the cancelled ones that hold messages
 	attached  int         // of them, those not cancelled
@@ -289,6 +290,7 @@ func (s *State) remove(q *queue) {
 		}
 	}
 	s.dropReady(q)
+	s.forgetDelayed(q)
 	s.resum(&q.meta, 0)
 	s.timers.remove(q)
 	delete(s.queues, q.id)

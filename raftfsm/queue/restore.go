@@ -21,9 +21,10 @@ func Restore(r io.Reader) (*State, error) {
 
 // decoder reads a snapshot. After the first error it reads zeros, and every loop ends.
 type decoder struct {
-	r   *bufio.Reader
-	s   *State
-	err error
+	r      *bufio.Reader
+	s      *State
+	format uint16
+	err    error
 }
 
 var zeros [entrySize]byte
@@ -123,9 +124,9 @@ func (d *decoder) state() {
 		d.fail("begins with %q", magic)
 		return
 	}
-	format := d.u16()
-	if format == 0 || format > snapshotFormat {
-		d.err = fmt.Errorf("%w: snapshot format %d", ErrVersion, format)
+	d.format = d.u16()
+	if d.format == 0 || d.format > snapshotFormat {
+		d.err = fmt.Errorf("%w: snapshot format %d", ErrVersion, d.format)
 		return
 	}
 	d.demand(d.u16() == 0, "reserved bytes set")
@@ -144,7 +145,7 @@ func (d *decoder) state() {
 			d.turns(q)
 		}
 	}
-	if format > 1 {
+	if d.format > 1 {
 		d.producers(d.u32())
 	}
 	d.finish()
@@ -216,7 +217,30 @@ func (d *decoder) queue() QueueID {
 		lowest = int(priority) + 1
 		d.lane(q, priority)
 	}
+	if d.format > 2 {
+		last := uint64(0)
+		for n := d.u64(); n > 0 && d.err == nil; n-- {
+			last = d.delayed(q, last)
+		}
+	}
 	return id
+}
+
+func (d *decoder) delayed(q *queue, last uint64) (number uint64) {
+	number = d.u64()
+	id := QueueID(d.u64())
+	var r record
+	d.record(&r)
+	d.demand(id == q.id && number > last && number>>63 == 0 && r.order <= q.lastOrder && r.priority <= q.settings.MaxPriority,
+		"delayed message out of its place")
+	if d.err != nil {
+		return number
+	}
+	d.count(&r)
+	e := q.delayed.push(&d.s.pool, number)
+	e.queue, e.record = q.id, r
+	d.s.sum += q.waitKey() * fold(number, r.hash())
+	return number
 }
 
 func (d *decoder) lane(q *queue, priority uint8) {

@@ -23,7 +23,7 @@ var rewrite = flag.Bool("rewrite", false, "write what the scripts in testdata no
 //	             [acquired=n] [failed=n]
 //	n1 chunk n bytes | n1 purge q | n1 delete q [if-unused] [if-empty] | n1 get q g | n1 peek q skip
 //	n1 attach q c credit=n [priority=n] [exclusive] | n1 credit c n | n1 cancel c | n1 detach c [failed]
-//	n1 settle c outcome from-to…
+//	n1 settle c outcome from-to… | n1 settle-later c outcome ms from-to…
 //	leader up|down|suspect|clear n1 | leader tick | leader version n | leader hash index [wrong]
 //	time ms | repeat n1 seq | acked n1 seq | counts q… | resume n1 c=id… | restore | live min max | messages
 func TestScripts(t *testing.T) {
@@ -256,7 +256,9 @@ func (w *world) command(b *Batch, words []string) {
 	case "detach":
 		b.Detach(ConsumerID(w.name(words[1])), len(words) > 2)
 	case "settle":
-		w.settle(b, words)
+		w.settle(b, words, 0)
+	case "settle-later":
+		w.settle(b, slices.Delete(slices.Clone(words), 3, 4), w.number(words[3]))
 	case "get":
 		b.Get(QueueID(w.name(words[1])), ConsumerID(w.name(words[2])))
 	case "peek":
@@ -317,7 +319,7 @@ func (w *world) enqueue(b *Batch, queues, body string, o options) {
 	}
 }
 
-func (w *world) settle(b *Batch, words []string) {
+func (w *world) settle(b *Batch, words []string, delay uint64) {
 	o := slices.Index([]string{"ack", "requeue", "reject-requeue", "discard", "reject"}, words[2])
 	if o < 0 {
 		w.t.Fatalf("unknown outcome %q", words)
@@ -335,6 +337,10 @@ func (w *world) settle(b *Batch, words []string) {
 			r.To = w.number(to)
 		}
 		ranges = append(ranges, r)
+	}
+	if delay > 0 {
+		b.SettleLater(ConsumerID(w.name(words[1])), Outcome(o), delay, ranges...)
+		return
 	}
 	b.Settle(ConsumerID(w.name(words[1])), Outcome(o), ranges...)
 }

@@ -2,15 +2,16 @@ package queue
 
 import "math"
 
-// settle ends deliveries of a consumer or getter: those in the ranges that are out.
-func (s *State) settle(ss *session, id ConsumerID, o Outcome, ranges []byte) {
+// settle ends deliveries of a consumer or getter: those in the ranges that are out. What goes back does so at the time due,
+// in milliseconds; 0: at once.
+func (s *State) settle(ss *session, id ConsumerID, o Outcome, due int64, ranges []byte) {
 	c := ss.consumers[id]
 	if c == nil {
 		s.answer(Unknown, 0, 0)
 		return
 	}
 	for ; len(ranges) >= 16; ranges = ranges[16:] {
-		s.settleRange(c, o, u64(ranges), u64(ranges[8:]))
+		s.settleRange(c, o, due, u64(ranges), u64(ranges[8:]))
 	}
 	if c.queue != nil && c.queue.ready > 0 && o == Ack {
 		s.out.Behind = true
@@ -19,7 +20,7 @@ func (s *State) settle(ss *session, id ConsumerID, o Outcome, ranges []byte) {
 }
 
 // settleRange costs what it settles, however wide the range.
-func (s *State) settleRange(c *consumer, o Outcome, from, to uint64) {
+func (s *State) settleRange(c *consumer, o Outcome, due int64, from, to uint64) {
 	for from <= to {
 		i, a, b := c.out.run(from, to)
 		if a == b {
@@ -27,13 +28,13 @@ func (s *State) settleRange(c *consumer, o Outcome, from, to uint64) {
 		}
 		entries := c.out.list[i].entries[a:b]
 		for k := range entries {
-			s.settleOne(c, o, &entries[k])
+			s.settleOne(c, o, due, &entries[k])
 		}
 		c.out.cut(&s.pool, i, a, b)
 	}
 }
 
-func (s *State) settleOne(c *consumer, o Outcome, e *entry) {
+func (s *State) settleOne(c *consumer, o Outcome, due int64, e *entry) {
 	q := c.queue
 	if q == nil {
 		q = s.queue(e.queue)
@@ -42,18 +43,22 @@ func (s *State) settleOne(c *consumer, o Outcome, e *entry) {
 	q.unsettled--
 	s.sum -= c.key * fold(e.id, e.record.hash())
 	if o == Requeue || o == RejectRequeue {
-		s.giveBack(q, &e.record, o == RejectRequeue)
+		s.giveBack(q, &e.record, o == RejectRequeue, due)
 	} else {
 		s.release(&e.record) // dead-lettering would begin here, unless o is Ack
 	}
 }
 
-// giveBack returns a message to its queue, or drops it after too many failures.
-func (s *State) giveBack(q *queue, was *record, failed bool) {
+// giveBack returns a message to its queue, now or at the time due, or drops it after too many failures.
+func (s *State) giveBack(q *queue, was *record, failed bool, due int64) {
 	r := *was
 	r.returned(failed)
 	if q.settings.HasDeliveryLimit && uint32(r.failed) > q.settings.DeliveryLimit {
 		s.release(&r)
+		return
+	}
+	if due != 0 {
+		s.delay(q, &r, due)
 		return
 	}
 	s.putBack(q, &r)
@@ -78,12 +83,12 @@ func (s *State) returnAll(c *consumer, failed bool) {
 	if failed {
 		o = RejectRequeue
 	}
-	s.settleRange(c, o, 0, math.MaxUint64)
+	s.settleRange(c, o, 0, 0, math.MaxUint64)
 }
 
 // forgetOut is the end of all that a consumer has, with its queue.
 func (s *State) forgetOut(c *consumer) {
-	s.settleRange(c, Ack, 0, math.MaxUint64)
+	s.settleRange(c, Ack, 0, 0, math.MaxUint64)
 }
 
 // forgetGotten is the end of what the session's getters have of a queue.
@@ -99,7 +104,7 @@ func (ss *session) forgetGotten(s *State, q *queue) {
 			}
 		}
 		for _, id := range ids {
-			s.settleRange(c, Ack, id, id)
+			s.settleRange(c, Ack, 0, id, id)
 		}
 	}
 }

@@ -12,11 +12,12 @@ import (
 
 // A snapshot, all integers little endian:
 //
-//	header    "WrnQ" | format u16 (2) | reserved u16 | machine version u32 | applied u64 | time i64 |
+//	header    "WrnQ" | format u16 (3) | reserved u16 | machine version u32 | applied u64 | time i64 |
 //	          large messages u32 | queues u32 | sessions u32
 //	large     index u64 | offset u32 | refs                                       by index, offset
 //	queue     id u64 | settings u32, bytes | last order u64 | last used i64 |     by id
-//	          lanes u16, each: priority u8, returned u64, fresh u64, records of both in order
+//	          lanes u16, each: priority u8, returned u64, fresh u64, records of both in order |
+//	          delayed u64, each: number u64, queue u64, record                      by number
 //	session   id u64 | state u8 | last seq u64 | acked u64 | kept u32 … | uploads u32 … | consumers u32 …
 //	kept      seq u64 | results u32, each: command u32, code u8, messages u64, consumers u32,
 //	          with code Message also: consumer u64, id u64, queue u64, redelivered u8, persistent u8,
@@ -34,10 +35,11 @@ import (
 //	record    index u64, order u64, expiry i64, offset u32, size u32, acquired u32, failed u16, flags u8, priority u8
 //
 // What follows from the rest (counts, timers, hashes, the current lane) is not in it. The bytes depend on the state
-// alone, not on how it came about. Format 1 had no producers.
+// alone, not on how it came about. Format 1 had no producers, format 2 no delayed
+// messages.
 const (
 	snapshotMagic  = "WrnQ"
-	snapshotFormat = 2
+	snapshotFormat = 3
 	describedQueue = 160 // bytes that most queues need, beside their messages
 )
 
@@ -233,6 +235,9 @@ func (q *queue) describe(sn *Snapshot) {
 	for i := range q.filled() {
 		q.lanes[i].describe(sn, q.id, i)
 	}
+	sn.u64(uint64(q.delayed.n))
+	sn.size += int64(q.delayed.n) * entrySize
+	sn.parts = append(sn.parts, part{at: len(sn.meta), pages: q.delayed.pin()})
 	sn.queues = append(sn.queues, queueSettings{q.id, q.settings})
 }
 

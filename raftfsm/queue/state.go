@@ -53,13 +53,13 @@ func New() *State {
 // Applied returns the index of the last entry applied and the machine's time, in milliseconds.
 func (s *State) Applied() (index uint64, timeMillis int64) { return s.applied, s.now }
 
-// Counts returns what a queue holds.
+// Counts returns what a queue holds. What was given back with a delay is unsettled until it is due.
 func (s *State) Counts(id QueueID) (Counts, bool) {
 	q := s.queues[id]
 	if q == nil {
 		return Counts{}, false
 	}
-	return Counts{Ready: q.ready, ReadyBytes: q.bytes, Unsettled: q.unsettled, Consumers: uint32(q.attached)}, true
+	return Counts{Ready: q.ready, ReadyBytes: q.bytes, Unsettled: q.unsettled + uint64(q.delayed.n), Consumers: uint32(q.attached)}, true
 }
 
 // Queues yields all queues in order of their ids. The settings must not be changed.
