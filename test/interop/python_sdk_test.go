@@ -45,7 +45,7 @@ func pythonCommand(t *testing.T, args ...string) *exec.Cmd {
 func pythonRun(t *testing.T, args ...string) string {
 	t.Helper()
 	c := pythonCommand(t, append([]string{"-X", "faulthandler"}, args...)...)
-	hung := time.AfterFunc(3*patience, func() { _ = c.Process.Signal(syscall.SIGABRT) })
+	hung := time.AfterFunc(10*patience, func() { _ = c.Process.Signal(syscall.SIGABRT) })
 	defer hung.Stop()
 	out, err := c.CombinedOutput()
 	if err != nil {

@@ -9,7 +9,7 @@ import warren
 from warren._loop import run
 from warren._proto import publishing_pb2
 
-PATIENCE = 60.0  # seconds for any wait
+PATIENCE = 300.0  # seconds for any wait
 
 
 class Blocking(unittest.TestCase):
