@@ -193,6 +193,80 @@ func TestSettling(t *testing.T) {
 	k.Close()
 }
 
+// TestDelays gives messages back with a delay: others come meanwhile, then they come again, counted.
+func TestDelays(t *testing.T) {
+	ctx, c, q := testContext(t), connect(t), name(t)
+	declare(t, c, client.Queue{Name: q, Durable: true})
+	p := publisher(t, c)
+	for _, body := range []string{"requeued", "failed", "done"} {
+		if err := p.Publish(ctx, client.Message{RoutingKey: q, Body: []byte(body)}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	k, err := c.Consume(ctx, q, client.WithCredit(1))
+	if err != nil {
+		t.Fatal(err)
+	}
+	next := func(body string) *client.Delivery {
+		t.Helper()
+		d, err := k.Next(ctx)
+		if err != nil || string(d.Body) != body {
+			t.Fatalf("came %v, %v instead of %s", d, err, body)
+		}
+		return d
+	}
+	const delay = 500 * time.Millisecond
+	d := next("requeued")
+	if err := d.RequeueAfter(25 * time.Hour); err == nil {
+		t.Error("a delay of more than a day was taken")
+	}
+	begun := time.Now()
+	if err := d.RequeueAfter(2 * delay); err != nil {
+		t.Fatal(err)
+	}
+	if err := next("failed").FailAfter(delay); err != nil {
+		t.Fatal(err)
+	}
+	d = next("done")
+	if err := d.Extend(); err != nil {
+		t.Fatal(err)
+	}
+	if err := d.Ack(); err != nil {
+		t.Fatal(err)
+	}
+	if err := d.Extend(); err == nil {
+		t.Error("a settled delivery was extended")
+	}
+	d = next("failed")
+	if n, ok := d.Headers["x-delivery-count"].(int64); !d.Redelivered || !ok || n != 1 {
+		t.Errorf("came back as %+v", d)
+	}
+	if took := time.Since(begun); took < delay-50*time.Millisecond {
+		t.Errorf("back after %v", took)
+	}
+	if err := d.Ack(); err != nil {
+		t.Fatal(err)
+	}
+	d = next("requeued")
+	if took := time.Since(begun); !d.Redelivered || took < 2*delay-50*time.Millisecond {
+		t.Errorf("back after %v: %+v", took, d)
+	}
+	k.Close()
+	got, err := c.Get(ctx, q, false)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := errors.Join(got.Extend(), got.RequeueAfter(time.Millisecond)); err != nil {
+		t.Fatal(err)
+	}
+	for err = client.ErrEmpty; errors.Is(err, client.ErrEmpty); {
+		got, err = c.Get(ctx, q, true)
+	}
+	if err != nil || string(got.Body) != "requeued" {
+		t.Errorf("got %v, %v", got, err)
+	}
+}
+
 // TestLostConnections publishes and consumes while connections are cut all the time: nothing is lost, nothing is stored
 // twice, and the order is kept.
 func TestLostConnections(t *testing.T) {

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"iter"
+	"slices"
 	"sync"
 	"time"
 
@@ -84,7 +85,7 @@ type Consumer struct {
 	stream *consumeStream
 }
 
-// Delivery is a message in the program's hands. One of Ack, Requeue, Fail and Discard settles it, unless the consumer
+// Delivery is a message in the program's hands. One of Ack, Requeue, Fail and Discard, or those with a delay, settles it, unless the consumer
 // settles by itself.
 type Delivery struct {
 	Message
@@ -97,26 +98,58 @@ type Delivery struct {
 
 // settler settles the deliveries of one stream.
 type settler interface {
-	settle(tag uint64, s brokerv1.Settlement) error
+	settle(tag uint64, s brokerv1.Settlement, delay time.Duration) error
+	extend(tag uint64) error
 }
 
 // Ack settles the delivery as done: the message is gone.
-func (d *Delivery) Ack() error { return d.settle(brokerv1.Settlement_SETTLEMENT_ACK) }
+func (d *Delivery) Ack() error { return d.settle(brokerv1.Settlement_SETTLEMENT_ACK, 0) }
 
 // Requeue gives the message back to its place in the queue.
-func (d *Delivery) Requeue() error { return d.settle(brokerv1.Settlement_SETTLEMENT_REQUEUE) }
+func (d *Delivery) Requeue() error { return d.settle(brokerv1.Settlement_SETTLEMENT_REQUEUE, 0) }
+
+// RequeueAfter gives the message back to its place after a delay, of whole milliseconds up to a day: until then nobody gets
+// it, and it takes nothing of the consumer's credit. The delay is kept by the cluster, whatever becomes of this program.
+func (d *Delivery) RequeueAfter(delay time.Duration) error {
+	return d.settle(brokerv1.Settlement_SETTLEMENT_REQUEUE, delay)
+}
 
 // Fail gives the message back and counts a failed delivery; a queue may have a limit for those.
-func (d *Delivery) Fail() error { return d.settle(brokerv1.Settlement_SETTLEMENT_REQUEUE_FAILED) }
+func (d *Delivery) Fail() error { return d.settle(brokerv1.Settlement_SETTLEMENT_REQUEUE_FAILED, 0) }
+
+// FailAfter is Fail with a delay, see RequeueAfter: the way to try again later.
+func (d *Delivery) FailAfter(delay time.Duration) error {
+	return d.settle(brokerv1.Settlement_SETTLEMENT_REQUEUE_FAILED, delay)
+}
 
 // Discard settles the delivery as one that can never be done: the message is dead-lettered or dropped.
-func (d *Delivery) Discard() error { return d.settle(brokerv1.Settlement_SETTLEMENT_DISCARD) }
+func (d *Delivery) Discard() error { return d.settle(brokerv1.Settlement_SETTLEMENT_DISCARD, 0) }
 
-func (d *Delivery) settle(s brokerv1.Settlement) error {
+// Extend says that the delivery is still being worked on: the time that it may be out, the queue's x-consumer-timeout or the
+// node's, begins anew.
+func (d *Delivery) Extend() error {
 	if d.settler == nil {
 		return nil
 	}
-	return d.settler.settle(d.tag, s)
+	return d.settler.extend(d.tag)
+}
+
+// maxDelay is the longest that the broker takes.
+const maxDelay = 24 * time.Hour
+
+func (d *Delivery) settle(s brokerv1.Settlement, delay time.Duration) error {
+	if delay < 0 || delay > maxDelay {
+		return fmt.Errorf("a delay of %v is not from 0 to %v", delay, maxDelay)
+	}
+	if d.settler == nil {
+		return nil
+	}
+	return d.settler.settle(d.tag, s, delay)
+}
+
+// delayMillis is a delay for the broker; one that is not 0 is at least a millisecond.
+func delayMillis(delay time.Duration) uint64 {
+	return uint64((delay + time.Millisecond - 1) / time.Millisecond)
 }
 
 // Consume starts a consumer and returns when it runs, or why it cannot. ctx bounds the start alone.
@@ -336,6 +369,8 @@ type consumeStream struct {
 	states  []brokerv1.Settlement // of deliveries from base on; unspecified: in the program's hands
 	changed []uint64              // settled and not sent, in order of settling
 	sent    []bool                // beside states: the broker knows
+	delays  map[uint64]uint64     // of changed: milliseconds
+	extends []uint64              // to be extended, not sent
 }
 
 // got notes a delivery. Their tags are consecutive, from 1.
@@ -348,22 +383,53 @@ func (s *consumeStream) got(tag uint64) {
 	s.states, s.sent = append(s.states, 0), append(s.sent, false)
 }
 
-func (s *consumeStream) settle(tag uint64, to brokerv1.Settlement) error {
+func (s *consumeStream) settle(tag uint64, to brokerv1.Settlement, delay time.Duration) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	if err := s.inHands(tag); err != nil {
+		return err
+	}
+	s.states[tag-s.base] = to
+	s.changed = append(s.changed, tag)
+	if delay > 0 {
+		if s.delays == nil {
+			s.delays = map[uint64]uint64{}
+		}
+		s.delays[tag] = delayMillis(delay)
+	}
+	s.awake()
+	return nil
+}
+
+func (s *consumeStream) extend(tag uint64) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if err := s.inHands(tag); err != nil {
+		return err
+	}
+	if !slices.Contains(s.extends, tag) {
+		s.extends = append(s.extends, tag)
+	}
+	s.awake()
+	return nil
+}
+
+// inHands fails unless the program has the delivery. mu is held.
+func (s *consumeStream) inHands(tag uint64) error {
 	switch {
 	case s.over:
 		return ErrLost
 	case tag < s.base || s.states[tag-s.base] != 0:
 		return errors.New("the delivery is settled already")
 	}
-	s.states[tag-s.base] = to
-	s.changed = append(s.changed, tag)
+	return nil
+}
+
+func (s *consumeStream) awake() {
 	select {
 	case s.wake <- struct{}{}:
 	default:
 	}
-	return nil
 }
 
 func (s *consumeStream) isOver() bool {
@@ -388,7 +454,14 @@ func (s *consumeStream) send(ctx context.Context, closing <-chan struct{}) {
 		case <-ctx.Done():
 			return
 		}
-		if settles := s.take(); len(settles) > 0 {
+		settles, extends := s.take()
+		if len(extends) > 0 { // first: what is settled cannot be extended
+			request := &brokerv1.ConsumeRequest{Request: &brokerv1.ConsumeRequest_ExtendLeases{ExtendLeases: &brokerv1.ExtendLeases{DeliveryTags: extends}}}
+			if s.stream.Send(request) != nil {
+				return
+			}
+		}
+		if len(settles) > 0 {
 			request := &brokerv1.ConsumeRequest{Request: &brokerv1.ConsumeRequest_Settles{Settles: &brokerv1.Settles{Settles: settles}}}
 			if s.stream.Send(request) != nil {
 				return
@@ -399,7 +472,7 @@ func (s *consumeStream) send(ctx context.Context, closing <-chan struct{}) {
 }
 
 // take turns what was settled into as few settles as can be: what is done from the front on is one.
-func (s *consumeStream) take() (settles []*brokerv1.Settle) {
+func (s *consumeStream) take() (settles []*brokerv1.Settle, extends []uint64) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	n, last := 0, -1 // the front: acked, or known to the broker
@@ -414,13 +487,15 @@ func (s *consumeStream) take() (settles []*brokerv1.Settle) {
 	}
 	for _, tag := range s.changed {
 		if i := tag - s.base; tag >= s.base+uint64(n) {
-			settles = append(settles, &brokerv1.Settle{DeliveryTag: tag, Settlement: s.states[i]})
+			settles = append(settles, &brokerv1.Settle{DeliveryTag: tag, Settlement: s.states[i], DelayMillis: s.delays[tag]})
 			s.sent[i] = true
 		}
 	}
 	s.changed = s.changed[:0]
+	clear(s.delays)
+	extends, s.extends = s.extends, nil
 	s.states, s.sent, s.base = s.states[n:], s.sent[n:], s.base+uint64(n)
-	return settles
+	return settles, extends
 }
 
 // Get takes one message; ErrEmpty when there is none. Unless it settles by itself, the delivery must be settled, or the
@@ -461,14 +536,17 @@ func (c *Client) Get(ctx context.Context, queue string, autoSettle bool) (*Deliv
 // getStream holds one message.
 type getStream struct {
 	stream grpc.BidiStreamingClient[brokerv1.GetRequest, brokerv1.GetResponse]
+	mu     sync.Mutex // held while something is sent
 	once   sync.Once
 	err    error
 }
 
 // settle settles the message and waits until the broker has done so.
-func (g *getStream) settle(tag uint64, s brokerv1.Settlement) error {
+func (g *getStream) settle(tag uint64, s brokerv1.Settlement, delay time.Duration) error {
 	g.once.Do(func() {
-		g.err = g.stream.Send(&brokerv1.GetRequest{Request: &brokerv1.GetRequest_Settle{Settle: &brokerv1.Settle{DeliveryTag: tag, Settlement: s}}})
+		g.mu.Lock()
+		defer g.mu.Unlock()
+		g.err = g.stream.Send(&brokerv1.GetRequest{Request: &brokerv1.GetRequest_Settle{Settle: &brokerv1.Settle{DeliveryTag: tag, Settlement: s, DelayMillis: delayMillis(delay)}}})
 		if g.err == nil {
 			g.err = closeStream(g.stream)
 		}
@@ -477,6 +555,16 @@ func (g *getStream) settle(tag uint64, s brokerv1.Settlement) error {
 		}
 	})
 	return g.err
+}
+
+func (g *getStream) extend(tag uint64) error {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	err := g.stream.Send(&brokerv1.GetRequest{Request: &brokerv1.GetRequest_ExtendLeases{ExtendLeases: &brokerv1.ExtendLeases{DeliveryTags: []uint64{tag}}}})
+	if err != nil {
+		return fmt.Errorf("%w: %w", ErrLost, fromStatus(receiveError(g.stream, err)))
+	}
+	return nil
 }
 
 // closeStream half-closes and waits for the end.

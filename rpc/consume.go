@@ -5,6 +5,7 @@ import (
 	"errors"
 	"io"
 	"sync"
+	"time"
 
 	"google.golang.org/grpc"
 
@@ -134,8 +135,20 @@ func (s *consumeStream) handle(request *brokerv1.ConsumeRequest) error {
 	case *brokerv1.ConsumeRequest_SetCredit:
 		s.channel.SetCredit(s.tag, r.SetCredit.GetCredit())
 		return nil
+	case *brokerv1.ConsumeRequest_ExtendLeases:
+		return s.extend(r.ExtendLeases)
 	}
-	return invalid("a request without settles and set_credit")
+	return invalid("a request without settles, set_credit and extend_leases")
+}
+
+// extend begins the time of deliveries anew.
+func (n *session) extend(m *brokerv1.ExtendLeases) error {
+	for _, tag := range m.GetDeliveryTags() {
+		if err := n.channel.Extend(tag, false); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // settle settles deliveries of a session.
@@ -143,6 +156,9 @@ func (n *session) settle(m *brokerv1.Settle) error {
 	ch, tag := n.channel, m.GetDeliveryTag()
 	if tag == 0 && !m.Multiple {
 		return invalid("no delivery tag")
+	}
+	if m.DelayMillis > 0 {
+		return n.settleLater(m)
 	}
 	switch m.GetSettlement() {
 	case brokerv1.Settlement_SETTLEMENT_ACK:
@@ -158,6 +174,21 @@ func (n *session) settle(m *brokerv1.Settle) error {
 		return ch.Reject(tag, true)
 	}
 	return invalid("no settlement")
+}
+
+// settleLater gives deliveries back after a delay.
+func (n *session) settleLater(m *brokerv1.Settle) error {
+	if most := uint64(broker.MaxDelay.Milliseconds()); m.DelayMillis > most {
+		return invalid("delay_millis %d is greater than %d", m.DelayMillis, most)
+	}
+	delay := time.Duration(m.DelayMillis) * time.Millisecond
+	switch m.GetSettlement() {
+	case brokerv1.Settlement_SETTLEMENT_REQUEUE:
+		return n.channel.GiveBackLater(m.DeliveryTag, m.Multiple, false, delay)
+	case brokerv1.Settlement_SETTLEMENT_REQUEUE_FAILED:
+		return n.channel.GiveBackLater(m.DeliveryTag, m.Multiple, true, delay)
+	}
+	return invalid("delay_millis with a settlement that gives nothing back")
 }
 
 // write sends what the broker has. A client that has half-closed has nothing to settle any more: the stream is done.
@@ -258,8 +289,10 @@ func (s *getStream) read() error {
 			err = s.fetch(s.calls, r.Fetch)
 		case *brokerv1.GetRequest_Settle:
 			err = s.settle(r.Settle)
+		case *brokerv1.GetRequest_ExtendLeases:
+			err = s.extend(r.ExtendLeases)
 		default:
-			err = invalid("a request without fetch and settle")
+			err = invalid("a request without fetch, settle and extend_leases")
 		}
 		if err != nil {
 			return err

@@ -57,7 +57,7 @@ func newWorld(t *testing.T) *world {
 		t.Fatal(err)
 	}
 	w.conn = conn
-	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Minute) // machines may be busy
 	t.Cleanup(func() {
 		_ = conn.Close()
 		cancel()
@@ -430,6 +430,9 @@ func TestErrors(t *testing.T) {
 		"in exclusive use":         {"PermissionDenied ACCESS_REFUSED", consume(&brokerv1.ConsumeStart{Queue: "q"})},
 		"unknown delivery":         {"FailedPrecondition PRECONDITION_FAILED", settle(&brokerv1.Settle{DeliveryTag: 7, Settlement: brokerv1.Settlement_SETTLEMENT_ACK})},
 		"no settlement":            {"InvalidArgument INVALID_ARGUMENT", settle(&brokerv1.Settle{DeliveryTag: 7})},
+		"delayed ack":              {"InvalidArgument INVALID_ARGUMENT", settle(&brokerv1.Settle{DeliveryTag: 7, Settlement: brokerv1.Settlement_SETTLEMENT_ACK, DelayMillis: 1})},
+		"long delay":               {"InvalidArgument INVALID_ARGUMENT", settle(&brokerv1.Settle{DeliveryTag: 7, Settlement: brokerv1.Settlement_SETTLEMENT_REQUEUE, DelayMillis: 86400001})},
+		"delay unknown delivery":   {"FailedPrecondition PRECONDITION_FAILED", settle(&brokerv1.Settle{DeliveryTag: 7, Settlement: brokerv1.Settlement_SETTLEMENT_REQUEUE, DelayMillis: 1})},
 		"no delivery":              {"InvalidArgument INVALID_ARGUMENT", settle(&brokerv1.Settle{Settlement: brokerv1.Settlement_SETTLEMENT_ACK})},
 		"peek at nothing":          {"NotFound NOT_FOUND", peek(&brokerv1.PeekQueueRequest{Name: "none"})},
 		"peek at too many":         {"InvalidArgument INVALID_ARGUMENT", peek(&brokerv1.PeekQueueRequest{Name: "q", MaxMessages: 101})},

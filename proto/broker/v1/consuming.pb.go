@@ -88,6 +88,7 @@ type ConsumeRequest struct {
 	//	*ConsumeRequest_Start
 	//	*ConsumeRequest_Settles
 	//	*ConsumeRequest_SetCredit
+	//	*ConsumeRequest_ExtendLeases
 	Request       isConsumeRequest_Request `protobuf_oneof:"request"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -157,6 +158,15 @@ func (x *ConsumeRequest) GetSetCredit() *SetCredit {
 	return nil
 }
 
+func (x *ConsumeRequest) GetExtendLeases() *ExtendLeases {
+	if x != nil {
+		if x, ok := x.Request.(*ConsumeRequest_ExtendLeases); ok {
+			return x.ExtendLeases
+		}
+	}
+	return nil
+}
+
 type isConsumeRequest_Request interface {
 	isConsumeRequest_Request()
 }
@@ -173,11 +183,17 @@ type ConsumeRequest_SetCredit struct {
 	SetCredit *SetCredit `protobuf:"bytes,3,opt,name=set_credit,json=setCredit,proto3,oneof"`
 }
 
+type ConsumeRequest_ExtendLeases struct {
+	ExtendLeases *ExtendLeases `protobuf:"bytes,4,opt,name=extend_leases,json=extendLeases,proto3,oneof"`
+}
+
 func (*ConsumeRequest_Start) isConsumeRequest_Request() {}
 
 func (*ConsumeRequest_Settles) isConsumeRequest_Request() {}
 
 func (*ConsumeRequest_SetCredit) isConsumeRequest_Request() {}
+
+func (*ConsumeRequest_ExtendLeases) isConsumeRequest_Request() {}
 
 // ConsumeStart says what to consume, and how.
 type ConsumeStart struct {
@@ -383,9 +399,12 @@ type Settle struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Up to this delivery, if multiple is set (0: all), or this one alone. One that is not unsettled ends the stream with
 	// FAILED_PRECONDITION.
-	DeliveryTag   uint64     `protobuf:"varint,1,opt,name=delivery_tag,json=deliveryTag,proto3" json:"delivery_tag,omitempty"`
-	Multiple      bool       `protobuf:"varint,2,opt,name=multiple,proto3" json:"multiple,omitempty"`
-	Settlement    Settlement `protobuf:"varint,3,opt,name=settlement,proto3,enum=warren.broker.v1.Settlement" json:"settlement,omitempty"`
+	DeliveryTag uint64     `protobuf:"varint,1,opt,name=delivery_tag,json=deliveryTag,proto3" json:"delivery_tag,omitempty"`
+	Multiple    bool       `protobuf:"varint,2,opt,name=multiple,proto3" json:"multiple,omitempty"`
+	Settlement  Settlement `protobuf:"varint,3,opt,name=settlement,proto3,enum=warren.broker.v1.Settlement" json:"settlement,omitempty"`
+	// With SETTLEMENT_REQUEUE and SETTLEMENT_REQUEUE_FAILED: so many milliseconds later, up to a day; 0: at once. Until then
+	// nobody gets the message, and it counts as unsettled, but takes nothing of the credit.
+	DelayMillis   uint64 `protobuf:"varint,4,opt,name=delay_millis,json=delayMillis,proto3" json:"delay_millis,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -441,6 +460,59 @@ func (x *Settle) GetSettlement() Settlement {
 	return Settlement_SETTLEMENT_UNSPECIFIED
 }
 
+func (x *Settle) GetDelayMillis() uint64 {
+	if x != nil {
+		return x.DelayMillis
+	}
+	return 0
+}
+
+// ExtendLeases says that deliveries are still being worked on: the time that they may be out (the queue's
+// x-consumer-timeout, or the node's) begins anew. One that is not unsettled ends the stream with FAILED_PRECONDITION.
+type ExtendLeases struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	DeliveryTags  []uint64               `protobuf:"varint,1,rep,packed,name=delivery_tags,json=deliveryTags,proto3" json:"delivery_tags,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ExtendLeases) Reset() {
+	*x = ExtendLeases{}
+	mi := &file_broker_v1_consuming_proto_msgTypes[5]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ExtendLeases) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ExtendLeases) ProtoMessage() {}
+
+func (x *ExtendLeases) ProtoReflect() protoreflect.Message {
+	mi := &file_broker_v1_consuming_proto_msgTypes[5]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ExtendLeases.ProtoReflect.Descriptor instead.
+func (*ExtendLeases) Descriptor() ([]byte, []int) {
+	return file_broker_v1_consuming_proto_rawDescGZIP(), []int{5}
+}
+
+func (x *ExtendLeases) GetDeliveryTags() []uint64 {
+	if x != nil {
+		return x.DeliveryTags
+	}
+	return nil
+}
+
 // SetCredit changes how many deliveries may be unsettled. 0 pauses the consumer once what is on its way has come.
 type SetCredit struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -451,7 +523,7 @@ type SetCredit struct {
 
 func (x *SetCredit) Reset() {
 	*x = SetCredit{}
-	mi := &file_broker_v1_consuming_proto_msgTypes[5]
+	mi := &file_broker_v1_consuming_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -463,7 +535,7 @@ func (x *SetCredit) String() string {
 func (*SetCredit) ProtoMessage() {}
 
 func (x *SetCredit) ProtoReflect() protoreflect.Message {
-	mi := &file_broker_v1_consuming_proto_msgTypes[5]
+	mi := &file_broker_v1_consuming_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -476,7 +548,7 @@ func (x *SetCredit) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SetCredit.ProtoReflect.Descriptor instead.
 func (*SetCredit) Descriptor() ([]byte, []int) {
-	return file_broker_v1_consuming_proto_rawDescGZIP(), []int{5}
+	return file_broker_v1_consuming_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *SetCredit) GetCredit() uint32 {
@@ -500,7 +572,7 @@ type ConsumeResponse struct {
 
 func (x *ConsumeResponse) Reset() {
 	*x = ConsumeResponse{}
-	mi := &file_broker_v1_consuming_proto_msgTypes[6]
+	mi := &file_broker_v1_consuming_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -512,7 +584,7 @@ func (x *ConsumeResponse) String() string {
 func (*ConsumeResponse) ProtoMessage() {}
 
 func (x *ConsumeResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_broker_v1_consuming_proto_msgTypes[6]
+	mi := &file_broker_v1_consuming_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -525,7 +597,7 @@ func (x *ConsumeResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ConsumeResponse.ProtoReflect.Descriptor instead.
 func (*ConsumeResponse) Descriptor() ([]byte, []int) {
-	return file_broker_v1_consuming_proto_rawDescGZIP(), []int{6}
+	return file_broker_v1_consuming_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *ConsumeResponse) GetResponse() isConsumeResponse_Response {
@@ -596,7 +668,7 @@ type ConsumeStarted struct {
 
 func (x *ConsumeStarted) Reset() {
 	*x = ConsumeStarted{}
-	mi := &file_broker_v1_consuming_proto_msgTypes[7]
+	mi := &file_broker_v1_consuming_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -608,7 +680,7 @@ func (x *ConsumeStarted) String() string {
 func (*ConsumeStarted) ProtoMessage() {}
 
 func (x *ConsumeStarted) ProtoReflect() protoreflect.Message {
-	mi := &file_broker_v1_consuming_proto_msgTypes[7]
+	mi := &file_broker_v1_consuming_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -621,7 +693,7 @@ func (x *ConsumeStarted) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ConsumeStarted.ProtoReflect.Descriptor instead.
 func (*ConsumeStarted) Descriptor() ([]byte, []int) {
-	return file_broker_v1_consuming_proto_rawDescGZIP(), []int{7}
+	return file_broker_v1_consuming_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *ConsumeStarted) GetQueue() string {
@@ -647,7 +719,7 @@ type Deliveries struct {
 
 func (x *Deliveries) Reset() {
 	*x = Deliveries{}
-	mi := &file_broker_v1_consuming_proto_msgTypes[8]
+	mi := &file_broker_v1_consuming_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -659,7 +731,7 @@ func (x *Deliveries) String() string {
 func (*Deliveries) ProtoMessage() {}
 
 func (x *Deliveries) ProtoReflect() protoreflect.Message {
-	mi := &file_broker_v1_consuming_proto_msgTypes[8]
+	mi := &file_broker_v1_consuming_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -672,7 +744,7 @@ func (x *Deliveries) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Deliveries.ProtoReflect.Descriptor instead.
 func (*Deliveries) Descriptor() ([]byte, []int) {
-	return file_broker_v1_consuming_proto_rawDescGZIP(), []int{8}
+	return file_broker_v1_consuming_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *Deliveries) GetDeliveries() []*Delivery {
@@ -696,7 +768,7 @@ type Delivery struct {
 
 func (x *Delivery) Reset() {
 	*x = Delivery{}
-	mi := &file_broker_v1_consuming_proto_msgTypes[9]
+	mi := &file_broker_v1_consuming_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -708,7 +780,7 @@ func (x *Delivery) String() string {
 func (*Delivery) ProtoMessage() {}
 
 func (x *Delivery) ProtoReflect() protoreflect.Message {
-	mi := &file_broker_v1_consuming_proto_msgTypes[9]
+	mi := &file_broker_v1_consuming_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -721,7 +793,7 @@ func (x *Delivery) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Delivery.ProtoReflect.Descriptor instead.
 func (*Delivery) Descriptor() ([]byte, []int) {
-	return file_broker_v1_consuming_proto_rawDescGZIP(), []int{9}
+	return file_broker_v1_consuming_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *Delivery) GetDeliveryTag() uint64 {
@@ -753,7 +825,7 @@ type ConsumerCancelled struct {
 
 func (x *ConsumerCancelled) Reset() {
 	*x = ConsumerCancelled{}
-	mi := &file_broker_v1_consuming_proto_msgTypes[10]
+	mi := &file_broker_v1_consuming_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -765,7 +837,7 @@ func (x *ConsumerCancelled) String() string {
 func (*ConsumerCancelled) ProtoMessage() {}
 
 func (x *ConsumerCancelled) ProtoReflect() protoreflect.Message {
-	mi := &file_broker_v1_consuming_proto_msgTypes[10]
+	mi := &file_broker_v1_consuming_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -778,7 +850,7 @@ func (x *ConsumerCancelled) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ConsumerCancelled.ProtoReflect.Descriptor instead.
 func (*ConsumerCancelled) Descriptor() ([]byte, []int) {
-	return file_broker_v1_consuming_proto_rawDescGZIP(), []int{10}
+	return file_broker_v1_consuming_proto_rawDescGZIP(), []int{11}
 }
 
 type GetRequest struct {
@@ -787,6 +859,7 @@ type GetRequest struct {
 	//
 	//	*GetRequest_Fetch
 	//	*GetRequest_Settle
+	//	*GetRequest_ExtendLeases
 	Request       isGetRequest_Request `protobuf_oneof:"request"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -794,7 +867,7 @@ type GetRequest struct {
 
 func (x *GetRequest) Reset() {
 	*x = GetRequest{}
-	mi := &file_broker_v1_consuming_proto_msgTypes[11]
+	mi := &file_broker_v1_consuming_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -806,7 +879,7 @@ func (x *GetRequest) String() string {
 func (*GetRequest) ProtoMessage() {}
 
 func (x *GetRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_broker_v1_consuming_proto_msgTypes[11]
+	mi := &file_broker_v1_consuming_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -819,7 +892,7 @@ func (x *GetRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetRequest.ProtoReflect.Descriptor instead.
 func (*GetRequest) Descriptor() ([]byte, []int) {
-	return file_broker_v1_consuming_proto_rawDescGZIP(), []int{11}
+	return file_broker_v1_consuming_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *GetRequest) GetRequest() isGetRequest_Request {
@@ -847,6 +920,15 @@ func (x *GetRequest) GetSettle() *Settle {
 	return nil
 }
 
+func (x *GetRequest) GetExtendLeases() *ExtendLeases {
+	if x != nil {
+		if x, ok := x.Request.(*GetRequest_ExtendLeases); ok {
+			return x.ExtendLeases
+		}
+	}
+	return nil
+}
+
 type isGetRequest_Request interface {
 	isGetRequest_Request()
 }
@@ -859,9 +941,16 @@ type GetRequest_Settle struct {
 	Settle *Settle `protobuf:"bytes,2,opt,name=settle,proto3,oneof"`
 }
 
+type GetRequest_ExtendLeases struct {
+	// Not answered.
+	ExtendLeases *ExtendLeases `protobuf:"bytes,3,opt,name=extend_leases,json=extendLeases,proto3,oneof"`
+}
+
 func (*GetRequest_Fetch) isGetRequest_Request() {}
 
 func (*GetRequest_Settle) isGetRequest_Request() {}
+
+func (*GetRequest_ExtendLeases) isGetRequest_Request() {}
 
 // Fetch asks for the next message of a queue.
 type Fetch struct {
@@ -875,7 +964,7 @@ type Fetch struct {
 
 func (x *Fetch) Reset() {
 	*x = Fetch{}
-	mi := &file_broker_v1_consuming_proto_msgTypes[12]
+	mi := &file_broker_v1_consuming_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -887,7 +976,7 @@ func (x *Fetch) String() string {
 func (*Fetch) ProtoMessage() {}
 
 func (x *Fetch) ProtoReflect() protoreflect.Message {
-	mi := &file_broker_v1_consuming_proto_msgTypes[12]
+	mi := &file_broker_v1_consuming_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -900,7 +989,7 @@ func (x *Fetch) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Fetch.ProtoReflect.Descriptor instead.
 func (*Fetch) Descriptor() ([]byte, []int) {
-	return file_broker_v1_consuming_proto_rawDescGZIP(), []int{12}
+	return file_broker_v1_consuming_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *Fetch) GetQueue() string {
@@ -930,7 +1019,7 @@ type GetResponse struct {
 
 func (x *GetResponse) Reset() {
 	*x = GetResponse{}
-	mi := &file_broker_v1_consuming_proto_msgTypes[13]
+	mi := &file_broker_v1_consuming_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -942,7 +1031,7 @@ func (x *GetResponse) String() string {
 func (*GetResponse) ProtoMessage() {}
 
 func (x *GetResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_broker_v1_consuming_proto_msgTypes[13]
+	mi := &file_broker_v1_consuming_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -955,7 +1044,7 @@ func (x *GetResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetResponse.ProtoReflect.Descriptor instead.
 func (*GetResponse) Descriptor() ([]byte, []int) {
-	return file_broker_v1_consuming_proto_rawDescGZIP(), []int{13}
+	return file_broker_v1_consuming_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *GetResponse) GetDelivery() *Delivery {
@@ -976,12 +1065,13 @@ var File_broker_v1_consuming_proto protoreflect.FileDescriptor
 
 const file_broker_v1_consuming_proto_rawDesc = "" +
 	"\n" +
-	"\x19broker/v1/consuming.proto\x12\x10warren.broker.v1\x1a\x17broker/v1/message.proto\x1a\x18broker/v1/topology.proto\"\xc8\x01\n" +
+	"\x19broker/v1/consuming.proto\x12\x10warren.broker.v1\x1a\x17broker/v1/message.proto\x1a\x18broker/v1/topology.proto\"\x8f\x02\n" +
 	"\x0eConsumeRequest\x126\n" +
 	"\x05start\x18\x01 \x01(\v2\x1e.warren.broker.v1.ConsumeStartH\x00R\x05start\x125\n" +
 	"\asettles\x18\x02 \x01(\v2\x19.warren.broker.v1.SettlesH\x00R\asettles\x12<\n" +
 	"\n" +
-	"set_credit\x18\x03 \x01(\v2\x1b.warren.broker.v1.SetCreditH\x00R\tsetCreditB\t\n" +
+	"set_credit\x18\x03 \x01(\v2\x1b.warren.broker.v1.SetCreditH\x00R\tsetCredit\x12E\n" +
+	"\rextend_leases\x18\x04 \x01(\v2\x1e.warren.broker.v1.ExtendLeasesH\x00R\fextendLeasesB\t\n" +
 	"\arequest\"\xfa\x01\n" +
 	"\fConsumeStart\x12\x14\n" +
 	"\x05queue\x18\x01 \x01(\tR\x05queue\x12>\n" +
@@ -999,13 +1089,16 @@ const file_broker_v1_consuming_proto_rawDesc = "" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x122\n" +
 	"\x05value\x18\x02 \x01(\v2\x1c.warren.broker.v1.FieldValueR\x05value:\x028\x01\"=\n" +
 	"\aSettles\x122\n" +
-	"\asettles\x18\x01 \x03(\v2\x18.warren.broker.v1.SettleR\asettles\"\x85\x01\n" +
+	"\asettles\x18\x01 \x03(\v2\x18.warren.broker.v1.SettleR\asettles\"\xa8\x01\n" +
 	"\x06Settle\x12!\n" +
 	"\fdelivery_tag\x18\x01 \x01(\x04R\vdeliveryTag\x12\x1a\n" +
 	"\bmultiple\x18\x02 \x01(\bR\bmultiple\x12<\n" +
 	"\n" +
 	"settlement\x18\x03 \x01(\x0e2\x1c.warren.broker.v1.SettlementR\n" +
-	"settlement\"#\n" +
+	"settlement\x12!\n" +
+	"\fdelay_millis\x18\x04 \x01(\x04R\vdelayMillis\"3\n" +
+	"\fExtendLeases\x12#\n" +
+	"\rdelivery_tags\x18\x01 \x03(\x04R\fdeliveryTags\"#\n" +
 	"\tSetCredit\x12\x16\n" +
 	"\x06credit\x18\x01 \x01(\rR\x06credit\"\xe0\x01\n" +
 	"\x0fConsumeResponse\x12<\n" +
@@ -1028,11 +1121,12 @@ const file_broker_v1_consuming_proto_rawDesc = "" +
 	"\fdelivery_tag\x18\x01 \x01(\x04R\vdeliveryTag\x12 \n" +
 	"\vredelivered\x18\x02 \x01(\bR\vredelivered\x123\n" +
 	"\amessage\x18\x03 \x01(\v2\x19.warren.broker.v1.MessageR\amessage\"\x13\n" +
-	"\x11ConsumerCancelled\"|\n" +
+	"\x11ConsumerCancelled\"\xc3\x01\n" +
 	"\n" +
 	"GetRequest\x12/\n" +
 	"\x05fetch\x18\x01 \x01(\v2\x17.warren.broker.v1.FetchH\x00R\x05fetch\x122\n" +
-	"\x06settle\x18\x02 \x01(\v2\x18.warren.broker.v1.SettleH\x00R\x06settleB\t\n" +
+	"\x06settle\x18\x02 \x01(\v2\x18.warren.broker.v1.SettleH\x00R\x06settle\x12E\n" +
+	"\rextend_leases\x18\x03 \x01(\v2\x1e.warren.broker.v1.ExtendLeasesH\x00R\fextendLeasesB\t\n" +
 	"\arequest\">\n" +
 	"\x05Fetch\x12\x14\n" +
 	"\x05queue\x18\x01 \x01(\tR\x05queue\x12\x1f\n" +
@@ -1065,7 +1159,7 @@ func file_broker_v1_consuming_proto_rawDescGZIP() []byte {
 }
 
 var file_broker_v1_consuming_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_broker_v1_consuming_proto_msgTypes = make([]protoimpl.MessageInfo, 15)
+var file_broker_v1_consuming_proto_msgTypes = make([]protoimpl.MessageInfo, 16)
 var file_broker_v1_consuming_proto_goTypes = []any{
 	(Settlement)(0),           // 0: warren.broker.v1.Settlement
 	(*ConsumeRequest)(nil),    // 1: warren.broker.v1.ConsumeRequest
@@ -1073,47 +1167,50 @@ var file_broker_v1_consuming_proto_goTypes = []any{
 	(*TemporaryQueue)(nil),    // 3: warren.broker.v1.TemporaryQueue
 	(*Settles)(nil),           // 4: warren.broker.v1.Settles
 	(*Settle)(nil),            // 5: warren.broker.v1.Settle
-	(*SetCredit)(nil),         // 6: warren.broker.v1.SetCredit
-	(*ConsumeResponse)(nil),   // 7: warren.broker.v1.ConsumeResponse
-	(*ConsumeStarted)(nil),    // 8: warren.broker.v1.ConsumeStarted
-	(*Deliveries)(nil),        // 9: warren.broker.v1.Deliveries
-	(*Delivery)(nil),          // 10: warren.broker.v1.Delivery
-	(*ConsumerCancelled)(nil), // 11: warren.broker.v1.ConsumerCancelled
-	(*GetRequest)(nil),        // 12: warren.broker.v1.GetRequest
-	(*Fetch)(nil),             // 13: warren.broker.v1.Fetch
-	(*GetResponse)(nil),       // 14: warren.broker.v1.GetResponse
-	nil,                       // 15: warren.broker.v1.TemporaryQueue.ArgumentsEntry
-	(*Binding)(nil),           // 16: warren.broker.v1.Binding
-	(*Message)(nil),           // 17: warren.broker.v1.Message
-	(*FieldValue)(nil),        // 18: warren.broker.v1.FieldValue
+	(*ExtendLeases)(nil),      // 6: warren.broker.v1.ExtendLeases
+	(*SetCredit)(nil),         // 7: warren.broker.v1.SetCredit
+	(*ConsumeResponse)(nil),   // 8: warren.broker.v1.ConsumeResponse
+	(*ConsumeStarted)(nil),    // 9: warren.broker.v1.ConsumeStarted
+	(*Deliveries)(nil),        // 10: warren.broker.v1.Deliveries
+	(*Delivery)(nil),          // 11: warren.broker.v1.Delivery
+	(*ConsumerCancelled)(nil), // 12: warren.broker.v1.ConsumerCancelled
+	(*GetRequest)(nil),        // 13: warren.broker.v1.GetRequest
+	(*Fetch)(nil),             // 14: warren.broker.v1.Fetch
+	(*GetResponse)(nil),       // 15: warren.broker.v1.GetResponse
+	nil,                       // 16: warren.broker.v1.TemporaryQueue.ArgumentsEntry
+	(*Binding)(nil),           // 17: warren.broker.v1.Binding
+	(*Message)(nil),           // 18: warren.broker.v1.Message
+	(*FieldValue)(nil),        // 19: warren.broker.v1.FieldValue
 }
 var file_broker_v1_consuming_proto_depIdxs = []int32{
 	2,  // 0: warren.broker.v1.ConsumeRequest.start:type_name -> warren.broker.v1.ConsumeStart
 	4,  // 1: warren.broker.v1.ConsumeRequest.settles:type_name -> warren.broker.v1.Settles
-	6,  // 2: warren.broker.v1.ConsumeRequest.set_credit:type_name -> warren.broker.v1.SetCredit
-	3,  // 3: warren.broker.v1.ConsumeStart.temporary:type_name -> warren.broker.v1.TemporaryQueue
-	15, // 4: warren.broker.v1.TemporaryQueue.arguments:type_name -> warren.broker.v1.TemporaryQueue.ArgumentsEntry
-	16, // 5: warren.broker.v1.TemporaryQueue.bindings:type_name -> warren.broker.v1.Binding
-	5,  // 6: warren.broker.v1.Settles.settles:type_name -> warren.broker.v1.Settle
-	0,  // 7: warren.broker.v1.Settle.settlement:type_name -> warren.broker.v1.Settlement
-	8,  // 8: warren.broker.v1.ConsumeResponse.started:type_name -> warren.broker.v1.ConsumeStarted
-	9,  // 9: warren.broker.v1.ConsumeResponse.deliveries:type_name -> warren.broker.v1.Deliveries
-	11, // 10: warren.broker.v1.ConsumeResponse.cancelled:type_name -> warren.broker.v1.ConsumerCancelled
-	10, // 11: warren.broker.v1.Deliveries.deliveries:type_name -> warren.broker.v1.Delivery
-	17, // 12: warren.broker.v1.Delivery.message:type_name -> warren.broker.v1.Message
-	13, // 13: warren.broker.v1.GetRequest.fetch:type_name -> warren.broker.v1.Fetch
-	5,  // 14: warren.broker.v1.GetRequest.settle:type_name -> warren.broker.v1.Settle
-	10, // 15: warren.broker.v1.GetResponse.delivery:type_name -> warren.broker.v1.Delivery
-	18, // 16: warren.broker.v1.TemporaryQueue.ArgumentsEntry.value:type_name -> warren.broker.v1.FieldValue
-	1,  // 17: warren.broker.v1.ConsumingService.Consume:input_type -> warren.broker.v1.ConsumeRequest
-	12, // 18: warren.broker.v1.ConsumingService.Get:input_type -> warren.broker.v1.GetRequest
-	7,  // 19: warren.broker.v1.ConsumingService.Consume:output_type -> warren.broker.v1.ConsumeResponse
-	14, // 20: warren.broker.v1.ConsumingService.Get:output_type -> warren.broker.v1.GetResponse
-	19, // [19:21] is the sub-list for method output_type
-	17, // [17:19] is the sub-list for method input_type
-	17, // [17:17] is the sub-list for extension type_name
-	17, // [17:17] is the sub-list for extension extendee
-	0,  // [0:17] is the sub-list for field type_name
+	7,  // 2: warren.broker.v1.ConsumeRequest.set_credit:type_name -> warren.broker.v1.SetCredit
+	6,  // 3: warren.broker.v1.ConsumeRequest.extend_leases:type_name -> warren.broker.v1.ExtendLeases
+	3,  // 4: warren.broker.v1.ConsumeStart.temporary:type_name -> warren.broker.v1.TemporaryQueue
+	16, // 5: warren.broker.v1.TemporaryQueue.arguments:type_name -> warren.broker.v1.TemporaryQueue.ArgumentsEntry
+	17, // 6: warren.broker.v1.TemporaryQueue.bindings:type_name -> warren.broker.v1.Binding
+	5,  // 7: warren.broker.v1.Settles.settles:type_name -> warren.broker.v1.Settle
+	0,  // 8: warren.broker.v1.Settle.settlement:type_name -> warren.broker.v1.Settlement
+	9,  // 9: warren.broker.v1.ConsumeResponse.started:type_name -> warren.broker.v1.ConsumeStarted
+	10, // 10: warren.broker.v1.ConsumeResponse.deliveries:type_name -> warren.broker.v1.Deliveries
+	12, // 11: warren.broker.v1.ConsumeResponse.cancelled:type_name -> warren.broker.v1.ConsumerCancelled
+	11, // 12: warren.broker.v1.Deliveries.deliveries:type_name -> warren.broker.v1.Delivery
+	18, // 13: warren.broker.v1.Delivery.message:type_name -> warren.broker.v1.Message
+	14, // 14: warren.broker.v1.GetRequest.fetch:type_name -> warren.broker.v1.Fetch
+	5,  // 15: warren.broker.v1.GetRequest.settle:type_name -> warren.broker.v1.Settle
+	6,  // 16: warren.broker.v1.GetRequest.extend_leases:type_name -> warren.broker.v1.ExtendLeases
+	11, // 17: warren.broker.v1.GetResponse.delivery:type_name -> warren.broker.v1.Delivery
+	19, // 18: warren.broker.v1.TemporaryQueue.ArgumentsEntry.value:type_name -> warren.broker.v1.FieldValue
+	1,  // 19: warren.broker.v1.ConsumingService.Consume:input_type -> warren.broker.v1.ConsumeRequest
+	13, // 20: warren.broker.v1.ConsumingService.Get:input_type -> warren.broker.v1.GetRequest
+	8,  // 21: warren.broker.v1.ConsumingService.Consume:output_type -> warren.broker.v1.ConsumeResponse
+	15, // 22: warren.broker.v1.ConsumingService.Get:output_type -> warren.broker.v1.GetResponse
+	21, // [21:23] is the sub-list for method output_type
+	19, // [19:21] is the sub-list for method input_type
+	19, // [19:19] is the sub-list for extension type_name
+	19, // [19:19] is the sub-list for extension extendee
+	0,  // [0:19] is the sub-list for field type_name
 }
 
 func init() { file_broker_v1_consuming_proto_init() }
@@ -1127,15 +1224,17 @@ func file_broker_v1_consuming_proto_init() {
 		(*ConsumeRequest_Start)(nil),
 		(*ConsumeRequest_Settles)(nil),
 		(*ConsumeRequest_SetCredit)(nil),
+		(*ConsumeRequest_ExtendLeases)(nil),
 	}
-	file_broker_v1_consuming_proto_msgTypes[6].OneofWrappers = []any{
+	file_broker_v1_consuming_proto_msgTypes[7].OneofWrappers = []any{
 		(*ConsumeResponse_Started)(nil),
 		(*ConsumeResponse_Deliveries)(nil),
 		(*ConsumeResponse_Cancelled)(nil),
 	}
-	file_broker_v1_consuming_proto_msgTypes[11].OneofWrappers = []any{
+	file_broker_v1_consuming_proto_msgTypes[12].OneofWrappers = []any{
 		(*GetRequest_Fetch)(nil),
 		(*GetRequest_Settle)(nil),
+		(*GetRequest_ExtendLeases)(nil),
 	}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
@@ -1143,7 +1242,7 @@ func file_broker_v1_consuming_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_broker_v1_consuming_proto_rawDesc), len(file_broker_v1_consuming_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   15,
+			NumMessages:   16,
 			NumExtensions: 0,
 			NumServices:   1,
 		},
