@@ -57,6 +57,8 @@ type Options struct {
 	OnFatal func(error)
 	// Resources says what the process takes from its machine, for the other nodes to show (default: nothing).
 	Resources func() Resources
+	// Waiting is told, while Start waits, for what, in a sentence (default: the log alone).
+	Waiting func(why string)
 	// OnEmptied is called, once, when this node is to leave and holds no replica any more: it returns when no clients are left
 	// (default: there are none). Then the node is removed.
 	OnEmptied func()
@@ -103,6 +105,7 @@ type Cluster struct {
 	leaders   *leaderTable
 	watcher   *watcher
 	forgetter *forgetter
+	strangers *strangers
 
 	ctx    context.Context // ends with the cluster
 	end    context.CancelFunc
@@ -168,10 +171,13 @@ func Start(ctx context.Context, o Options) (_ *Cluster, err error) {
 	if err := c.open(); err != nil {
 		return nil, fmt.Errorf("start cluster: %w", err)
 	}
+	starting, started := context.WithCancel(ctx)
+	defer started()
+	c.work.Go(func() { c.explain(starting) })
 	for _, step := range []func(context.Context) error{c.find, c.takeSeat, c.register, c.takePart} {
 		if err := step(ctx); err != nil {
-			if errors.Is(context.Cause(ctx), ErrRemoved) {
-				err = ErrRemoved
+			if cause := context.Cause(ctx); errors.Is(cause, ErrRemoved) || errors.Is(cause, ErrRecovered) {
+				err = cause
 			}
 			return nil, fmt.Errorf("start cluster: %w", err)
 		}
@@ -182,6 +188,9 @@ func Start(ctx context.Context, o Options) (_ *Cluster, err error) {
 // open reads what is on disk and begins to listen.
 func (c *Cluster) open() (err error) {
 	if err := os.MkdirAll(c.o.DataDir, 0o750); err != nil {
+		return err
+	}
+	if err := refuseHalfRecovered(c.o.DataDir); err != nil {
 		return err
 	}
 	if c.identity, c.db, err = openIdentity(c.o.DataDir, c.log); err != nil {
@@ -210,9 +219,11 @@ func (c *Cluster) open() (err error) {
 	}})
 	c.catalog, c.leases, c.follower = newCatalogSeat(c), newLeases(c), newFollower(c)
 	c.leaders, c.watcher, c.forgetter = newLeaderTable(c), newWatcher(c.ctx, c), newForgetter(c)
+	c.strangers = newStrangers(c)
 	c.work.Go(c.serveNodes)
+	c.work.Go(func() { c.strangers.meet(c.ctx) })
 	g, err := gossip.Start(gossip.Options{Self: c.member(), Bind: c.o.Host, Port: c.o.GossipPort, Advertise: c.o.Advertise,
-		Seeds: c.o.Join, Changed: c.membersChanged, Logger: c.log, Transport: c.o.Surroundings.Gossip, KeyFile: c.o.GossipKeyFile})
+		Seeds: c.o.Join, Changed: c.membersChanged, Foreign: c.strangers.met, Logger: c.log, Transport: c.o.Surroundings.Gossip, KeyFile: c.o.GossipKeyFile})
 	if err != nil {
 		return err
 	}
@@ -273,6 +284,9 @@ func (c *Cluster) address(uuid string) (string, error) {
 				return s.Address, nil
 			}
 		}
+	}
+	if a := c.strangers.address(uuid); a != "" {
+		return a, nil
 	}
 	return "", fmt.Errorf("no address of node %s is known", uuid)
 }
@@ -456,6 +470,9 @@ func (c *Cluster) uuidOf(number uint16) string {
 // catalogChanged takes note of what a command changed. The catalog is locked.
 func (c *Cluster) catalogChanged(s *catalog.State, changes []catalog.Change) {
 	for i := range changes {
+		if changes[i].Kind == catalog.ClusterChanged {
+			c.log.Info("the cluster", "id", s.ClusterID(), "machine version", s.MachineVersion())
+		}
 		switch changes[i].Kind {
 		case catalog.NodeChanged, catalog.NodeRemoved, catalog.ShardChanged, catalog.ClusterChanged:
 			c.catalogRestored(s)

@@ -186,6 +186,9 @@ func (c *Cluster) startReplica(placement *catalog.Shard) error {
 	all := maps.Clone(*c.replicas.Load())
 	all[placement.ID] = s
 	c.replicas.Store(&all)
+	for _, number := range c.formerNumbers() { // nobody else tells the host of them
+		s.host.Peer(queue.MakeSessionID(number, math.MaxUint64), pipe.PeerDead)
+	}
 	for number, n := range c.directory.Load().byNumber {
 		if n.Run > 1 {
 			s.host.Peer(queue.MakeSessionID(number, n.Run-1), pipe.PeerDead)
@@ -196,6 +199,18 @@ func (c *Cluster) startReplica(placement *catalog.Shard) error {
 	}
 	c.leadershipChanged(s)
 	return nil
+}
+
+// formerNumbers are the numbers of nodes that were members and are none any more.
+func (c *Cluster) formerNumbers() (numbers []uint16) {
+	c.catalog.read(func(s *catalog.State) {
+		for number := uint16(1); number <= s.LastNode(); number++ {
+			if s.Node(number) == nil {
+				numbers = append(numbers, number)
+			}
+		}
+	})
+	return numbers
 }
 
 // placementOf are the numbers of the nodes that should hold a shard.
@@ -256,6 +271,7 @@ func (c *Cluster) supervise(ctx context.Context) {
 		} else {
 			c.giveBack(time.Now())
 		}
+		c.raiseShards()
 		c.leaveWhenEmpty()
 		c.wakePlacer()
 		select {
@@ -292,6 +308,9 @@ func (c *Cluster) arrange(ctx context.Context, sessions bool) error {
 			if err := c.endSessions(ctx); err != nil {
 				return err
 			}
+		}
+		if err := c.raiseVersion(ctx); err != nil {
+			return err
 		}
 		return c.move(ctx)
 	}

@@ -22,8 +22,12 @@ type Overview struct {
 	ClusterID string    `json:"cluster_id"`
 	Node      string    `json:"node"` // whose view it is
 	Time      time.Time `json:"time"`
-	Nodes     []Member  `json:"nodes"`
-	Groups    []Group   `json:"groups"` // the catalog, then the shards
+	// MachineVersion is the one in force: what commands mean. HeldBack says why it is not the latest that a node knows; empty:
+	// it is.
+	MachineVersion uint32   `json:"machine_version"`
+	HeldBack       string   `json:"held_back,omitempty"`
+	Nodes          []Member `json:"nodes"`
+	Groups         []Group  `json:"groups"` // the catalog, then the shards
 	// Moves is how many changes of placement are still to be made, and LeadersAway how many shards another node leads than
 	// should and could. Both are 0 when nothing is to be done.
 	Moves       int `json:"moves"`
@@ -51,10 +55,12 @@ type Member struct {
 	Leaving  bool   `json:"leaving"`
 	Draining bool   `json:"draining"`
 	Version  string `json:"version"`
-	Started  string `json:"started,omitempty"` // RFC 3339
-	Replicas int    `json:"replicas"`          // of shards, that it is to hold
-	Leads    int    `json:"leads"`             // shards
-	Catalog  string `json:"catalog"`           // leader, voter, learner, or empty: no seat
+	// MachineVersion is the latest that its program knows.
+	MachineVersion uint32 `json:"machine_version"`
+	Started        string `json:"started,omitempty"` // RFC 3339
+	Replicas       int    `json:"replicas"`          // of shards, that it is to hold
+	Leads          int    `json:"leads"`             // shards
+	Catalog        string `json:"catalog"`           // leader, voter, learner, or empty: no seat
 
 	MemoryBytes    uint64 `json:"memory_bytes"`
 	DiskFreeBytes  uint64 `json:"disk_free_bytes"`
@@ -107,6 +113,7 @@ func (c *Cluster) Overview() *Overview {
 	var shards []*catalog.Shard
 	queues := map[queue.ShardID]int{}
 	c.catalog.read(func(s *catalog.State) {
+		o.MachineVersion = s.MachineVersion()
 		for sh := range s.Shards() {
 			shards = append(shards, sh)
 			queues[sh.ID] = s.QueueCountIn(sh.ID)
@@ -125,6 +132,7 @@ func (c *Cluster) Overview() *Overview {
 		o.Groups = append(o.Groups, g)
 	}
 	o.Nodes = v.members(o.Groups, shards)
+	o.HeldBack = heldBack(o)
 	o.Moves = place.Remaining(now.nodes, now.shards, now.replication, maxMoves)
 	o.Problems = append(o.Problems, c.problems(o)...)
 	return o
@@ -293,7 +301,8 @@ func (v *viewer) members(groups []Group, shards []*catalog.Shard) []Member {
 	for _, number := range slices.Sorted(maps.Keys(v.directory.byNumber)) {
 		n := v.directory.byNumber[number]
 		p := v.peers[n.UUID]
-		m := Member{Number: number, ID: n.UUID, Name: n.Name, State: v.state(n.UUID), Leaving: n.Leaving, Version: n.Version}
+		m := Member{Number: number, ID: n.UUID, Name: n.Name, State: v.state(n.UUID), Leaving: n.Leaving, Version: n.Version,
+			MachineVersion: n.MachineVersion}
 		if n.StartedAt != 0 {
 			m.Started = time.UnixMilli(n.StartedAt).UTC().Format(time.RFC3339)
 		}
@@ -340,8 +349,9 @@ const maxSkew = time.Second
 func (c *Cluster) problems(o *Overview) (list []string) {
 	add := func(format string, args ...any) { list = append(list, fmt.Sprintf(format, args...)) }
 	if err := c.Fresh(); err != nil {
-		add("node '%s' is cut off from the majority: what follows may be old", c.o.Name)
+		add("node '%s' is cut off from the majority: what follows may be old (if the majority is lost for good: warren recover --help)", c.o.Name)
 	}
+	list = append(list, c.strangers.problems()...)
 	for _, m := range o.Nodes {
 		switch {
 		case m.State == MemberDown || m.State == MemberUnreachable:

@@ -48,7 +48,8 @@ func (g *group) open(first []string, peers bool, votesLost bool) error {
 	}
 	switch {
 	case err != nil && !peers:
-		return fmt.Errorf("%s: %w; no other node has a copy", g.name, err)
+		return fmt.Errorf("%s: %w; as far as is known here no other node has a copy: put the missing file back; or, if the cluster has other members that run, start with an empty data directory, under the same name; or see warren recover --help",
+			g.name, err)
 	case err != nil:
 		return g.rejoin(seat, err)
 	case seat.Incarnation == 0:

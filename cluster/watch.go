@@ -122,8 +122,11 @@ func (w *watcher) listen(ctx context.Context, uuid string) error {
 	}
 	for {
 		s, err := stream.Recv()
-		if status.Code(err) == codes.NotFound {
+		switch status.Code(err) {
+		case codes.NotFound:
 			w.c.removed()
+		case codes.FailedPrecondition:
+			w.c.strangers.succeeded(status.Convert(err).Message())
 		}
 		if err != nil {
 			return errors.Join(err, context.Cause(ctx))
@@ -368,6 +371,9 @@ func (g *group) groupStatus(applied uint64) *nodev1.GroupStatus {
 func (s controlServer) Watch(q *nodev1.WatchRequest, stream grpc.ServerStreamingServer[nodev1.Status]) error {
 	c := s.c
 	if id := c.clusterID(); q.ClusterId != "" && id != "" && q.ClusterId != id {
+		if why := c.recoveredFrom(q.ClusterId); why != "" {
+			return status.Error(codes.FailedPrecondition, why)
+		}
 		return status.Errorf(codes.PermissionDenied, "this node is of cluster %s", id)
 	}
 	if q.ClusterId != "" && c.isRemoved(q.Uuid) {

@@ -29,6 +29,8 @@ type Options struct {
 	Seeds     []string // host:port of any members; a name stands for all its addresses
 	// Changed is called when a member came, went or says something new. It must not block.
 	Changed func()
+	// Foreign is told of a node of another cluster, each time that it is met (default: nobody). It must not block.
+	Foreign func(*nodev1.Member)
 	Logger  *slog.Logger
 	// Transport carries what is said (default: UDP and TCP).
 	Transport Transport
@@ -219,11 +221,15 @@ func (g *Gossip) NotifyAlive(n *memberlist.Node) error {
 		return err
 	}
 	g.mu.Lock()
-	defer g.mu.Unlock()
-	if m.ClusterId != "" && g.self.ClusterId != "" && m.ClusterId != g.self.ClusterId {
-		return fmt.Errorf("node %s is of cluster %s, this one of %s", m.Name, m.ClusterId, g.self.ClusterId)
+	own := g.self.ClusterId
+	g.mu.Unlock()
+	if m.ClusterId == "" || own == "" || m.ClusterId == own {
+		return nil
 	}
-	return nil
+	if g.o.Foreign != nil {
+		g.o.Foreign(m)
+	}
+	return fmt.Errorf("node %s is of cluster %s, this one of %s", m.Name, m.ClusterId, own)
 }
 
 func decode(n *memberlist.Node) (*nodev1.Member, error) {

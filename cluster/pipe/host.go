@@ -32,7 +32,8 @@ type Host struct {
 	attached    map[queue.SessionID]*attachment
 	helloes     int // attachments that wait for their session to be up
 	sinceHash   uint64
-	behindUntil int64 // ms
+	behindUntil int64  // ms
+	version     uint32 // of the machine, as the proposer knows it
 	reads       []read
 	peers       peers
 	tick        ticker
@@ -49,6 +50,7 @@ func NewHost(o HostOptions) (*Host, error) {
 	h.proposer.entryBytes, h.proposer.inFlight, h.proposer.maxPending = o.EntryBytes, o.InFlight, o.PendingBytes
 	h.peers.init()
 	h.applied.Store(appliedBy(o.State))
+	h.noteVersion()
 	return h, nil
 }
 
@@ -65,6 +67,30 @@ func (h *Host) ApplyBatch(entries []Entry) error {
 	}
 	h.proposed(h.proposer.applied(n, last))
 	return nil
+}
+
+// noteVersion tells the proposer of the machine's version when it has changed. The lock is held.
+func (h *Host) noteVersion() {
+	version := h.state.MachineVersion()
+	if version == h.version {
+		return
+	}
+	if h.version != 0 {
+		h.log().Info("machine version", "version", version)
+	}
+	h.version = version
+	h.proposer.machine(version)
+}
+
+// Raise has the machine raised to a version that every replica's program knows. If this host does not lead, or has no room, it
+// is to be told again.
+func (h *Host) Raise(version uint32) {
+	h.mu.Lock()
+	if h.leading && h.state.MachineVersion() < version {
+		h.command(func(b *queue.Batch) { b.MachineVersion(version) })
+	}
+	h.mu.Unlock()
+	h.kick()
 }
 
 // maxEffects is the deliveries at which effects are handed on before the rest of the entries is applied.
@@ -86,6 +112,7 @@ func (h *Host) apply(entries []Entry) (n int, last int64, err error) {
 			h.applied.Store(e.Index)
 		}
 	}
+	h.noteVersion()
 	h.handOn()
 	if h.helloes > 0 {
 		h.admit(entries)
@@ -267,6 +294,7 @@ func (h *Host) Restore(s *queue.State) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	h.state = s
+	h.noteVersion()
 	h.applied.Store(appliedBy(s))
 	h.wakeReads()
 }

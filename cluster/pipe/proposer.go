@@ -20,6 +20,7 @@ type proposer struct {
 	mu       sync.Mutex // guards what follows; taken last
 	open     bool
 	term     uint64
+	version  uint32   // of the machine that applied last
 	flying   int      // entries in flight
 	sealed   [][]byte // full, waiting to be sent
 	building []byte   // header and batches so far; empty: none
@@ -34,6 +35,13 @@ func (p *proposer) lead(term uint64) {
 	defer p.mu.Unlock()
 	p.clear()
 	p.open, p.term = true, term
+}
+
+// machine notes the version of the machine, for which entries are written from then on.
+func (p *proposer) machine(version uint32) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.version = version
 }
 
 // follow closes it and forgets what waits: the edges keep it.
@@ -87,7 +95,7 @@ func (p *proposer) put(s queue.SessionID, seq, acked uint64, b *queue.Batch) boo
 // away but used again.
 func (p *proposer) seal() {
 	entry := p.building
-	le.PutUint32(entry[4:], p.batches)
+	queue.SealEntry(entry, p.batches, p.version)
 	if cap(entry) > 2*len(entry) {
 		p.sealed = append(p.sealed, bytes.Clone(entry))
 		p.building = entry[:0]

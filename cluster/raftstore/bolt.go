@@ -4,6 +4,7 @@
 package raftstore
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"hash/crc32"
@@ -66,9 +67,22 @@ var renewedKey = []byte("renewed")
 // MarkRenewed notes that this file took the place of one that was lost: a group without a seat in it had one.
 func (d *DB) MarkRenewed() error { return d.bolt.Set(renewedKey, seal(renewedKey, []byte{1})) }
 
-// Renewed tells whether MarkRenewed was called.
+// ClearRenewed takes the mark back: no group is bound any more by what the lost file held.
+func (d *DB) ClearRenewed() error { return d.bolt.Set(renewedKey, seal(renewedKey, []byte{0})) }
+
+// Renewed tells whether the file is marked as renewed. A mark that cannot be read is one.
 func (d *DB) Renewed() bool {
-	_, err := d.bolt.Get(renewedKey)
+	sealed, err := d.bolt.Get(renewedKey)
+	if err != nil {
+		return false
+	}
+	mark, err := unseal(renewedKey, sealed)
+	return err != nil || !bytes.Equal(mark, []byte{0})
+}
+
+// Exists tells whether a data directory has the file.
+func Exists(dir string) bool {
+	_, err := os.Stat(filepath.Join(dir, fileName))
 	return err == nil
 }
 

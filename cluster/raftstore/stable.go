@@ -160,6 +160,16 @@ func (s *Stable) Forget() error {
 	return errors.Join(s.put("term", le.AppendUint64(nil, 0)), s.put("vote", le.AppendUint64(nil, 0)))
 }
 
+// Succeed gives the store to another id, which goes on with what the log holds: nobody has its vote yet, and its term is not
+// below the one known here nor the one given, the log's last.
+func (s *Stable) Succeed(term uint64) error {
+	if known, err := s.number("term"); err == nil { // what cannot be read was a promise of the former id
+		term = max(term, known)
+	}
+	s.voteTerm = 0
+	return errors.Join(s.put("term", le.AppendUint64(nil, term)), s.put("vote", le.AppendUint64(nil, 0)))
+}
+
 // Check reads term and vote and tells damage.
 func (s *Stable) Check() error {
 	for _, name := range []string{"term", "vote"} {
