@@ -380,21 +380,29 @@ func (c *scripted) take() []string {
 	c.frames, c.last = nil, ""
 	// The order is one of each channel's own.
 	slices.SortStableFunc(frames, func(a, b string) int { return cmp.Compare(channelOf(a), channelOf(b)) })
-	if n := len(frames); n > 0 {
-		c.last = frames[n-1]
+	for _, frame := range frames {
+		if !confirmLine.MatchString(frame) {
+			c.last = frame
+		}
 	}
 	return frames
 }
 
+var confirmLine = regexp.MustCompile(`^\d+ (late )?n?acked `)
+
 var confirmFrame = regexp.MustCompile(`^(\d+) basic\.(n?ack) delivery-tag=(\d+)( multiple)?$`)
 
 // confirms writes the confirms of a channel as one line when they are of more than one message: how they are told, by
-// and by or together, depends on the moment.
+// and by or together, depends on the moment. Those that come after the end of their channel are late.
 func (c *scripted) confirms(frames []string) (out []string) {
-	told := map[string][]int{} // tags, by channel and answer
+	told := map[string][]int{}  // tags, by channel and answer
+	late := map[string]string{} // channels that have ended
 	for _, frame := range frames {
 		m := confirmFrame.FindStringSubmatch(frame)
 		if m == nil {
+			if number, rest, _ := strings.Cut(frame, " "); strings.HasPrefix(rest, "channel.close ") {
+				late[number] = "late "
+			}
 			out = append(out, frame)
 			continue
 		}
@@ -404,7 +412,7 @@ func (c *scripted) confirms(frames []string) (out []string) {
 			of = map[int]bool{}
 			c.confirmed[m[1]] = of
 		}
-		key := m[1] + " " + m[2] + "ed"
+		key := m[1] + " " + late[m[1]] + m[2] + "ed"
 		for t := tag; t > 0 && !of[t]; t-- {
 			of[t] = true
 			told[key] = append(told[key], t)

@@ -16,7 +16,7 @@ type writer struct {
 	c     *conn
 	awake chan struct{} // has room for one
 	quit  chan struct{}
-	holds atomic.Bool // the broker is not drained
+	holds atomic.Bool // nothing but confirms is drained
 
 	mu      sync.Mutex // guards what follows
 	room    sync.Cond  // told when replies were taken
@@ -164,6 +164,8 @@ func (w *writer) writeAll() error {
 			if more, err = w.c.broker.Drain((*frames)(w), drainBytes); err != nil {
 				return err
 			}
+		} else {
+			w.c.broker.DrainConfirms((*frames)(w))
 		}
 		w.takeReplies()
 		if len(*w.out) > 0 {
@@ -211,8 +213,8 @@ func (w *writer) moveReplies() {
 	w.room.Broadcast()
 }
 
-// settle waits until what was queued or drained before is in the socket, or never will be, for closeTimeout at most; until goOn
-// nothing more is drained. What a channel holds is given back between the two: a message that still waited here would reach this
+// settle waits until what was queued or drained before, and the confirms of what is applied, is in the socket, or never will be,
+// for closeTimeout at most; until goOn nothing but confirms is drained. What a channel holds is given back between the two: a message that still waited here would reach this
 // client when the next one has it already.
 func (w *writer) settle() {
 	w.holds.Store(true)

@@ -49,7 +49,7 @@ func (c *Conn) Drain(w Writer, maxBytes int) (more bool, err error) {
 	if len(c.writing.stage.open) > 0 {
 		c.settleWritten()
 	}
-	c.drainConfirms(w)
+	c.DrainConfirms(w)
 	c.drainEnds(w)
 	for maxBytes > 0 {
 		n := c.drainDeliveries(w, maxBytes)
@@ -61,9 +61,9 @@ func (c *Conn) Drain(w Writer, maxBytes int) (more bool, err error) {
 	return c.out.more(), nil
 }
 
-// drainConfirms writes returns and confirms. The confirms are collected first: then each message that was returned has
+// DrainConfirms is the part of Drain that writes returns and confirms. The confirms are collected first: then each message that was returned has
 // its return among those written before.
-func (c *Conn) drainConfirms(w Writer) {
+func (c *Conn) DrainConfirms(w Writer) {
 	s := &c.writing
 	s.channels = c.out.takeConfirming(s.channels[:0])
 	s.frames, s.of = s.frames[:0], s.of[:0]
