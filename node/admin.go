@@ -19,11 +19,18 @@ type (
 // operators is what management asks of the cluster, once this node serves.
 type operators struct{ n *Node }
 
-var errStarting = &broker.Error{Kind: broker.Unavailable, Text: "the node is starting"}
+// starting is the error for what a node is asked before it serves: it says for what the start waits, if it has waited for a while.
+func (n *Node) starting() error {
+	text := "the node is starting"
+	if why := n.waiting.Load(); why != nil {
+		text += ": " + *why
+	}
+	return &broker.Error{Kind: broker.Unavailable, Text: text}
+}
 
 func (o operators) cluster() (*cluster.Cluster, error) {
 	if !o.n.joined.Load() {
-		return nil, errStarting
+		return nil, o.n.starting()
 	}
 	return o.n.cluster, nil
 }
@@ -76,7 +83,7 @@ func (o operators) Drain(ctx context.Context, node string, off bool) (int, error
 // login implements management.Login.
 func (n *Node) login(ctx context.Context, user, password string, loopback bool) ([]string, error) {
 	if !n.joined.Load() {
-		return nil, errStarting
+		return nil, n.starting()
 	}
 	id, err := n.broker.Login(ctx, user, password, loopback)
 	if err != nil {

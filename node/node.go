@@ -48,6 +48,7 @@ type Node struct {
 	nodeTLS     *tlsfiles.Source // what other nodes are shown; nil: plain text
 
 	joined  atomic.Bool            // broker and cluster can be asked
+	waiting atomic.Pointer[string] // for what its start waits; nil: nobody has said
 	alarmed atomic.Pointer[string] // why publishers are blocked; nil or empty: they are not
 	started chan struct{}          // closed when everything has started
 	left    chan struct{}          // closed when the node is no member any more
@@ -163,7 +164,7 @@ func (n *Node) startCluster(ctx context.Context, version string) (*cluster.Clust
 	return cluster.Start(joining, cluster.Options{DataDir: c.DataDir, Name: c.Name, Host: c.Host, Advertise: c.Advertise,
 		ClusterPort: c.ClusterPort, GossipPort: c.GossipPort, Join: c.Join, Expect: c.Expect, Shards: c.Shards, Replicas: c.Replicas,
 		Store: n.store, Observer: n.broker, Logger: n.log, GuestPasswordHash: guest, Version: version, OnFatal: n.stopFor,
-		GossipKeyFile: c.GossipKeyFile, Surroundings: n.surroundings(), Resources: n.resources, OnEmptied: n.closeClients, OnRemoved: func() { close(n.left) }})
+		GossipKeyFile: c.GossipKeyFile, Waiting: func(why string) { n.waiting.Store(&why) }, Surroundings: n.surroundings(), Resources: n.resources, OnEmptied: n.closeClients, OnRemoved: func() { close(n.left) }})
 }
 
 func (n *Node) serveHTTP() error {
@@ -224,7 +225,7 @@ func (n *Node) Fatal() <-chan error { return n.fatal }
 // Ready returns nil when the node serves clients.
 func (n *Node) Ready() error {
 	if !n.serving.Load() {
-		return errors.New("starting")
+		return n.starting()
 	}
 	return n.cluster.Ready()
 }

@@ -180,6 +180,11 @@ func printStatus(w io.Writer, o *node.Overview) {
 	fmt.Fprintf(w, "seen by\t%s at %s\n", o.Node, o.Time.Format(time.RFC3339))
 	fmt.Fprintf(w, "nodes\t%d, %d running\n", len(o.Nodes), running)
 	fmt.Fprintf(w, "shards\t%d, %d healthy, %d settled\n", max(0, len(o.Groups)-1), led, settled)
+	inForce := fmt.Sprint(o.MachineVersion)
+	if o.HeldBack != "" {
+		inForce += "; " + o.HeldBack
+	}
+	fmt.Fprintf(w, "machine version\t%s\n", inForce)
 	fmt.Fprintf(w, "to be done\t%d moves, %d leaders elsewhere\n\n", o.Moves, o.LeadersAway)
 	printMembers(w, o)
 	if len(o.Problems) > 0 {

@@ -19,7 +19,7 @@ func main() {
 		SilenceUsage:  true,
 		SilenceErrors: true,
 	}
-	root.AddCommand(serverCommand(), healthCommand(), tlsCommand(), benchCommand(), versionCommand(), storageCommand(),
+	root.AddCommand(serverCommand(), healthCommand(), tlsCommand(), benchCommand(), versionCommand(), storageCommand(), recoverCommand(),
 		statusCommand(), membersCommand(), shardsCommand(), leaveCommand(), removeCommand(), drainCommand(), rebalanceCommand())
 	root.AddCommand(backupCommand(), restoreCommand())
 	root.AddCommand(messageCommands()...)
