@@ -174,20 +174,8 @@ func (v *traveller) missing() (count int) {
 // notices.
 func TestRollingRestart(t *testing.T) {
 	c := Start(t, 3)
-	var travellers []*traveller
-	for i := range c.Nodes {
-		v := newTraveller(t, c.Nodes, i)
-		travellers = append(travellers, v)
-		go v.run()
-	}
-	// flow waits until every client has had a hundred confirms more.
-	flow := func(what string) {
-		t.Helper()
-		for i, v := range travellers {
-			start := v.count()
-			Await(t, fmt.Sprintf("%s: confirms of client %d", what, i), func() bool { return v.count() >= start+100 })
-		}
-	}
+	travellers := travel(t, c.Nodes)
+	flow := func(what string) { t.Helper(); flowing(t, travellers, what) }
 	flow("before")
 	for i, n := range c.Nodes {
 		at := make([]int, len(travellers))
@@ -214,6 +202,31 @@ func TestRollingRestart(t *testing.T) {
 			}
 		}
 	}
+	arrived(t, travellers)
+}
+
+// travel starts a traveller at each node.
+func travel(t *testing.T, nodes []*Node) (travellers []*traveller) {
+	for i := range nodes {
+		v := newTraveller(t, nodes, i)
+		travellers = append(travellers, v)
+		go v.run()
+	}
+	return travellers
+}
+
+// flowing waits until every client has had a hundred confirms more.
+func flowing(t *testing.T, travellers []*traveller, what string) {
+	t.Helper()
+	for i, v := range travellers {
+		start := v.count()
+		Await(t, fmt.Sprintf("%s: confirms of client %d", what, i), func() bool { return v.count() >= start+100 })
+	}
+}
+
+// arrived ends the travels: nothing is lost, nothing came twice.
+func arrived(t *testing.T, travellers []*traveller) {
+	t.Helper()
 	total := 0
 	for i, v := range travellers {
 		close(v.stop)

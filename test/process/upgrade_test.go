@@ -1,0 +1,105 @@
+package process
+
+import (
+	"encoding/json"
+	"fmt"
+	"net/http"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+)
+
+// nextBinary makes the program of the next version: it knows a machine version more (raftfsm/queue, tag warren_next).
+func nextBinary(t *testing.T) string {
+	t.Helper()
+	path := filepath.Join(t.TempDir(), "warren-next")
+	args := []string{"build", "-tags", "warren_next", "-ldflags", "-X main.version=next", "-o", path}
+	if RaceDetector {
+		args = append(args, "-race")
+	}
+	if out, err := exec.Command("go", append(args, "github.com/warrenmq/warren/cmd/warren")...).CombinedOutput(); err != nil {
+		t.Fatalf("build the next version: %v\n%s", err, out)
+	}
+	return path
+}
+
+// overview is what a node says of the cluster.
+type overview struct {
+	MachineVersion int    `json:"machine_version"`
+	HeldBack       string `json:"held_back"`
+}
+
+func (n *Node) overview() (o overview) {
+	n.t.Helper()
+	request, err := http.NewRequest(http.MethodGet, fmt.Sprintf("http://127.0.0.1:%d/api/warren/overview", n.HTTPPort), nil)
+	if err != nil {
+		n.t.Fatal(err)
+	}
+	request.SetBasicAuth("guest", "guest")
+	response, err := probes.Do(request)
+	if err != nil {
+		n.t.Fatal(err)
+	}
+	defer response.Body.Close()
+	if err := json.NewDecoder(response.Body).Decode(&o); err != nil {
+		n.t.Fatal(err)
+	}
+	return o
+}
+
+// TestRollingUpgrade starts each of three nodes with a program of the next version, one after the other, under load. The new
+// machine version comes into force with the last of them, for the catalog and for every shard; a node that then starts with the
+// old program is refused and says why. Nothing is lost, and nothing comes twice.
+func TestRollingUpgrade(t *testing.T) {
+	const shards = 3
+	next := nextBinary(t)
+	c := Start(t, 3, "--shards", fmt.Sprint(shards))
+	travellers := travel(t, c.Nodes)
+	flow := func(what string) { t.Helper(); flowing(t, travellers, what) }
+	flow("before")
+	old := c.Nodes[0].binary
+	for i, n := range c.Nodes {
+		n.Stop()
+		n.binary = next
+		n.Restart()
+		flow(n.Name + " runs the next version")
+		if i == len(c.Nodes)-1 {
+			break
+		}
+		o := n.overview()
+		if o.MachineVersion != 1 || !strings.Contains(o.HeldBack, "machine version 2 comes into force when all nodes run a program that knows it") ||
+			!strings.Contains(o.HeldBack, c.Nodes[2].Name) {
+			t.Errorf("with %d nodes of the next version: %+v", i+1, o)
+		}
+	}
+	for _, n := range c.Nodes {
+		Await(t, n.Name+" is at machine version 2", func() bool { return n.overview() == overview{MachineVersion: 2} })
+		for shard := range shards {
+			raised := fmt.Sprintf(`msg="machine version" node=%s shard=%d version=2`, n.Name, shard)
+			Await(t, fmt.Sprintf("%s has raised shard %d", n.Name, shard), func() bool { return strings.Contains(n.Log(), raised) })
+		}
+	}
+	flow("at the next machine version")
+
+	back := c.Nodes[1]
+	back.Stop()
+	back.binary = old
+	back.StartAgain()
+	Await(t, "the old program ends", func() bool {
+		select {
+		case <-back.exited:
+			return true
+		default:
+			return false
+		}
+	})
+	if log := back.Log(); !strings.Contains(log, "the cluster is at machine version 2, and this program knows 1 at most: start the newer program again") {
+		t.Errorf("the old program does not say why it ends:\n%s", log[max(0, len(log)-2000):])
+	}
+	flow("a node has tried the old program")
+	back.binary = next
+	back.Restart()
+	flow("all are back")
+	arrived(t, travellers)
+}
