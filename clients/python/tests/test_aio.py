@@ -300,7 +300,7 @@ class Settling(unittest.IsolatedAsyncioTestCase):
     ACK, REQUEUE = consuming_pb2.SETTLEMENT_ACK, consuming_pb2.SETTLEMENT_REQUEUE
 
     def take(self, stream):
-        return [(s.delivery_tag, s.multiple, s.settlement) for s in stream.take()]
+        return [(s.delivery_tag, s.multiple, s.settlement) for request in stream.take() for s in request.settles.settles]
 
     async def test_acks_from_the_front_are_one(self):
         stream = ConsumeStream(asyncio.get_running_loop())
@@ -321,6 +321,30 @@ class Settling(unittest.IsolatedAsyncioTestCase):
         stream.end()
         with self.assertRaises(aio.LostError):
             stream.settle(8, self.ACK)
+
+    async def test_leases_are_extended_before_anything_is_settled(self):
+        stream = ConsumeStream(asyncio.get_running_loop())
+        for tag in (1, 2):
+            stream.got(tag)
+        stream.extend(1)
+        stream.extend(1)
+        stream.settle(1, self.REQUEUE, 1500)
+        with self.assertRaises(aio.SettledError):
+            stream.extend(1)
+        stream.settle(2, self.ACK)
+        leases, settles = stream.take()
+        self.assertEqual(list(leases.extend_leases.delivery_tags), [1])
+        self.assertEqual([(s.delivery_tag, s.delay_millis) for s in settles.settles.settles], [(1, 1500), (2, 0)])
+        self.assertEqual(stream.take(), [])
+
+    async def test_delays_are_bounded(self):
+        delivery = aio.Delivery(b"x", tag=1, settler=unittest.mock.Mock())
+        for delay in (-1, 86401):
+            with self.assertRaises(ValueError):
+                await delivery.requeue(delay)
+        delivery.settler.settle.return_value = None
+        await delivery.fail(0.0001)
+        delivery.settler.settle.assert_called_with(1, consuming_pb2.SETTLEMENT_REQUEUE_FAILED, 1)
 
 
 if __name__ == "__main__":

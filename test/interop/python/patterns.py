@@ -3,6 +3,7 @@ what is consumed comes by FAR, whose AMQP port the crossing uses. NAME begins th
 
 import sys
 import threading
+import time
 
 import pika
 
@@ -106,6 +107,21 @@ def crossing(near, far, publisher):
     connection.close()
 
 
+def later(near, far, publisher):
+    """A message that is worked on for longer, and tried again after a delay."""
+    publisher.publish(Message(b"later", name))
+    with far.consume(name) as consumer:
+        delivery = consumer.next(PATIENCE)
+        delivery.extend()
+        begun = time.monotonic()
+        delivery.fail(delay=0.3)
+        again = consumer.next(PATIENCE)
+        check((again.body, again.redelivered), (b"later", True), "again")
+        if time.monotonic() - begun < 0.25:
+            raise AssertionError("it came back early")
+        again.ack()
+
+
 with warren.Client(near_address) as near, warren.Client(far_address) as far, near.publisher() as publisher:
     both = (near, far, publisher)
     hello(*both)
@@ -117,4 +133,5 @@ with warren.Client(near_address) as near, warren.Client(far_address) as far, nea
              {"headers": {"a": 1, "b": "x", "c": True}}, {"headers": {"a": 1}})
     rpc(*both)
     crossing(*both)
+    later(*both)
 print("done")

@@ -86,8 +86,10 @@ async def take(near, far, publisher):
     await publisher.publish(Message(b"single", name))
     first = await far.get(name)
     check((first.body, first.redelivered), (b"single", False), "first")
-    await first.requeue()
-    again = await near.get(name)
+    await first.extend()
+    await first.requeue(delay=0.01)
+    while (again := await near.get(name)) is None:
+        await asyncio.sleep(0.01)
     check((again.body, again.redelivered), (b"single", True), "again")
     await again.ack()
     check(await far.get(name), None, "empty")

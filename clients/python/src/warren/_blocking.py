@@ -31,24 +31,32 @@ class Delivery(BaseDelivery):
 
     def ack(self) -> None:
         """Settles it as done: the message is gone."""
-        self._settled(consuming_pb2.SETTLEMENT_ACK)
+        _run_if_any(self.settle(consuming_pb2.SETTLEMENT_ACK))
 
-    def requeue(self) -> None:
-        """Gives the message back to its place in the queue (a nack with requeue)."""
-        self._settled(consuming_pb2.SETTLEMENT_REQUEUE)
+    def requeue(self, delay: float = 0) -> None:
+        """Gives the message back to its place in the queue (a nack with requeue), after so many seconds, up to a day: until
+        then nobody gets it, and it takes nothing of the consumer's credit. The delay is kept by the cluster, whatever
+        becomes of this program."""
+        _run_if_any(self.settle(consuming_pb2.SETTLEMENT_REQUEUE, delay))
 
-    def fail(self) -> None:
-        """Gives the message back and counts a failed delivery; a queue may have a limit for those."""
-        self._settled(consuming_pb2.SETTLEMENT_REQUEUE_FAILED)
+    def fail(self, delay: float = 0) -> None:
+        """Gives the message back, as requeue does, and counts a failed delivery; a queue may have a limit for those. With a
+        delay it is the way to try again later."""
+        _run_if_any(self.settle(consuming_pb2.SETTLEMENT_REQUEUE_FAILED, delay))
 
     def discard(self) -> None:
         """Settles it as one that can never be done: the message is dead-lettered or dropped (a reject)."""
-        self._settled(consuming_pb2.SETTLEMENT_DISCARD)
+        _run_if_any(self.settle(consuming_pb2.SETTLEMENT_DISCARD))
 
-    def _settled(self, to: consuming_pb2.Settlement) -> None:
-        waiting = self.settle(to)
-        if waiting is not None:
-            run(_wait_for, waiting)
+    def extend(self) -> None:
+        """Says that the delivery is still being worked on: the time that it may be out, the queue's x-consumer-timeout or
+        the node's, begins anew."""
+        _run_if_any(self.extend_lease())
+
+
+def _run_if_any(waiting: Awaitable[None] | None) -> None:
+    if waiting is not None:
+        run(_wait_for, waiting)
 
 
 async def _wait_for(waiting: Awaitable[T]) -> T:

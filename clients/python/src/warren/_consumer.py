@@ -6,6 +6,7 @@ import asyncio
 import collections
 import dataclasses
 import inspect
+import math
 import threading
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from typing import Any, Generic, Protocol, TypeGuard, TypeVar
@@ -21,14 +22,18 @@ from .errors import ClosedError, Error, LostError, SettledError, from_status
 DEFAULT_CREDIT = 256
 
 _MOST_CREDIT = (1 << 16) - 1
+_MOST_DELAY = 24 * 60 * 60  # seconds
 _CLOSE_TIMEOUT = 5.0  # seconds: bounds the wait for the broker when a consumer is closed
 
 
 class Settler(Protocol):
     """Settles the deliveries of one stream."""
 
-    def settle(self, tag: int, to: consuming_pb2.Settlement) -> Awaitable[None] | None:
+    def settle(self, tag: int, to: consuming_pb2.Settlement, delay_ms: int) -> Awaitable[None] | None:
         """Settles from any thread. What it returns, if anything, is to be awaited in the event loop."""
+
+    def extend(self, tag: int) -> Awaitable[None] | None:
+        """Begins the time anew that the delivery may be out, as settle does."""
 
     def is_over(self) -> bool:
         """Whether the stream has ended: the message comes again."""
@@ -44,8 +49,15 @@ class BaseDelivery(Message):
     settler: Settler | None = dataclasses.field(default=None, repr=False, compare=False)
     """None: it is settled already."""
 
-    def settle(self, to: consuming_pb2.Settlement) -> Awaitable[None] | None:
-        return None if self.settler is None else self.settler.settle(self.tag, to)
+    def settle(self, to: consuming_pb2.Settlement, delay: float = 0) -> Awaitable[None] | None:
+        if not 0 <= delay <= _MOST_DELAY:
+            raise ValueError(f"a delay of {delay} s is not from 0 to {_MOST_DELAY}")
+        if self.settler is None:
+            return None
+        return self.settler.settle(self.tag, to, math.ceil(delay * 1000))  # what is not 0 is at least a millisecond
+
+    def extend_lease(self) -> Awaitable[None] | None:
+        return None if self.settler is None else self.settler.extend(self.tag)
 
     def is_stale(self) -> bool:
         """Whether the delivery's stream is over, so that the message comes again."""
@@ -59,24 +71,32 @@ class Delivery(BaseDelivery):
 
     async def ack(self) -> None:
         """Settles it as done: the message is gone."""
-        await self._settled(consuming_pb2.SETTLEMENT_ACK)
+        await _if_any(self.settle(consuming_pb2.SETTLEMENT_ACK))
 
-    async def requeue(self) -> None:
-        """Gives the message back to its place in the queue (a nack with requeue)."""
-        await self._settled(consuming_pb2.SETTLEMENT_REQUEUE)
+    async def requeue(self, delay: float = 0) -> None:
+        """Gives the message back to its place in the queue (a nack with requeue), after so many seconds, up to a day: until
+        then nobody gets it, and it takes nothing of the consumer's credit. The delay is kept by the cluster, whatever
+        becomes of this program."""
+        await _if_any(self.settle(consuming_pb2.SETTLEMENT_REQUEUE, delay))
 
-    async def fail(self) -> None:
-        """Gives the message back and counts a failed delivery; a queue may have a limit for those."""
-        await self._settled(consuming_pb2.SETTLEMENT_REQUEUE_FAILED)
+    async def fail(self, delay: float = 0) -> None:
+        """Gives the message back, as requeue does, and counts a failed delivery; a queue may have a limit for those. With a
+        delay it is the way to try again later."""
+        await _if_any(self.settle(consuming_pb2.SETTLEMENT_REQUEUE_FAILED, delay))
 
     async def discard(self) -> None:
         """Settles it as one that can never be done: the message is dead-lettered or dropped (a reject)."""
-        await self._settled(consuming_pb2.SETTLEMENT_DISCARD)
+        await _if_any(self.settle(consuming_pb2.SETTLEMENT_DISCARD))
 
-    async def _settled(self, to: consuming_pb2.Settlement) -> None:
-        waiting = self.settle(to)
-        if waiting is not None:
-            await waiting
+    async def extend(self) -> None:
+        """Says that the delivery is still being worked on: the time that it may be out, the queue's x-consumer-timeout or
+        the node's, begins anew."""
+        await _if_any(self.extend_lease())
+
+
+async def _if_any(waiting: Awaitable[None] | None) -> None:
+    if waiting is not None:
+        await waiting
 
 
 D = TypeVar("D", bound=BaseDelivery)
@@ -228,9 +248,7 @@ class BaseConsumer(Generic[D]):
                 await stream.wake.wait()
                 stream.wake.clear()
                 last = self._closing.is_set()
-                settles = stream.take()
-                if settles:
-                    request = consuming_pb2.ConsumeRequest(settles=consuming_pb2.Settles(settles=settles))
+                for request in stream.take():
                     if not await send(call, request):
                         return
             await call.done_writing()
@@ -346,6 +364,8 @@ class ConsumeStream:
         self._states: collections.deque[consuming_pb2.Settlement] = collections.deque()
         self._sent: collections.deque[bool] = collections.deque()  # beside _states: the broker knows
         self._changed: list[int] = []  # settled and not sent, in order of settling
+        self._delays: dict[int, int] = {}  # of _changed, in milliseconds
+        self._extended: dict[int, None] = {}  # whose time is to begin anew
 
     def got(self, tag: int) -> None:
         """Notes a delivery. Their tags are consecutive, from 1."""
@@ -355,18 +375,35 @@ class ConsumeStream:
             self._states.append(consuming_pb2.SETTLEMENT_UNSPECIFIED)
             self._sent.append(False)
 
-    def settle(self, tag: int, to: consuming_pb2.Settlement) -> None:
+    def settle(self, tag: int, to: consuming_pb2.Settlement, delay_ms: int = 0) -> None:
         with self._lock:
-            if self._over:
-                raise LostError("the connection of the delivery was lost; the message is delivered again")
-            at = tag - self._base
-            if at < 0 or self._states[at] != consuming_pb2.SETTLEMENT_UNSPECIFIED:
-                raise SettledError("the delivery is settled already")
-            self._states[at] = to
+            self._states[self._at(tag)] = to
+            if delay_ms:
+                self._delays[tag] = delay_ms
+            wake = self._is_idle()
             self._changed.append(tag)
-            wake = len(self._changed) == 1
         if wake:
             self._loop.call_soon_threadsafe(self.wake.set)
+
+    def extend(self, tag: int) -> None:
+        with self._lock:
+            self._at(tag)
+            wake = self._is_idle()
+            self._extended[tag] = None
+        if wake:
+            self._loop.call_soon_threadsafe(self.wake.set)
+
+    def _at(self, tag: int) -> int:
+        """Where in _states a delivery is that the program has in its hands."""
+        if self._over:
+            raise LostError("the connection of the delivery was lost; the message is delivered again")
+        at = tag - self._base
+        if at < 0 or self._states[at] != consuming_pb2.SETTLEMENT_UNSPECIFIED:
+            raise SettledError("the delivery is settled already")
+        return at
+
+    def _is_idle(self) -> bool:
+        return not self._changed and not self._extended
 
     def is_over(self) -> bool:
         return self._over
@@ -375,25 +412,39 @@ class ConsumeStream:
         with self._lock:
             self._over = True
 
-    def take(self) -> list[consuming_pb2.Settle]:
-        """Turns what was settled into as few settles as can be: what is done from the front on is one."""
-        settles = []
+    def take(self) -> list[consuming_pb2.ConsumeRequest]:
+        """Turns what is to be told into requests."""
+        requests = []
         with self._lock:
-            last = 0  # the last of the front that the broker does not know of
-            while self._states and (self._sent[0] or self._states[0] == consuming_pb2.SETTLEMENT_ACK):
-                if not self._sent[0]:
-                    last = self._base
-                self._states.popleft()
-                self._sent.popleft()
-                self._base += 1
-            if last:
-                settles.append(consuming_pb2.Settle(delivery_tag=last, multiple=True, settlement=consuming_pb2.SETTLEMENT_ACK))
-            for tag in self._changed:
-                at = tag - self._base
-                if at >= 0:
-                    settles.append(consuming_pb2.Settle(delivery_tag=tag, settlement=self._states[at]))
-                    self._sent[at] = True
+            if self._extended:  # first: what is settled cannot be extended
+                leases = consuming_pb2.ExtendLeases(delivery_tags=list(self._extended))
+                requests.append(consuming_pb2.ConsumeRequest(extend_leases=leases))
+            settles = self._settles()
+            if settles:
+                requests.append(consuming_pb2.ConsumeRequest(settles=consuming_pb2.Settles(settles=settles)))
+            self._extended.clear()
             self._changed.clear()
+            self._delays.clear()
+        return requests
+
+    def _settles(self) -> list[consuming_pb2.Settle]:
+        """What was settled, in as few settles as can be: what is done from the front on is one."""
+        settles = []
+        last = 0  # the last of the front that the broker does not know of
+        while self._states and (self._sent[0] or self._states[0] == consuming_pb2.SETTLEMENT_ACK):
+            if not self._sent[0]:
+                last = self._base
+            self._states.popleft()
+            self._sent.popleft()
+            self._base += 1
+        if last:
+            settles.append(consuming_pb2.Settle(delivery_tag=last, multiple=True, settlement=consuming_pb2.SETTLEMENT_ACK))
+        for tag in self._changed:
+            at = tag - self._base
+            if at >= 0:
+                delay = self._delays.get(tag, 0)
+                settles.append(consuming_pb2.Settle(delivery_tag=tag, settlement=self._states[at], delay_millis=delay))
+                self._sent[at] = True
         return settles
 
 
@@ -402,10 +453,19 @@ class _GetStream:
 
     def __init__(self, call: Any) -> None:
         self._call = call
+        self._writing = asyncio.Lock()  # gRPC takes one write at a time
         self._settled: asyncio.Future[None] | None = None
 
-    def settle(self, tag: int, to: consuming_pb2.Settlement) -> Awaitable[None]:
-        return self._settle(consuming_pb2.Settle(delivery_tag=tag, settlement=to))
+    def settle(self, tag: int, to: consuming_pb2.Settlement, delay_ms: int) -> Awaitable[None]:
+        return self._settle(consuming_pb2.Settle(delivery_tag=tag, settlement=to, delay_millis=delay_ms))
+
+    async def extend(self, tag: int) -> None:
+        if self._settled is not None:
+            raise SettledError("the delivery is settled already")
+        leases = consuming_pb2.ExtendLeases(delivery_tags=[tag])
+        async with self._writing:
+            if not await of_call(send(self._call, consuming_pb2.GetRequest(extend_leases=leases))):
+                raise LostError("the connection of the delivery was lost; the message is delivered again")
 
     def is_over(self) -> bool:
         return False
@@ -418,8 +478,9 @@ class _GetStream:
 
     async def _finish(self, settle: consuming_pb2.Settle) -> None:
         try:
-            await self._call.write(consuming_pb2.GetRequest(settle=settle))
-            await finish(self._call)
+            async with self._writing:
+                await self._call.write(consuming_pb2.GetRequest(settle=settle))
+                await finish(self._call)
         except grpc.aio.AioRpcError as e:
             raise LostError(f"whether the delivery was settled is not known: {e.details()}") from from_status(e)
         except (asyncio.InvalidStateError, asyncio.CancelledError):  # the call is over
