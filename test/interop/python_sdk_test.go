@@ -60,20 +60,34 @@ func TestPythonUnits(t *testing.T) {
 	pythonRun(t, "-m", "unittest", "discover", "-v", "-s", "../../clients/python/tests")
 }
 
-// TestPythonPatterns runs the tutorial's patterns by the Python SDK on a node alone and with every pair of three nodes, and
-// crosses them with AMQP by pika.
-func TestPythonPatterns(t *testing.T) {
+// TestPythonOneNode runs the tutorial's patterns by the Python SDK on a node alone, and crosses them with AMQP by pika.
+func TestPythonOneNode(t *testing.T) {
 	needPythonSDK(t)
 	needPika(t)
 	one := process.Start(t, 1).Nodes[0]
 	pythonPatterns(t, "patterns.py", one, one)
 	pythonPatterns(t, "patterns_aio.py", one, one)
+}
+
+// TestPythonCluster does the same with every pair of three nodes, and then kills the nodes under a program.
+func TestPythonCluster(t *testing.T) {
+	needPythonSDK(t)
+	needPika(t)
 	cluster := process.Start(t, 3)
 	for _, near := range cluster.Nodes {
 		for _, far := range cluster.Nodes {
 			pythonPatterns(t, "patterns.py", near, far)
 			pythonPatterns(t, "patterns_aio.py", near, far)
 		}
+	}
+	kills, perSecond, least := 2, 1000, 5_000
+	apis := []string{"plain"}
+	if os.Getenv("WARREN_LARGE") != "" {
+		kills, perSecond, least = 10, 2000, 100_000
+		apis = []string{"plain", "aio"}
+	}
+	for _, api := range apis {
+		t.Run("kills "+api, func(t *testing.T) { pythonSurvivesKills(t, cluster, api, kills, perSecond, least) })
 	}
 }
 
@@ -85,24 +99,10 @@ func pythonPatterns(t *testing.T, name string, near, far *process.Node) {
 	})
 }
 
-// TestThePythonClientSurvivesKills runs programs that publish numbers and consume them by the Python SDK, while the node that
-// they use is killed again and again. Nothing is lost, nothing is in the queue twice, the order is kept, and the program never
-// sees an error.
-func TestThePythonClientSurvivesKills(t *testing.T) {
-	needPythonSDK(t)
-	kills, perSecond, least := 2, 1000, 5_000
-	apis := []string{"plain"}
-	if os.Getenv("WARREN_LARGE") != "" {
-		kills, perSecond, least = 10, 2000, 100_000
-		apis = []string{"plain", "aio"}
-	}
-	for _, api := range apis {
-		t.Run(api, func(t *testing.T) { pythonSurvivesKills(t, api, kills, perSecond, least) })
-	}
-}
-
-func pythonSurvivesKills(t *testing.T, api string, kills, perSecond, least int) {
-	cluster := process.Start(t, 3)
+// pythonSurvivesKills runs a program that publishes numbers and consumes them by the Python SDK, while the node that it uses is
+// killed again and again. Nothing is lost, nothing is in the queue twice, the order is kept, and the program never sees an
+// error.
+func pythonSurvivesKills(t *testing.T, cluster *process.Cluster, api string, kills, perSecond, least int) {
 	args := []string{"python/kills.py", api, queueName(t), fmt.Sprint(perSecond), fmt.Sprint(least)}
 	for _, n := range cluster.Nodes {
 		args = append(args, n.GRPCAddress())
