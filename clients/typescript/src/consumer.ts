@@ -294,7 +294,7 @@ export class Consumer implements AsyncIterable<Delivery> {
     }
   }
 
-  /** Stops and starts reading, so that no more deliveries are kept than the credit; it does not bound those settled when sent. */
+  /** Stops and starts reading, for deliveries that are settled when they are sent: the broker sends them without regard to credit. */
   private checkRoom(): void {
     this.stream?.setPaused(this.deliveries.length >= this.request.credit && !this.closing);
   }

@@ -273,8 +273,10 @@ export class Publisher {
       }
     });
     stream.onRoom(() => {
-      this.hasRoom = this.stream === stream;
-      this.send();
+      if (this.stream === stream) { // and not one before
+        this.hasRoom = true;
+        this.send();
+      }
     });
     this.stream = stream;
     this.unsent = this.first;
