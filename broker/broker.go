@@ -41,6 +41,8 @@ type Options struct {
 	// then its channel is closed and what it holds goes back to the queues. Default 30 minutes, as RabbitMQ's; negative: no
 	// bound.
 	ConsumerTimeout time.Duration
+	// Tokens checks bearer tokens; nil: none are accepted.
+	Tokens *auth.Tokens
 }
 
 func (o *Options) setDefaults() {

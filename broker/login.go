@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"slices"
+	"time"
 
 	"github.com/warrenmq/warren/auth"
 	"github.com/warrenmq/warren/raftfsm/catalog"
@@ -24,6 +25,20 @@ func (b *Broker) Login(ctx context.Context, user, password string, loopback bool
 // LoginVerified logs in a user whose identity the caller has verified, by a certificate. The rest is as with Login.
 func (b *Broker) LoginVerified(ctx context.Context, user string, loopback bool) (*Identity, error) {
 	return b.login(ctx, user, loopback, func(string) (bool, error) { return true, nil })
+}
+
+// LoginToken logs in the user whom a bearer token stands for. The rest is as with Login.
+func (b *Broker) LoginToken(ctx context.Context, token string, loopback bool) (*Identity, error) {
+	if b.options.Tokens == nil {
+		b.log.Warn("login refused", "reason", "this node accepts no tokens")
+		return nil, errorf(AccessRefused, "Login was refused")
+	}
+	user, err := b.options.Tokens.User(token, time.Now())
+	if err != nil {
+		b.log.Warn("login refused", "reason", err)
+		return nil, errorf(AccessRefused, "Login was refused")
+	}
+	return b.LoginVerified(ctx, user, loopback)
 }
 
 // login asks verify about the user's stored password, "" for a user that does not exist.

@@ -31,6 +31,7 @@ type Option func(*options)
 
 type options struct {
 	user, password string
+	token          string
 	vhost          string
 	tls            *tls.Config
 	log            *slog.Logger
@@ -44,6 +45,9 @@ type options struct {
 func WithCredentials(user, password string) Option {
 	return func(o *options) { o.user, o.password = user, password }
 }
+
+// WithToken shows a bearer token (see `warren token create`) instead of a user and password.
+func WithToken(token string) Option { return func(o *options) { o.token = token } }
 
 // WithVHost sets the virtual host; "/" is the default.
 func WithVHost(name string) Option { return func(o *options) { o.vhost = name } }
@@ -138,7 +142,10 @@ type login map[string]string
 
 func (c *Client) login() login {
 	l := login{"warren-vhost": c.options.vhost}
-	if c.options.user != "" {
+	switch {
+	case c.options.token != "":
+		l["authorization"] = "Bearer " + c.options.token
+	case c.options.user != "":
 		l["authorization"] = "Basic " + base64.StdEncoding.EncodeToString([]byte(c.options.user+":"+c.options.password))
 	}
 	return l

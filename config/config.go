@@ -56,6 +56,7 @@ type Server struct {
 	ClusterTLSKey  string
 	ClusterTLSCA   string
 	GossipKeyFile  string
+	TokenKeyFile   string
 	Insecure       bool
 
 	AMQPAnnounce string
@@ -100,6 +101,7 @@ func Register(flags *pflag.FlagSet) *Server {
 	fs.StringVar(&c.ClusterTLSKey, "cluster-tls-key", "", "PEM file with the key of --cluster-tls-cert")
 	fs.StringVar(&c.ClusterTLSCA, "cluster-tls-ca", "", "PEM file with the authorities of the nodes' certificates")
 	fs.StringVar(&c.GossipKeyFile, "gossip-key-file", "", "file with keys for gossip, one a line in base64: the first encrypts, all decrypt")
+	fs.StringVar(&c.TokenKeyFile, "token-key-file", "", "file with keys for bearer tokens, one a line in base64: all are accepted (warren token create signs with the first); default: no tokens")
 	fs.BoolVar(&c.Insecure, "insecure", false, "plain text on other addresses than loopback is meant: do not warn")
 	fs.StringVar(&c.AMQPAnnounce, "amqp-announce", "", "product/version told to AMQP clients that look for a name, for example RabbitMQ/4.2.0")
 	fs.StringVar(&c.LogLevel, "log-level", "info", "debug, info, warn or error")

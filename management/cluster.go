@@ -1,11 +1,14 @@
 package management
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"net"
 	"net/http"
+	"strings"
 
 	"github.com/warrenmq/warren/broker"
 )
@@ -24,7 +27,8 @@ type Cluster interface {
 	Backups
 }
 
-// Login checks a user's password and returns the user's tags; loopback: the request comes from this machine.
+// Login checks a user's password and returns the user's tags; an empty user: the password is a bearer token. loopback: the
+// request comes from this machine.
 type Login func(ctx context.Context, user, password string, loopback bool) (tags []string, err error)
 
 // clusterRoutes are open to administrators; users tagged monitoring may look.
@@ -69,11 +73,15 @@ func permitted(login Login, looks bool, f func(*http.Request) (any, error)) http
 	})
 }
 
-var errNoLogin = errors.New("not authorised: name a user and a password")
+var errNoLogin = errors.New("not authorised: name a user and a password, or show a token")
+
+const bearer = "Bearer "
 
 func permit(login Login, looks bool, r *http.Request) error {
 	user, password, ok := r.BasicAuth()
-	if !ok {
+	if header := r.Header.Get("Authorization"); !ok && len(header) > len(bearer) && strings.EqualFold(header[:len(bearer)], bearer) {
+		user, password, ok = "", header[len(bearer):], true
+	} else if !ok || user == "" {
 		return errNoLogin
 	}
 	tags, err := login(r.Context(), user, password, fromLoopback(r))
@@ -85,7 +93,7 @@ func permit(login Login, looks bool, r *http.Request) error {
 			return nil
 		}
 	}
-	return &broker.Error{Kind: broker.NotAllowed, Text: "user '" + user + "' is no administrator"}
+	return &broker.Error{Kind: broker.NotAllowed, Text: fmt.Sprintf("user '%s' is no administrator", cmp.Or(user, "of the token"))}
 }
 
 func fromLoopback(r *http.Request) bool {

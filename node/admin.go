@@ -85,7 +85,13 @@ func (n *Node) login(ctx context.Context, user, password string, loopback bool) 
 	if !n.joined.Load() {
 		return nil, n.starting()
 	}
-	id, err := n.broker.Login(ctx, user, password, loopback)
+	var id *broker.Identity
+	var err error
+	if user == "" {
+		id, err = n.broker.LoginToken(ctx, password, loopback)
+	} else {
+		id, err = n.broker.Login(ctx, user, password, loopback)
+	}
 	if err != nil {
 		return nil, err
 	}

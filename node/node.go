@@ -131,7 +131,11 @@ func (n *Node) start(ctx context.Context, version string) (err error) {
 	if consumerTimeout == 0 {
 		consumerTimeout = -1 // none, where 0 is the broker's default
 	}
-	n.broker = broker.New(broker.Options{Logger: log, MaxMessageSize: int64(c.MaxMessageSize), ConsumerTimeout: consumerTimeout})
+	tokens, err := readTokenKeys(c.TokenKeyFile)
+	if err != nil {
+		return err
+	}
+	n.broker = broker.New(broker.Options{Logger: log, MaxMessageSize: int64(c.MaxMessageSize), ConsumerTimeout: consumerTimeout, Tokens: tokens})
 	if n.cluster, err = n.startCluster(ctx, version); err != nil {
 		return err
 	}
@@ -197,6 +201,7 @@ func (n *Node) listenRPC(version string) (serve func(), err error) {
 			secured = n.clientTLS.Server("h2")
 		}
 		n.rpc = rpc.NewServer(rpc.Options{TLS: secured, Broker: n.broker, Logger: n.log, Version: version, Ready: n.Ready, MaxMessageSize: int64(n.config.MaxMessageSize)})
+		n.metrics.MustRegister(n.rpc.Metrics())
 		n.serve("gRPC", func() error { return n.rpc.Serve(n.rpcListener) })
 	}, nil
 }

@@ -253,7 +253,8 @@ func (p *published) properties(raw []byte) ([]byte, error) {
 
 // deliveries is a brokerv1.ConsumeResponse with deliveries that is written as they come.
 type deliveries struct {
-	out *[]byte // the entries of Deliveries.deliveries; nil: there are none
+	out   *[]byte // the entries of Deliveries.deliveries; nil: there are none
+	count int     // of them
 
 	exchange, routingKey interned
 	from                 []byte // the last properties, in AMQP's form
@@ -298,6 +299,7 @@ func (d *deliveries) add(tag uint64, redelivered bool, exchange, routingKey, pro
 		out = protowire.AppendBytes(protowire.AppendTag(out, messageBody, protowire.BytesType), body)
 	}
 	*d.out = out
+	d.count++
 }
 
 // sizeOf is what a field with so many bytes takes: an empty one is left out.
@@ -334,7 +336,7 @@ func (d *deliveries) take() mem.BufferSlice {
 	head := protowire.AppendTag(nil, responseDeliveries, protowire.BytesType)
 	head = protowire.AppendVarint(head, uint64(len(*d.out)))
 	entries := d.out
-	d.out = nil
+	d.out, d.count = nil, 0
 	if mem.IsBelowBufferPoolingThreshold(len(*entries)) { // gRPC would not give it back
 		defer messageBuffers.Put(entries)
 		return mem.BufferSlice{mem.SliceBuffer(append(head, *entries...))}

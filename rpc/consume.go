@@ -212,6 +212,7 @@ func (s *consumeStream) send() error {
 	s.cancelled = false
 	s.mu.Unlock()
 	if !s.out.empty() {
+		s.server.metrics.sent.Add(uint64(s.out.count))
 		if err := s.stream.SendMsg(&s.out); err != nil {
 			return err
 		}
@@ -313,6 +314,7 @@ func (s *getStream) fetch(ctx context.Context, f *brokerv1.Fetch) error {
 	}
 	response := &brokerv1.GetResponse{}
 	if ok {
+		s.server.metrics.sent.Add(1)
 		response.Delivery, response.MessagesLeft = shownDelivery(m), uint64(m.MessageCount)
 	}
 	return s.stream.Send(response)

@@ -24,6 +24,7 @@ const (
 	authorizationKey = "authorization"
 	vhostKey         = "warren-vhost"
 	basicScheme      = "basic "
+	bearerScheme     = "bearer "
 	defaultVHost     = "/"
 
 	// ours is how the names of the methods begin that need credentials: not those of health and reflection.
@@ -56,6 +57,7 @@ func (s *Server) admit(ctx context.Context, info *tap.Info) (context.Context, er
 
 // unary turns errors into statuses and contains a panic.
 func (s *Server) unary(ctx context.Context, request any, info *grpc.UnaryServerInfo, handler grpc.UnaryHandler) (response any, err error) {
+	defer func() { s.metrics.ended(info.FullMethod, err) }()
 	defer s.contain(info.FullMethod, &err)
 	response, err = handler(ctx, request)
 	return response, s.toStatus(err)
@@ -63,6 +65,8 @@ func (s *Server) unary(ctx context.Context, request any, info *grpc.UnaryServerI
 
 // stream does the same for streams.
 func (s *Server) stream(server any, stream grpc.ServerStream, info *grpc.StreamServerInfo, handler grpc.StreamHandler) (err error) {
+	s.metrics.streams.Add(1)
+	defer func() { s.metrics.streams.Add(-1); s.metrics.ended(info.FullMethod, err) }()
 	defer s.contain(info.FullMethod, &err)
 	return s.toStatus(handler(server, stream))
 }
@@ -91,7 +95,7 @@ func (s *Server) login(ctx context.Context) (caller, error) {
 	if certificate := certificateOf(p); certificate != nil && len(md.Get(authorizationKey)) == 0 {
 		c.identity, err = s.loginByCertificate(ctx, certificate, isLoopback(p.Addr))
 	} else {
-		c.identity, err = s.loginByPassword(ctx, md, isLoopback(p.Addr))
+		c.identity, err = s.loginByMetadata(ctx, md, isLoopback(p.Addr))
 	}
 	if err != nil {
 		if _, _, refused := ofMessage(err); refused {
@@ -102,12 +106,27 @@ func (s *Server) login(ctx context.Context) (caller, error) {
 	return c, nil
 }
 
-func (s *Server) loginByPassword(ctx context.Context, md metadata.MD, loopback bool) (*broker.Identity, error) {
-	user, password, err := basicCredentials(md)
+func (s *Server) loginByMetadata(ctx context.Context, md metadata.MD, loopback bool) (*broker.Identity, error) {
+	values := md.Get(authorizationKey)
+	if len(values) != 1 {
+		return nil, loginRefused("no credentials: metadata must have authorization: Basic … or Bearer …")
+	}
+	if token, ok := cutScheme(values[0], bearerScheme); ok {
+		return s.options.Broker.LoginToken(ctx, token, loopback)
+	}
+	user, password, err := basicCredentials(values[0])
 	if err != nil {
 		return nil, err
 	}
 	return s.options.Broker.Login(ctx, user, password, loopback)
+}
+
+// cutScheme returns what follows a scheme, whose case does not count.
+func cutScheme(value, scheme string) (rest string, ok bool) {
+	if len(value) < len(scheme) || !strings.EqualFold(value[:len(scheme)], scheme) {
+		return "", false
+	}
+	return value[len(scheme):], true
 }
 
 func (s *Server) loginByCertificate(ctx context.Context, c *x509.Certificate, loopback bool) (*broker.Identity, error) {
@@ -132,20 +151,16 @@ func loginRefused(text string) error {
 }
 
 // basicCredentials reads basic authentication.
-func basicCredentials(md metadata.MD) (user, password string, err error) {
-	values := md.Get(authorizationKey)
-	if len(values) != 1 {
-		return "", "", loginRefused("no credentials: metadata must have authorization: Basic …")
+func basicCredentials(value string) (user, password string, err error) {
+	encoded, ok := cutScheme(value, basicScheme)
+	if !ok {
+		return "", "", loginRefused("unknown scheme of authorization: only Basic and Bearer are known")
 	}
-	value := values[0]
-	if len(value) < len(basicScheme) || !strings.EqualFold(value[:len(basicScheme)], basicScheme) {
-		return "", "", loginRefused("unknown scheme of authorization: only Basic is known")
-	}
-	plain, err := base64.StdEncoding.DecodeString(value[len(basicScheme):])
+	plain, err := base64.StdEncoding.DecodeString(encoded)
 	if err != nil {
 		return "", "", loginRefused("malformed credentials")
 	}
-	user, password, ok := strings.Cut(string(plain), ":")
+	user, password, ok = strings.Cut(string(plain), ":")
 	if !ok {
 		return "", "", loginRefused("malformed credentials")
 	}

@@ -90,6 +90,7 @@ func (s *publishStream) read() error {
 		if !s.request.hasBatch {
 			return invalid("a request without batch")
 		}
+		s.server.metrics.received.Add(uint64(len(s.request.messages)))
 		err = s.batch(&s.request)
 		s.request.release()
 		if err != nil {

@@ -6,12 +6,14 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"net"
 	"slices"
 	"strings"
 	"testing"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
 	amqp091 "github.com/rabbitmq/amqp091-go"
 	"google.golang.org/genproto/googleapis/rpc/errdetails"
 	"google.golang.org/grpc"
@@ -24,6 +26,7 @@ import (
 	"google.golang.org/protobuf/proto"
 
 	"github.com/warrenmq/warren/amqp"
+	"github.com/warrenmq/warren/auth"
 	"github.com/warrenmq/warren/broker"
 	"github.com/warrenmq/warren/internal/amqptest"
 	brokerv1 "github.com/warrenmq/warren/proto/broker/v1"
@@ -47,7 +50,13 @@ type world struct {
 
 func newWorld(t *testing.T) *world {
 	t.Helper()
-	w := &world{t: t, cluster: amqptest.NewCluster(t, broker.Options{MaxMessageSize: 1 << 20})}
+	return newWorldWith(t, broker.Options{})
+}
+
+func newWorldWith(t *testing.T, o broker.Options) *world {
+	t.Helper()
+	o.MaxMessageSize = 1 << 20
+	w := &world{t: t, cluster: amqptest.NewCluster(t, o)}
 	w.server = rpc.NewServer(rpc.Options{Broker: w.cluster.Broker, Version: "test", MaxMessageSize: 1 << 20})
 	door := amqp.NewServer(amqp.Options{Broker: w.cluster.Broker, MaxMessageSize: 1 << 20})
 	w.amqp = w.serve(door.Serve)
@@ -250,6 +259,123 @@ func TestAProducersMessagesAreStoredOnce(t *testing.T) {
 	expect(t, outcomes, "1 rejected refused")
 }
 
+func withToken(ctx context.Context, token string) context.Context {
+	return metadata.AppendToOutgoingContext(ctx, "authorization", "bearer "+token)
+}
+
+// TestTokens logs in by bearer tokens: who shows one has the permissions of its user, and no others.
+func TestTokens(t *testing.T) {
+	key := func(b string) string { return base64.StdEncoding.EncodeToString([]byte(strings.Repeat(b, 32))) }
+	tokens, err := auth.ParseTokenKeys([]byte(key("k")))
+	if err != nil {
+		t.Fatal(err)
+	}
+	others, err := auth.ParseTokenKeys([]byte(key("o")))
+	if err != nil {
+		t.Fatal(err)
+	}
+	w := newWorldWith(t, broker.Options{Tokens: tokens})
+	w.cluster.PutUser("reader", "secret")
+	w.cluster.Permit("reader", "^$", "^$", "^q$")
+	w.declare("q", nil)
+	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Minute)
+	defer cancel()
+	issue := func(by *auth.Tokens, user string, began time.Time) string {
+		token, err := by.Issue(user, began, began.Add(time.Hour))
+		if err != nil {
+			t.Fatal(err)
+		}
+		return token
+	}
+	purge := func(token string) error {
+		_, err := w.admin.PurgeQueue(withToken(ctx, token), &brokerv1.PurgeQueueRequest{Name: "q"})
+		return err
+	}
+	now := time.Now()
+	reader := issue(tokens, "reader", now)
+	if err := purge(reader); err != nil {
+		t.Errorf("what the user may do: %v", err)
+	}
+	if _, err := w.topology.DeleteQueue(withToken(ctx, reader), &brokerv1.DeleteQueueRequest{Name: "q"}); reason(t, err) != "PermissionDenied ACCESS_REFUSED" {
+		t.Errorf("what the user may not do: %v", err)
+	}
+	refused := func(name, token string) {
+		t.Helper()
+		if err := purge(token); reason(t, err) != "Unauthenticated LOGIN_REFUSED" || status.Convert(err).Message() != "login was refused" {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+	refused("expired", issue(tokens, "reader", now.Add(-2*time.Hour)))
+	refused("of another cluster", issue(others, "reader", now))
+	refused("of nobody", issue(tokens, "nobody", now))
+	refused("no token", "x")
+	w.cluster.DeleteUser("reader")
+	refused("of a user that was deleted", reader)
+}
+
+// TestMetrics counts what a stream of each kind and a call did.
+func TestMetrics(t *testing.T) {
+	w := newWorld(t)
+	w.declare("q", nil)
+	p := w.publisher("")
+	p.batch(0, 0, "q", "q", "q")
+	if _, err := p.end(); err != nil {
+		t.Fatal(err)
+	}
+	stream, _, err := w.consume(&brokerv1.ConsumeStart{Queue: "q"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for got := 0; got < 3; {
+		response, err := stream.Recv()
+		if err != nil {
+			t.Fatal(err)
+		}
+		got += len(response.GetDeliveries().GetDeliveries())
+	}
+	if err := w.topologyError("none"); err == nil {
+		t.Fatal("no error")
+	}
+	registry := prometheus.NewPedanticRegistry()
+	registry.MustRegister(w.server.Metrics())
+	want := map[string]float64{
+		"warren_grpc_streams":                 1,
+		"warren_grpc_messages_received_total": 3,
+		"warren_grpc_messages_sent_total":     3,
+		"warren_grpc_calls_total code=OK method=warren.broker.v1.TopologyService/DeclareQueue":       1,
+		"warren_grpc_calls_total code=NotFound method=warren.broker.v1.TopologyService/DeclareQueue": 1,
+		"warren_grpc_calls_total code=OK method=warren.broker.v1.PublishingService/Publish":          1,
+	}
+	for { // a stream's end is counted a moment after its client has heard of it
+		families, err := registry.Gather()
+		if err != nil {
+			t.Fatal(err)
+		}
+		got := map[string]float64{}
+		for _, f := range families {
+			for _, m := range f.Metric {
+				name := f.GetName()
+				for _, l := range m.Label {
+					name += " " + l.GetName() + "=" + l.GetValue()
+				}
+				got[name] = m.GetCounter().GetValue() + m.GetGauge().GetValue()
+			}
+		}
+		if maps.Equal(got, want) {
+			return
+		}
+		if w.ctx.Err() != nil {
+			t.Fatalf("metrics %v, want %v", got, want)
+		}
+		time.Sleep(10 * time.Millisecond)
+	}
+}
+
+func (w *world) topologyError(queue string) error {
+	_, err := w.topology.DeclareQueue(w.ctx, &brokerv1.DeclareQueueRequest{Name: queue, Passive: true})
+	return err
+}
+
 // TestAClientThatDoesNotReadConfirms is held up, and goes on when it reads.
 func TestAClientThatDoesNotReadConfirms(t *testing.T) {
 	w := newWorld(t)
@@ -404,7 +530,7 @@ func TestErrors(t *testing.T) {
 	}{
 		"no credentials":           {"Unauthenticated LOGIN_REFUSED", declare(background, &brokerv1.DeclareQueueRequest{Name: "a"})},
 		"wrong password":           {"Unauthenticated LOGIN_REFUSED", declare(as(background, "guest", "wrong"), &brokerv1.DeclareQueueRequest{Name: "a"})},
-		"unknown scheme":           {"Unauthenticated LOGIN_REFUSED", declare(metadata.AppendToOutgoingContext(background, "authorization", "Bearer x"), &brokerv1.DeclareQueueRequest{Name: "a"})},
+		"unknown scheme":           {"Unauthenticated LOGIN_REFUSED", declare(metadata.AppendToOutgoingContext(background, "authorization", "Digest x"), &brokerv1.DeclareQueueRequest{Name: "a"})},
 		"malformed credentials":    {"Unauthenticated LOGIN_REFUSED", declare(metadata.AppendToOutgoingContext(background, "authorization", "Basic x"), &brokerv1.DeclareQueueRequest{Name: "a"})},
 		"no permission for vhost":  {"PermissionDenied NOT_ALLOWED", declare(as(background, "nobody", "secret"), &brokerv1.DeclareQueueRequest{Name: "a"})},
 		"no such vhost":            {"PermissionDenied NOT_ALLOWED", declare(metadata.AppendToOutgoingContext(w.ctx, "warren-vhost", "none"), &brokerv1.DeclareQueueRequest{Name: "a"})},
@@ -744,9 +870,21 @@ func TestHealthAndReflection(t *testing.T) {
 	for _, s := range response.GetListServicesResponse().GetService() {
 		names = append(names, s.Name)
 	}
-	for _, want := range []string{"AdminService", "ConsumingService", "PublishingService", "TopologyService"} {
-		if !slices.Contains(names, "warren.broker.v1."+want) {
-			t.Errorf("%s is not among %q", want, names)
+	slices.Sort(names)
+	if want := []string{"grpc.health.v1.Health", "grpc.reflection.v1.ServerReflection", "grpc.reflection.v1alpha.ServerReflection",
+		"warren.broker.v1.AdminService", "warren.broker.v1.ConsumingService", "warren.broker.v1.PublishingService", "warren.broker.v1.TopologyService"}; !slices.Equal(names, want) {
+		t.Errorf("reflection lists %q, want %q", names, want)
+	}
+	for _, name := range names { // and describes each, with all its methods
+		if err := stream.Send(&reflectionv1.ServerReflectionRequest{MessageRequest: &reflectionv1.ServerReflectionRequest_FileContainingSymbol{FileContainingSymbol: name}}); err != nil {
+			t.Fatal(err)
+		}
+		response, err := stream.Recv()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if len(response.GetFileDescriptorResponse().GetFileDescriptorProto()) == 0 {
+			t.Errorf("%s is not described: %v", name, response)
 		}
 	}
 }

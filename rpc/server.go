@@ -82,6 +82,7 @@ type Server struct {
 	log     *slog.Logger
 	grpc    *grpc.Server
 	health  *health.Server
+	metrics *metrics
 	quit    chan struct{} // closed by Shutdown
 
 	mu       sync.Mutex // guards what follows
@@ -93,7 +94,7 @@ type Server struct {
 // NewServer prepares a server; Serve runs it.
 func NewServer(o Options) *Server {
 	o.setDefaults()
-	s := &Server{options: o, log: o.Logger, health: health.NewServer(), quit: make(chan struct{}), sessions: map[*session]struct{}{}}
+	s := &Server{options: o, log: o.Logger, health: health.NewServer(), metrics: newMetrics(), quit: make(chan struct{}), sessions: map[*session]struct{}{}}
 	transport := insecure.NewCredentials()
 	if o.TLS != nil {
 		transport = credentials.NewTLS(o.TLS)

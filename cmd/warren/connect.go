@@ -30,26 +30,49 @@ type access struct {
 	user         string
 	password     string
 	passwordFile string
+	tokenFile    string
 	vhost        string
 	tls          bool
 	ca           string
 	cert, key    string
 	timeout      time.Duration
 	json         bool
+	flags        *pflag.FlagSet
 }
 
 func (a *access) register(f *pflag.FlagSet) {
+	a.flags = f
+	a.registerReach(f)
+	contextFlag(f)
+	f.DurationVar(&a.timeout, "timeout", 30*time.Second, "how long to try")
+	f.BoolVar(&a.json, "json", false, "print JSON, one object a line")
+}
+
+// registerReach registers what a context can save.
+func (a *access) registerReach(f *pflag.FlagSet) {
 	f.StringSliceVar(&a.servers, "server", []string{defaultServer}, "gRPC addresses HOST:PORT,… of any nodes; when one fails, the next is used")
 	f.StringVar(&a.user, "user", "guest", "user")
 	f.StringVar(&a.password, "password", "guest", "password; others on this machine can see it: --password-file does not show it")
 	f.StringVar(&a.passwordFile, "password-file", "", "file with the password in its first line")
+	f.StringVar(&a.tokenFile, "token-file", "", "file with a bearer token in its first line, instead of user and password")
 	f.StringVar(&a.vhost, "vhost", "/", "virtual host")
 	f.BoolVar(&a.tls, "tls", false, "use TLS, and trust this machine's authorities")
 	f.StringVar(&a.ca, "tls-ca", "", "use TLS, and trust the authorities in this PEM file")
 	f.StringVar(&a.cert, "tls-cert", "", "use TLS, and show the certificate in this PEM file; its common name is the user, instead of --user")
 	f.StringVar(&a.key, "tls-key", "", "PEM file with the key of --tls-cert")
-	f.DurationVar(&a.timeout, "timeout", 30*time.Second, "how long to try")
-	f.BoolVar(&a.json, "json", false, "print JSON, one object a line")
+}
+
+// firstLine reads the first line of a file; no file: otherwise.
+func firstLine(file, what, otherwise string) (string, error) {
+	if file == "" {
+		return otherwise, nil
+	}
+	data, err := os.ReadFile(file)
+	if err != nil {
+		return "", fmt.Errorf("%s: %w", what, err)
+	}
+	line, _, _ := strings.Cut(string(data), "\n")
+	return strings.TrimSuffix(line, "\r"), nil
 }
 
 // secure makes the configuration of TLS; nil: plain text.
@@ -79,14 +102,16 @@ func (a *access) secure() (*tls.Config, error) {
 
 // connect returns a client, and a context that ends with SIGINT, SIGTERM, or in time.
 func (a *access) connect(ctx context.Context, limited bool) (context.Context, *client.Client, func(), error) {
-	password := a.password
-	if a.passwordFile != "" {
-		data, err := os.ReadFile(a.passwordFile)
-		if err != nil {
-			return nil, nil, nil, fmt.Errorf("password: %w", err)
-		}
-		password, _, _ = strings.Cut(string(data), "\n")
-		password = strings.TrimSuffix(password, "\r")
+	if err := fillFlags(a.flags, "server"); err != nil {
+		return nil, nil, nil, err
+	}
+	password, err := firstLine(a.passwordFile, "password", a.password)
+	if err != nil {
+		return nil, nil, nil, err
+	}
+	token, err := firstLine(a.tokenFile, "token", "")
+	if err != nil {
+		return nil, nil, nil, err
 	}
 	secured, err := a.secure()
 	if err != nil {
@@ -96,7 +121,7 @@ func (a *access) connect(ctx context.Context, limited bool) (context.Context, *c
 	if a.cert != "" {
 		user = ""
 	}
-	c, err := client.New(a.servers, client.WithCredentials(user, password), client.WithVHost(a.vhost), client.WithTLS(secured))
+	c, err := client.New(a.servers, client.WithCredentials(user, password), client.WithToken(token), client.WithVHost(a.vhost), client.WithTLS(secured))
 	if err != nil {
 		return nil, nil, nil, err
 	}

@@ -20,8 +20,8 @@ import (
 	"github.com/warrenmq/warren/node"
 )
 
-// startNode runs a node for a test and returns its gRPC address.
-func startNode(t *testing.T) string {
+// startNode runs a node for a test, with further flags, and returns its gRPC address.
+func startNode(t *testing.T, more ...string) string {
 	t.Helper()
 	var ports []string
 	for range 4 {
@@ -35,8 +35,8 @@ func startNode(t *testing.T) string {
 	}
 	flags := pflag.NewFlagSet("node", pflag.ContinueOnError)
 	c := config.Register(flags)
-	if err := flags.Parse([]string{"--name", "n", "--data-dir", t.TempDir(), "--http-port", "0", "--amqp-port", ports[0], "--grpc-port", ports[1],
-		"--cluster-port", ports[2], "--gossip-port", ports[3], "--shards", "2", "--memory-limit", "4GiB", "--disk-free-limit", "1MiB"}); err != nil {
+	if err := flags.Parse(append([]string{"--name", "n", "--data-dir", t.TempDir(), "--http-port", "0", "--amqp-port", ports[0], "--grpc-port", ports[1],
+		"--cluster-port", ports[2], "--gossip-port", ports[3], "--shards", "2", "--memory-limit", "4GiB", "--disk-free-limit", "1MiB"}, more...)); err != nil {
 		t.Fatal(err)
 	}
 	if err := c.Load(nil); err != nil {

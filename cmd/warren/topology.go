@@ -268,7 +268,8 @@ func bindingChange(name, short, done string, change func(*client.Client, context
 	return c
 }
 
-// messageCommands are the commands that speak gRPC.
+// messageCommands are the commands that speak gRPC, and those that prepare for them.
 func messageCommands() []*cobra.Command {
-	return []*cobra.Command{publishCommand(), getCommand(), consumeCommand(), peekCommand(), queueCommand(), exchangeCommand(), bindingCommand()}
+	return []*cobra.Command{publishCommand(), getCommand(), consumeCommand(), peekCommand(), queueCommand(), exchangeCommand(), bindingCommand(),
+		contextCommand(), tokenCommand()}
 }

@@ -41,7 +41,7 @@ var allowed = map[string][]string{
 	"node":              {"..."},
 	"internal/bench":    {"amqp/wire", "proto/broker/v1"},
 	"internal/amqptest": {"..."},
-	"cmd/warren":        {"backup", "client", "config", "node", "internal/bench", "storage", "storage/vfs", "tlsfiles"},
+	"cmd/warren":        {"auth", "backup", "client", "config", "node", "internal/bench", "storage", "storage/vfs", "tlsfiles"},
 	"internal/arrows":   {},
 	"test/...":          {"..."},
 }

@@ -7,9 +7,10 @@
 // Warren's public gRPC API. It works on the same queues, exchanges and messages as AMQP 0-9-1: what goes in by one door
 // comes out by the other with every property and header.
 //
-// Every call carries credentials in its metadata, "authorization: Basic BASE64(USER:PASSWORD)", or none over TLS with a
-// client's certificate, whose common name is the user; it may name its virtual host in "warren-vhost" (default "/"). Any node takes any call. Errors are status codes with a google.rpc.ErrorInfo whose
-// domain is "warrenmq" and whose reason is one of ErrorReason's names without the prefix ERROR_REASON_.
+// Every call carries credentials in its metadata, "authorization: Basic BASE64(USER:PASSWORD)" or "authorization: Bearer
+// TOKEN", or none over TLS with a client's certificate, whose common name is the user; it may name its virtual host in
+// "warren-vhost" (default "/"). Any node takes any call. Errors are status codes with a google.rpc.ErrorInfo whose domain is
+// "warrenmq" and whose reason is one of ErrorReason's names without the prefix ERROR_REASON_.
 
 package brokerv1
 
