@@ -11,6 +11,7 @@ import (
 	"log/slog"
 	"net"
 	"os"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -171,6 +172,15 @@ func (c *Server) Print(w io.Writer) error {
 // envPrefix starts every variable that is a setting.
 const envPrefix = "WARREN_"
 
+// ClientVariables are the flags of client commands that variables with the server's prefix may set: WARREN_SERVER and so on.
+// Where both are used, they are no settings of a server.
+var ClientVariables = []string{"server", "http-server", "vhost", "user", "password", "password-file", "token-file"}
+
+// isClients tells whether a variable is for client commands, of those that speak HTTP as well.
+func isClients(flag string) bool {
+	return slices.Contains(ClientVariables, flag) || flag == "context" || strings.HasPrefix(flag, "admin-")
+}
+
 func fromEnvironment(fs *pflag.FlagSet, given map[string]bool, environ []string) error {
 	for _, entry := range environ {
 		name, value, _ := strings.Cut(entry, "=")
@@ -178,7 +188,11 @@ func fromEnvironment(fs *pflag.FlagSet, given map[string]bool, environ []string)
 		if !ok {
 			continue
 		}
-		flag := fs.Lookup(strings.ReplaceAll(strings.ToLower(rest), "_", "-"))
+		setting := strings.ReplaceAll(strings.ToLower(rest), "_", "-")
+		flag := fs.Lookup(setting)
+		if flag == nil && isClients(setting) {
+			continue
+		}
 		if flag == nil {
 			return fmt.Errorf("%s: no such setting", name)
 		}

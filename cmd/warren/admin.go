@@ -20,6 +20,7 @@ import (
 // admin asks a node's HTTP port about the cluster. Any node answers for all.
 type admin struct {
 	server, user, password string
+	tokenFile              string
 	asJSON                 bool
 	tls                    adminTLS
 	http                   *http.Client // nil: not made yet
@@ -33,8 +34,11 @@ func (a *admin) register(c *cobra.Command) {
 	f.StringVar(&a.server, "server", "127.0.0.1:15672", "HTTP port of any node, HOST:PORT or URL")
 	f.StringVar(&a.user, "user", "guest", "user")
 	f.StringVar(&a.password, "password", "guest", "password")
+	f.StringVar(&a.tokenFile, "token-file", "", "file with a bearer token in its first line, instead of user and password")
 	f.BoolVar(&a.asJSON, "json", false, "print JSON")
 	a.tls.register(f)
+	contextFlag(f)
+	c.PreRunE = func(*cobra.Command, []string) error { return fillFlags(f, httpServer) }
 }
 
 // send sends a request; change (if not nil) is called with it before.
@@ -51,6 +55,13 @@ func (a *admin) send(ctx context.Context, method, path string, body io.Reader, c
 		return nil, err
 	}
 	request.SetBasicAuth(a.user, a.password)
+	if a.tokenFile != "" {
+		token, err := firstLine(a.tokenFile, "token", "")
+		if err != nil {
+			return nil, err
+		}
+		request.Header.Set("Authorization", "Bearer "+token)
+	}
 	if change != nil {
 		change(request)
 	}

@@ -16,9 +16,10 @@ func benchChurnCommand() *cobra.Command {
 	var o bench.ChurnOptions
 	var asJSON bool
 	c := &cobra.Command{
-		Use:   "churn",
-		Short: "Measure how fast connections or queues come and go.",
-		Args:  cobra.NoArgs,
+		Use:     "churn",
+		Short:   "Measure how fast connections or queues come and go.",
+		Example: "  warren bench churn --kind connection --workers 4",
+		Args:    cobra.NoArgs,
 	}
 	f := c.Flags()
 	targetFlags(f, &o.Target)

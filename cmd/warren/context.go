@@ -14,6 +14,8 @@ import (
 
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
+
+	"github.com/warrenmq/warren/config"
 )
 
 // A context is a saved way to reach a cluster: values for the flags of client commands. What a command is told by flags
@@ -28,12 +30,9 @@ type contexts struct {
 // credentials are flags of which one level says all: a user given on the command line does not get a saved token.
 var credentials = []string{"user", "password", "password-file", "token-file", "tls-cert", "tls-key"}
 
-// savedFlags are those that a context may set, and variables those that WARREN_… variables may: not files of TLS, as a
+// savedFlags are those that a context may set. WARREN_… variables may set config.ClientVariables: not files of TLS, as a
 // node's own settings have the same names.
-var (
-	savedFlags = append([]string{"server", "http-server", "vhost", "tls", "tls-ca"}, credentials...)
-	variables  = []string{"server", "vhost", "user", "password", "password-file", "token-file"}
-)
+var savedFlags = append([]string{"server", httpServer, "vhost", "tls", "tls-ca"}, credentials...)
 
 // httpServer is the saved flag that commands for operators take their --server from.
 const httpServer = "http-server"
@@ -107,22 +106,46 @@ func fillFlags(f *pflag.FlagSet, server string) error {
 		return err
 	}
 	fromEnvironment := map[string]string{}
-	for _, name := range variables {
-		if v, ok := os.LookupEnv("WARREN_" + strings.ToUpper(strings.ReplaceAll(name, "-", "_"))); ok && !(name == "server" && server != name) {
+	for _, name := range config.ClientVariables {
+		if v, ok := os.LookupEnv(variable(name)); ok {
 			fromEnvironment[name] = v
 		}
 	}
-	if server != "server" && saved != nil {
-		saved = maps.Clone(saved)
-		delete(saved, "server")
-		if v, ok := saved[server]; ok {
-			saved["server"] = v
-		}
+	saved = maps.Clone(saved)
+	if server == httpServer { // whose TLS has variables of its own
+		maps.DeleteFunc(saved, func(name, _ string) bool { return os.Getenv(variable("admin-"+name)) != "" })
 	}
 	for _, values := range []map[string]string{fromEnvironment, saved} {
+		if err := renamed(f, values, server); err != nil {
+			return err
+		}
 		if err := fillFrom(f, values); err != nil {
 			return err
 		}
+	}
+	return nil
+}
+
+// variable is the name of a flag's variable.
+func variable(flag string) string {
+	return "WARREN_" + strings.ToUpper(strings.ReplaceAll(flag, "-", "_"))
+}
+
+// renamed puts a value under the flag that a command has for it: its own --server, and --password where it has no
+// --password-file.
+func renamed(f *pflag.FlagSet, values map[string]string, server string) error {
+	if server != "server" {
+		delete(values, "server")
+	}
+	if v, ok := values[server]; ok {
+		values["server"] = v
+	}
+	if file, ok := values["password-file"]; ok && f.Lookup("password-file") == nil {
+		password, err := firstLine(file, "password", "")
+		if err != nil {
+			return err
+		}
+		values["password"] = password
 	}
 	return nil
 }
@@ -172,8 +195,8 @@ func contextAdd() *cobra.Command {
 	var a access
 	c := &cobra.Command{Use: "add NAME", Short: "Save a context, or replace it.", Args: cobra.ExactArgs(1),
 		Long: "Save the flags given as a context. Client commands take from the context in use what they are not told by flags or by\n" +
-			"the variables WARREN_SERVER, WARREN_USER, WARREN_PASSWORD, WARREN_PASSWORD_FILE, WARREN_TOKEN_FILE and WARREN_VHOST. The\n" +
-			"first context is in use at once. The file is warren/contexts.json in $XDG_CONFIG_HOME or ~/.config, for its owner alone.",
+			"the variables WARREN_SERVER, WARREN_HTTP_SERVER, WARREN_USER, WARREN_PASSWORD, WARREN_PASSWORD_FILE, WARREN_TOKEN_FILE and\n" +
+			"WARREN_VHOST; bench knows no contexts. The first context is in use at once. The file is warren/contexts.json in $XDG_CONFIG_HOME or ~/.config, for its owner alone.",
 		Example: "  warren context add local --server 127.0.0.1:7672\n" +
 			"  warren context add production --server 10.0.0.1:7672,10.0.0.2:7672 --http-server 10.0.0.1:15672 --user orders --password-file ~/.warren-password"}
 	f := c.Flags()

@@ -2,6 +2,7 @@ package main
 
 import (
 	"bytes"
+	"errors"
 	"os"
 	"path/filepath"
 	"strings"
@@ -9,6 +10,8 @@ import (
 
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
+
+	"github.com/warrenmq/warren/config"
 )
 
 // command runs a command line without a node.
@@ -26,9 +29,9 @@ func command(words ...string) (string, error) {
 func TestContexts(t *testing.T) {
 	dir := t.TempDir()
 	t.Setenv("XDG_CONFIG_HOME", dir)
-	for _, name := range variables {
-		t.Setenv("WARREN_"+strings.ToUpper(strings.ReplaceAll(name, "-", "_")), "")
-		os.Unsetenv("WARREN_" + strings.ToUpper(strings.ReplaceAll(name, "-", "_")))
+	for _, name := range config.ClientVariables {
+		t.Setenv(variable(name), "") // so that it is restored
+		os.Unsetenv(variable(name))
 	}
 	t.Setenv("WARREN_CONTEXT", "")
 	run := func(words ...string) string {
@@ -67,6 +70,24 @@ func TestContexts(t *testing.T) {
 			t.Errorf("%q, want %q", got, want)
 		}
 	}
+	file := filepath.Join(dir, "password")
+	if err := os.WriteFile(file, []byte("from a file\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	run("context", "add", "c", "--server", "h1:1", "--http-server", "h3:3", "--user", "u", "--password-file", file, "--tls-ca", "ca")
+	operator := func() string {
+		t.Helper()
+		a, c := &admin{}, &cobra.Command{}
+		a.register(c)
+		if err := errors.Join(c.Flags().Parse([]string{"--context", "c"}), c.PreRunE(c, nil)); err != nil {
+			return err.Error()
+		}
+		return strings.Join([]string{a.server, a.user, a.password, a.tls.ca}, " ")
+	}
+	expect(operator(), "h3:3 u from a file ca")
+	t.Setenv("WARREN_ADMIN_TLS_CA", "own")
+	expect(operator(), "h3:3 u from a file own")
+	run("context", "remove", "c")
 	expect(filled("server"), "h1:1+h2:2 u secret  /")
 	expect(filled(httpServer), "h1:3 u secret  /")
 	expect(filled("server", "--server", "x:1"), "x:1 u secret  /")

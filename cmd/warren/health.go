@@ -26,7 +26,8 @@ func healthCommand() *cobra.Command {
 		Long: "Ask the node on this machine whether it serves (/health/ready of its HTTP port). The node is found by the same\n" +
 			"flags, WARREN_… variables and file that it was started with, so a container's health check needs no arguments.\n" +
 			"The exit status is 0 when it serves.",
-		Args: cobra.NoArgs,
+		Example: "  warren health\n  warren health --live --http-port 15672",
+		Args:    cobra.NoArgs,
 	}
 	live := c.Flags().Bool("live", false, "ask only whether the process answers (/health/live)")
 	settings := config.Register(c.Flags())

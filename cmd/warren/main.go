@@ -13,6 +13,14 @@ import (
 var version = "dev"
 
 func main() {
+	if err := rootCommand().Execute(); err != nil {
+		fmt.Fprintln(os.Stderr, "warren:", err)
+		os.Exit(1)
+	}
+}
+
+// rootCommand is the whole command line.
+func rootCommand() *cobra.Command {
 	root := &cobra.Command{
 		Use:           "warren",
 		Short:         "Warren is a clustered AMQP 0-9-1 message broker.",
@@ -23,8 +31,5 @@ func main() {
 		statusCommand(), membersCommand(), shardsCommand(), leaveCommand(), removeCommand(), drainCommand(), rebalanceCommand())
 	root.AddCommand(backupCommand(), restoreCommand())
 	root.AddCommand(messageCommands()...)
-	if err := root.Execute(); err != nil {
-		fmt.Fprintln(os.Stderr, "warren:", err)
-		os.Exit(1)
-	}
+	return root
 }

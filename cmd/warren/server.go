@@ -21,6 +21,9 @@ func serverCommand() *cobra.Command {
 		Short: "Run a broker node.",
 		Long: "Run a broker node. Every flag can also be given as a WARREN_… variable (--amqp-port as WARREN_AMQP_PORT)\n" +
 			"and in the YAML file named by --config.",
+		Example: "  warren server\n" +
+			"  warren server --host 10.0.0.1 --data-dir /var/lib/warren --join 10.0.0.1:7946,10.0.0.2:7946,10.0.0.3:7946 --expect 3\n" +
+			"  warren server --print-config > warren.yaml",
 		Args: cobra.NoArgs,
 	}
 	show := c.Flags().Bool("print-config", false, "print the settings that are in force as YAML for --config, and end")

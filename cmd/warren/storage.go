@@ -26,7 +26,8 @@ func storageDumpCommand() *cobra.Command {
 		Short: "Print what a data directory holds, and check every checksum.",
 		Long: "Print what a data directory holds: log files, checkpoints and segments. Every checksum is checked. The exit\n" +
 			"status is not 0 when something is damaged. Nothing is changed; the node that owns the directory must not run.",
-		Args: cobra.ExactArgs(1),
+		Example: "  warren storage dump /var/lib/warren",
+		Args:    cobra.ExactArgs(1),
 		RunE: func(c *cobra.Command, args []string) error {
 			fs := vfs.OS()
 			return storage.Dump(fs, storeDir(fs, args[0]), c.OutOrStdout(), asJSON)

@@ -36,7 +36,7 @@ func queueCommand() *cobra.Command {
 
 func queueList() *cobra.Command {
 	var a access
-	c := &cobra.Command{Use: "list", Short: "List queues with what they hold.", Args: cobra.NoArgs, Example: "  warren queue list\n  warren queue list --json | jq .ready"}
+	c := &cobra.Command{Use: "list", Short: "List queues with what they hold.", Args: cobra.NoArgs, Example: "  warren queue list\n  warren queue list --json > queues.json"}
 	a.register(c.Flags())
 	c.RunE = a.run(func(ctx context.Context, c *client.Client, out io.Writer, _ []string) error {
 		t := a.table(out, "NAME", "READY", "UNSETTLED", "CONSUMERS", "BYTES", "FEATURES", "ARGUMENTS")
