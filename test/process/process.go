@@ -53,7 +53,12 @@ func Binary() (string, error) { return build() }
 // Cluster is nodes that were started together.
 type Cluster struct {
 	Nodes []*Node
-	t     testing.TB
+
+	t      testing.TB
+	binary string
+	dir    string
+	flags  []string
+	made   int // nodes that were ever made
 }
 
 // Node is one process and its data directory.
@@ -68,6 +73,7 @@ type Node struct {
 	t       testing.TB
 	binary  string
 	logFile string
+	gossip  string // its address
 	command *exec.Cmd
 	exited  chan struct{}
 }
@@ -79,28 +85,16 @@ func Start(t testing.TB, n int, flags ...string) *Cluster {
 	if err != nil {
 		t.Fatal(err)
 	}
-	dir := t.TempDir()
-	c := &Cluster{t: t}
-	var gossip []string
-	for i := range n {
-		ports := freePorts(t, 5)
-		node := &Node{Name: fmt.Sprintf("node%d", i+1), AMQPPort: ports[0], HTTPPort: ports[1], GRPCPort: ports[2], t: t, binary: binary}
-		node.DataDir = filepath.Join(dir, node.Name)
-		node.logFile = filepath.Join(dir, node.Name+".log")
-		gossip = append(gossip, "127.0.0.1:"+strconv.Itoa(ports[4]))
-		node.Flags = append([]string{"server", "--name", node.Name, "--data-dir", node.DataDir,
-			"--http-port", strconv.Itoa(ports[1]), "--grpc-port", strconv.Itoa(ports[2]),
-			"--cluster-port", strconv.Itoa(ports[3]), "--gossip-port", strconv.Itoa(ports[4])}, flags...)
-		if slices.Contains(flags, "--tls-cert") { // then AMQPPort is over TLS
-			node.Flags = append(node.Flags, "--amqp-port", "0", "--amqps-port", strconv.Itoa(ports[0]))
-		} else {
-			node.Flags = append(node.Flags, "--amqp-port", strconv.Itoa(ports[0]))
-		}
-		c.Nodes = append(c.Nodes, node)
+	c := &Cluster{t: t, binary: binary, dir: t.TempDir(), flags: flags}
+	for range n {
+		c.Nodes = append(c.Nodes, c.node())
+	}
+	if n > 1 {
+		c.join()
 	}
 	for _, node := range c.Nodes {
 		if n > 1 {
-			node.Flags = append(node.Flags, "--join", strings.Join(gossip, ","), "--expect", strconv.Itoa(n))
+			node.Flags = append(node.Flags, "--expect", strconv.Itoa(n))
 		}
 		node.start()
 	}
@@ -109,6 +103,78 @@ func Start(t testing.TB, n int, flags ...string) *Cluster {
 		node.WaitReady()
 	}
 	return c
+}
+
+// node makes the next node, which is not started.
+func (c *Cluster) node() *Node {
+	c.t.Helper()
+	ports := freePorts(c.t, 3)
+	c.made++
+	n := &Node{Name: fmt.Sprintf("node%d", c.made), AMQPPort: ports[0], HTTPPort: ports[1], GRPCPort: ports[2], t: c.t, binary: c.binary}
+	n.DataDir = filepath.Join(c.dir, n.Name)
+	n.logFile = filepath.Join(c.dir, n.Name+".log")
+	n.Flags = append([]string{"server", "--name", n.Name, "--data-dir", n.DataDir,
+		"--http-port", strconv.Itoa(ports[1]), "--grpc-port", strconv.Itoa(ports[2])}, c.flags...)
+	if slices.Contains(c.flags, "--tls-cert") { // then AMQPPort is over TLS
+		n.Flags = append(n.Flags, "--amqp-port", "0", "--amqps-port", strconv.Itoa(ports[0]))
+	} else {
+		n.Flags = append(n.Flags, "--amqp-port", strconv.Itoa(ports[0]))
+	}
+	n.moveTo(freePorts(c.t, 2))
+	return n
+}
+
+// moveTo has the node listen for other nodes on these ports from its next start on.
+func (n *Node) moveTo(ports []int) {
+	n.set("--cluster-port", strconv.Itoa(ports[0]))
+	n.set("--gossip-port", strconv.Itoa(ports[1]))
+	n.gossip = "127.0.0.1:" + strconv.Itoa(ports[1])
+}
+
+// set gives a flag its value.
+func (n *Node) set(flag, value string) {
+	if i := slices.Index(n.Flags, flag); i >= 0 {
+		n.Flags[i+1] = value
+		return
+	}
+	n.Flags = append(n.Flags, flag, value)
+}
+
+// join tells every node where the others are, for its next start.
+func (c *Cluster) join() {
+	var gossip []string
+	for _, n := range c.Nodes {
+		gossip = append(gossip, n.gossip)
+	}
+	for _, n := range c.Nodes {
+		n.set("--join", strings.Join(gossip, ","))
+	}
+}
+
+// Grow starts so many new nodes, which join, and waits until they serve.
+func (c *Cluster) Grow(n int) {
+	c.t.Helper()
+	for range n {
+		c.Nodes = append(c.Nodes, c.node())
+	}
+	c.join()
+	added := c.Nodes[len(c.Nodes)-n:]
+	for _, node := range added {
+		node.start()
+	}
+	for _, node := range added {
+		node.WaitReady()
+	}
+}
+
+// Move gives every node other ports for the others, from its next start on. All must have ended.
+func (c *Cluster) Move() {
+	c.t.Helper()
+	ports := freePorts(c.t, 2*len(c.Nodes))
+	for i, n := range c.Nodes {
+		n.moveTo(ports[2*i:])
+	}
+	c.join()
 }
 
 func (c *Cluster) stop() {
