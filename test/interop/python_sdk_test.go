@@ -93,7 +93,8 @@ func TestPythonCluster(t *testing.T) {
 
 func pythonPatterns(t *testing.T, name string, near, far *process.Node) {
 	t.Run(name+" "+near.Name+"-"+far.Name, func(t *testing.T) {
-		if out := pythonRun(t, "python/"+name, near.GRPCAddress(), far.GRPCAddress(), fmt.Sprint(far.AMQPPort), queueName(t)); out != "done" {
+		out := pythonRun(t, "python/"+name, near.GRPCAddress(), far.GRPCAddress(), fmt.Sprint(far.AMQPPort), queueName(t))
+		if !strings.HasSuffix(out, "done") { // the SDK may log that a starved node was passed over
 			t.Fatal(out)
 		}
 	})
