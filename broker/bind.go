@@ -43,9 +43,9 @@ func (ch *Channel) binding(ctx context.Context, b *Binding, toExchange, bind boo
 	}
 	if err := ch.endsExist(ctx, full, toExchange); err != nil {
 		if !bind && isKind(err, NotFound) {
-			return nil
+			err = nil
 		}
-		return err
+		return ch.conn.broker.stands(ctx, err)
 	}
 	err = ch.conn.broker.propose(ctx, full.command(ch.conn.vhost.name, toExchange, bind))
 	if !bind && isKind(err, NotFound) {

@@ -28,7 +28,7 @@ func (ch *Channel) DeclareExchange(ctx context.Context, d *ExchangeDeclare) erro
 			return err
 		}
 		_, err := ch.conn.lookupExchange(ctx, name)
-		return err
+		return ch.conn.broker.stands(ctx, err)
 	}
 	if err := ch.permissions.check(auth.Configure, where); err != nil {
 		return err
@@ -41,7 +41,7 @@ func (ch *Channel) declareExchange(ctx context.Context, name string, d *Exchange
 		AutoDelete: d.AutoDelete, Internal: d.Internal, Arguments: d.Arguments}
 	switch x, err := ch.conn.lookupExchange(ctx, name); {
 	case err == nil:
-		return refusal(catalog.EquivalentExchange(x, cmd))
+		return ch.conn.broker.stands(ctx, refusal(catalog.EquivalentExchange(x, cmd)))
 	case !isKind(err, NotFound):
 		return err
 	}
@@ -96,7 +96,7 @@ func (ch *Channel) DeleteExchange(ctx context.Context, name string, ifUnused boo
 	}
 	_, err := ch.conn.lookupExchange(ctx, name)
 	if isKind(err, NotFound) {
-		return nil
+		return ch.conn.broker.stands(ctx, nil)
 	}
 	if err != nil {
 		return err

@@ -71,6 +71,21 @@ func (c *Conn) findExchange(name string) (x *catalog.Exchange) {
 	return x
 }
 
+// stands waits until an answer that rests on this node's copy of the catalog may be given, a refusal or none: until every node that
+// can be reached would give it. Other errors say nothing about the catalog and are passed on.
+func (b *Broker) stands(ctx context.Context, answer error) error {
+	if answer != nil && (!isRefusal(answer) || isKind(answer, Unavailable)) {
+		return answer
+	}
+	if b.replicator.Settled() {
+		return answer
+	}
+	if err := b.replicator.Settle(ctx); err != nil {
+		return err
+	}
+	return answer
+}
+
 // propose changes the catalog.
 func (b *Broker) propose(ctx context.Context, cmd *catalog.Command) error {
 	_, err := b.replicator.Propose(ctx, cmd)

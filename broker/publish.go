@@ -41,6 +41,9 @@ func (ch *Channel) Publish(ctx context.Context, p *Publish) error {
 	if err != nil {
 		return err
 	}
+	if (p.Mandatory || ch.outcomes) && !c.stale { // whether it is routed will be told
+		c.stale = c.broker.awaitSettled(ctx) != nil
+	}
 	if ch.tx != nil {
 		return ch.tx.publish(ctx, ch, &m, &o, dests, p.Mandatory)
 	}
@@ -376,6 +379,16 @@ func (b *Broker) awaitFresh(ctx context.Context) error {
 		}
 	}
 	return nil
+}
+
+// awaitSettled waits, not long, until every node that can be reached routes as this one does.
+func (b *Broker) awaitSettled(ctx context.Context) error {
+	if b.replicator.Settled() {
+		return nil
+	}
+	ctx, cancel := context.WithTimeout(ctx, b.options.FreshTimeout)
+	defer cancel()
+	return b.replicator.Settle(ctx)
 }
 
 // freshPoll is how often Fresh is asked while waiting for it.

@@ -45,13 +45,13 @@ func (ch *Channel) declarePassive(ctx context.Context, name string) (QueueOK, er
 	}
 	q, err := ch.conn.lookupQueue(ctx, name)
 	if err != nil {
-		return QueueOK{}, err
+		return QueueOK{}, ch.conn.broker.stands(ctx, err)
 	}
 	ok, exists, err := ch.countsOf(ctx, q)
 	if err == nil && !exists {
 		err = noQueue(name, ch.conn.vhost.name)
 	}
-	return ok, explain(err, where.String())
+	return ok, explain(ch.conn.broker.stands(ctx, err), where.String())
 }
 
 func (ch *Channel) declareActive(ctx context.Context, name string, d *QueueDeclare) (QueueOK, error) {
@@ -83,6 +83,14 @@ func (ch *Channel) declareOnce(ctx context.Context, name string, d *QueueDeclare
 	if q == nil {
 		return ch.createQueue(ctx, name, d)
 	}
+	if ok, done, err = ch.declareAgain(ctx, q, name, d); done || err != nil {
+		err = ch.conn.broker.stands(ctx, err)
+	}
+	return ok, done, err
+}
+
+// declareAgain compares a queue that exists with what is declared.
+func (ch *Channel) declareAgain(ctx context.Context, q *catalog.Queue, name string, d *QueueDeclare) (ok QueueOK, done bool, err error) {
 	if q.Exclusive() != d.Exclusive {
 		return QueueOK{}, false, locked(q)
 	}
@@ -251,7 +259,7 @@ func (ch *Channel) DeleteQueue(ctx context.Context, name string, ifUnused, ifEmp
 	}
 	q, err := ch.conn.lookupQueue(ctx, name)
 	if isKind(err, NotFound) {
-		return 0, nil
+		return 0, ch.conn.broker.stands(ctx, nil)
 	}
 	if err != nil {
 		return 0, err

@@ -23,6 +23,12 @@ type Replicator interface {
 	// (unroutable, not found) asks it first (P7). It is cheap enough for every batch.
 	Fresh() error
 
+	// Settled tells whether every node that can be reached is known to act on all that this node's copy of the catalog holds. An
+	// answer that rests on the copy waits for that: else the next client, of another node, might be told the opposite. It costs
+	// next to nothing. Settle waits for it; its error is a *Error of kind Unavailable.
+	Settled() bool
+	Settle(ctx context.Context) error
+
 	// Submit hands a batch to its shard. The pipe from this node to a shard keeps the order of submission, repeats what
 	// a lost leader may have lost, and has each batch applied exactly once, in order, whoever leads. Submit blocks while
 	// the pipe's window is full; the error is ctx's, or another when the node stops. Once Submit returned nil, Done is

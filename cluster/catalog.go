@@ -9,6 +9,7 @@ import (
 	"os"
 	"path/filepath"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/hashicorp/raft"
@@ -30,15 +31,27 @@ type catalogSeat struct {
 	c   *Cluster
 	dir string
 
-	mu      sync.RWMutex // guards what follows
-	state   *catalog.State
-	recent  [recentCommands]command // by index, modulo the length
-	applied chan struct{}           // closed and replaced when a command was applied
+	appliedTo atomic.Uint64 // index of the last command applied: for who cannot wait for mu
+
+	mu        sync.RWMutex // guards what follows
+	state     *catalog.State
+	recent    [recentCommands]command // by index, modulo the length
+	proposals map[uint64]uint64       // indices of the recent commands, by what tells them apart
+	underway  map[uint64]*proposal    // what this seat has handed to the log and has no answer for
+	applied   chan struct{}           // closed and replaced when a command was applied
+}
+
+// proposal is a command on its way through the log.
+type proposal struct {
+	ended chan struct{} // closed when the rest is set
+	index uint64
+	err   error
 }
 
 // command is a command that has been applied.
 type command struct {
 	previous, index uint64
+	proposal        uint64 // 0: nothing tells it apart
 	data            []byte
 	reply           catalog.Reply
 }
@@ -53,7 +66,8 @@ const (
 )
 
 func newCatalogSeat(c *Cluster) *catalogSeat {
-	s := &catalogSeat{c: c, dir: filepath.Join(c.o.DataDir, "catalog"), state: catalog.New(), applied: make(chan struct{})}
+	s := &catalogSeat{c: c, dir: filepath.Join(c.o.DataDir, "catalog"), state: catalog.New(), applied: make(chan struct{}),
+		proposals: map[uint64]uint64{}, underway: map[uint64]*proposal{}}
 	s.group = &group{id: catalogGroup, name: "catalog", log: c.log, net: c.raftnet, uuid: c.identity.UUID,
 		stable: c.db.Stable(catalogGroup), logs: c.db.CatalogLog(), parts: s, config: baseConfig(c.log, "catalog")}
 	every := c.o.Surroundings.SnapshotEvery
@@ -231,12 +245,25 @@ func (s *catalogSeat) applyLocked(index uint64, data []byte) (catalog.Reply, err
 	if err != nil {
 		return catalog.Reply{}, err
 	}
-	s.recent[index%recentCommands] = command{previous, index, data, reply}
+	s.remember(command{previous, index, catalog.ProposalOf(data), data, reply})
 	s.c.o.Observer.CatalogChanged(s.state, changes)
 	s.c.catalogChanged(s.state, changes)
+	s.appliedTo.Store(index)
 	close(s.applied)
 	s.applied = make(chan struct{})
 	return reply, nil
+}
+
+// remember keeps a command among the recent ones. mu is held.
+func (s *catalogSeat) remember(c command) {
+	at := &s.recent[c.index%recentCommands]
+	if s.proposals[at.proposal] == at.index {
+		delete(s.proposals, at.proposal)
+	}
+	*at = c
+	if c.proposal != 0 {
+		s.proposals[c.proposal] = c.index
+	}
 }
 
 // feed applies commands that the leader told of, as far as they follow what the copy holds.
@@ -260,33 +287,54 @@ func (s *catalogSeat) restore(state *catalog.State) {
 	s.state = state
 	s.c.o.Observer.CatalogRestored(state)
 	s.c.catalogRestored(state)
+	s.appliedTo.Store(state.Applied())
 	close(s.applied)
 	s.applied = make(chan struct{})
 }
 
-// commit commits a command through this seat, which must lead.
-func (s *catalogSeat) commit(ctx context.Context, data []byte) (uint64, catalog.Reply, error) {
+// commit commits a command through this seat, which must lead, and returns its index. One that comes again, because its answer was
+// lost, is not committed again: an established leader holds everything that was committed before, and knows what is under way.
+func (s *catalogSeat) commit(ctx context.Context, data []byte) (uint64, error) {
 	r, over := s.present()
 	if _, ok := s.leading(); !ok || r == nil {
-		return 0, catalog.Reply{}, raft.ErrNotLeader
+		return 0, raft.ErrNotLeader
 	}
-	f := r.Apply(data, 0)
-	done := make(chan error, 1)
-	go func() { done <- answer(f, over) }()
-	select {
-	case err := <-done:
-		s.transferBlocked(err)
-		if err != nil {
-			return 0, catalog.Reply{}, err
+	number := catalog.ProposalOf(data)
+	s.mu.Lock()
+	index, done := s.proposals[number]
+	p := s.underway[number]
+	first := !done && p == nil
+	if first {
+		p = &proposal{ended: make(chan struct{})}
+		if number != 0 {
+			s.underway[number] = p
 		}
+	}
+	s.mu.Unlock()
+	if done {
+		return index, nil
+	}
+	if first {
+		f := r.Apply(data, 0)
+		go func() {
+			if p.err = answer(f, over); p.err == nil {
+				p.index = f.Index()
+			}
+			s.transferBlocked(p.err)
+			s.mu.Lock()
+			if s.underway[number] == p {
+				delete(s.underway, number)
+			}
+			s.mu.Unlock()
+			close(p.ended)
+		}()
+	}
+	select {
+	case <-p.ended:
+		return p.index, p.err
 	case <-ctx.Done():
-		return 0, catalog.Reply{}, ctx.Err()
+		return 0, ctx.Err()
 	}
-	reply, ok := f.Response().(catalog.Reply)
-	if !ok {
-		return 0, catalog.Reply{}, fmt.Errorf("the catalog answered with a %T", f.Response())
-	}
-	return f.Index(), reply, nil
 }
 
 // catalogMachine is the copy as the Raft library drives it.

@@ -16,10 +16,11 @@ import (
 
 // follower keeps this node's copy of the catalog current and known to be so: the asking side of leases.go.
 type follower struct {
-	c     *Cluster
-	began time.Time
-	until atomic.Int64  // end of the lease, nanoseconds since began
-	wake  chan struct{} // has room for one: the leader may be another
+	c          *Cluster
+	began      time.Time
+	until      atomic.Int64  // end of the lease, nanoseconds since began
+	everywhere atomic.Uint64 // every node acts on the commands up to this one, or knows that it does not
+	wake       chan struct{} // has room for one: the leader may be another
 
 	mu      sync.Mutex // guards what follows
 	ping    uint64
@@ -46,6 +47,15 @@ func (f *follower) fresh() error {
 		return nil
 	}
 	return errStale
+}
+
+// settledTo tells whether every node is known to act on the commands up to one, or to know that it does not.
+func (f *follower) settledTo(index uint64) bool { return index <= f.everywhere.Load() }
+
+// isSettled notes that.
+func (f *follower) isSettled(index uint64) {
+	for was := f.everywhere.Load(); was < index && !f.everywhere.CompareAndSwap(was, index); was = f.everywhere.Load() {
+	}
 }
 
 func (f *follower) leaderChanged() {

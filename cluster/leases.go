@@ -21,6 +21,8 @@ import (
 //     holds that command.
 //   - The leader answers a change when each node has said that it holds it, or when the leases that were given before the
 //     change are over. Later ones bind the node to hold it.
+//   - A node's copy may hold a change before all others do. What a client is told because of it waits until they do, or the next
+//     client, of another node, would be told the opposite (Cluster.Settle).
 //   - A new leader does not know the leases that the one before has given. None was asked for after the election, since no
 //     majority would have confirmed the old leader; so all are over leaseTime after it.
 const (
@@ -96,8 +98,17 @@ func (l *leases) grant(ctx context.Context, node uint16) (index uint64, ok bool)
 	return l.c.catalog.at(), true
 }
 
-// settle waits until every node acts on a command or knows that it does not. It is called right after the command was
-// applied here.
+// settleAll waits until every node acts on what has been committed so far, or knows that it does not, and says how far that is.
+func (l *leases) settleAll(ctx context.Context) (index uint64, err error) {
+	if _, err := l.c.catalog.verify(ctx); err != nil {
+		return 0, err
+	}
+	index = l.c.catalog.at()
+	return index, l.settle(ctx, index)
+}
+
+// settle waits until every node acts on a command or knows that it does not. Leases that were given after the command was applied
+// here need not be waited for; the later it is called, the more of them are.
 func (l *leases) settle(ctx context.Context, index uint64) error {
 	l.mu.Lock()
 	waits := map[uint16]time.Time{}

@@ -30,7 +30,7 @@ const (
 
 // Propose implements broker.Replicator.
 func (c *Cluster) Propose(ctx context.Context, cmd *catalog.Command) (catalog.Reply, error) {
-	cmd.TimeMillis = c.o.Surroundings.Now().UnixMilli()
+	cmd.TimeMillis, cmd.Proposal = c.o.Surroundings.Now().UnixMilli(), rand.Uint64()|1
 	data, err := catalog.Encode(cmd)
 	if err != nil {
 		return catalog.Reply{}, err
@@ -42,6 +42,7 @@ func (c *Cluster) Propose(ctx context.Context, cmd *catalog.Command) (catalog.Re
 	if err := c.catalog.waitFor(ctx, index); err != nil {
 		return catalog.Reply{}, unavailable("the change is made, but this node is behind")
 	}
+	c.follower.isSettled(index)
 	reply, ok := c.catalog.replyTo(index)
 	switch {
 	case !ok:
@@ -52,9 +53,9 @@ func (c *Cluster) Propose(ctx context.Context, cmd *catalog.Command) (catalog.Re
 	return reply, nil
 }
 
-// commit has a command committed by whoever leads the catalog, and seen by every node that can be reached. It is tried
-// until ctx ends; a command that was committed before a leader was lost may be committed once more: commands are made so
-// that this does no harm.
+// commit has a command committed by whoever leads the catalog, and seen by every node that can be reached. It is tried until ctx
+// ends; one that was committed before a leader was lost is known to the next by its number. No command at all has what was
+// committed before seen by every node.
 func (c *Cluster) commit(ctx context.Context, data []byte) (index uint64, err error) {
 	pause := proposeRetryMin
 	for {
@@ -83,7 +84,10 @@ func (c *Cluster) commit(ctx context.Context, data []byte) (index uint64, err er
 }
 
 func (c *Cluster) commitHere(ctx context.Context, data []byte) (uint64, error) {
-	index, _, err := c.catalog.commit(ctx, data)
+	if len(data) == 0 {
+		return c.leases.settleAll(ctx)
+	}
+	index, err := c.catalog.commit(ctx, data)
 	if err != nil {
 		return 0, err
 	}
@@ -112,6 +116,21 @@ func (c *Cluster) ReadCatalog(f func(*catalog.State)) { c.catalog.read(f) }
 
 // Fresh implements broker.Replicator.
 func (c *Cluster) Fresh() error { return c.follower.fresh() }
+
+// Settled implements broker.Replicator.
+func (c *Cluster) Settled() bool { return c.follower.settledTo(c.catalog.appliedTo.Load()) }
+
+// Settle implements broker.Replicator.
+func (c *Cluster) Settle(ctx context.Context) error {
+	for at := c.catalog.appliedTo.Load(); !c.follower.settledTo(at); {
+		index, err := c.commit(ctx, nil)
+		if err != nil {
+			return err
+		}
+		c.follower.isSettled(index)
+	}
+	return nil
+}
 
 // Submit implements broker.Replicator.
 func (c *Cluster) Submit(ctx context.Context, shard queue.ShardID, b *broker.Batch) error {

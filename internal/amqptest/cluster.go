@@ -155,6 +155,12 @@ func (c *Cluster) Fresh() error {
 	return nil
 }
 
+// Settled is true: there is one copy of the catalog.
+func (c *Cluster) Settled() bool { return true }
+
+// Settle has nothing to wait for.
+func (c *Cluster) Settle(context.Context) error { return nil }
+
 // SetCutOff cuts the node off from its cluster, or ends that.
 func (c *Cluster) SetCutOff(cut bool) {
 	c.mu.Lock()

@@ -6,6 +6,7 @@ import (
 
 	raftv1 "github.com/warrenmq/warren/proto/raft/v1"
 	"github.com/warrenmq/warren/raftfsm"
+	"google.golang.org/protobuf/encoding/protowire"
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/reflect/protoreflect"
 )
@@ -141,6 +142,27 @@ func Encode(cmd *Command) ([]byte, error) {
 		return nil, raftfsm.Errorf(raftfsm.PreconditionFailed, "the command takes %d bytes, more than %d", len(data), maxCommandSize)
 	}
 	return data, nil
+}
+
+// ProposalOf reads what tells an encoded command apart from others; 0: it says nothing.
+func ProposalOf(data []byte) uint64 {
+	const field = 30
+	for len(data) > 0 {
+		number, kind, n := protowire.ConsumeTag(data)
+		if n < 0 {
+			return 0
+		}
+		data = data[n:]
+		if number == field && kind == protowire.Fixed64Type {
+			v, _ := protowire.ConsumeFixed64(data)
+			return v
+		}
+		if n = protowire.ConsumeFieldValue(number, kind, data); n < 0 {
+			return 0
+		}
+		data = data[n:]
+	}
+	return 0
 }
 
 // decode reads a command. A field that this build does not know would be a meaning that it does not know, so it is an

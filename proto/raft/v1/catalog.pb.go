@@ -28,6 +28,9 @@ type CatalogCommand struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Milliseconds since 1970 at the proposer; never runs backwards in the log's effect.
 	TimeMillis int64 `protobuf:"varint,1,opt,name=time_millis,json=timeMillis,proto3" json:"time_millis,omitempty"`
+	// Tells the command apart from others: one that is repeated, since its answer was lost with a leader, takes effect once. Not 0,
+	// unless its proposer does not repeat it.
+	Proposal uint64 `protobuf:"fixed64,30,opt,name=proposal,proto3" json:"proposal,omitempty"`
 	// Types that are valid to be assigned to Command:
 	//
 	//	*CatalogCommand_CreateCluster
@@ -89,6 +92,13 @@ func (*CatalogCommand) Descriptor() ([]byte, []int) {
 func (x *CatalogCommand) GetTimeMillis() int64 {
 	if x != nil {
 		return x.TimeMillis
+	}
+	return 0
+}
+
+func (x *CatalogCommand) GetProposal() uint64 {
+	if x != nil {
+		return x.Proposal
 	}
 	return 0
 }
@@ -2716,10 +2726,11 @@ var File_raft_v1_catalog_proto protoreflect.FileDescriptor
 
 const file_raft_v1_catalog_proto_rawDesc = "" +
 	"\n" +
-	"\x15raft/v1/catalog.proto\x12\x0ewarren.raft.v1\"\xa8\v\n" +
+	"\x15raft/v1/catalog.proto\x12\x0ewarren.raft.v1\"\xc4\v\n" +
 	"\x0eCatalogCommand\x12\x1f\n" +
 	"\vtime_millis\x18\x01 \x01(\x03R\n" +
-	"timeMillis\x12F\n" +
+	"timeMillis\x12\x1a\n" +
+	"\bproposal\x18\x1e \x01(\x06R\bproposal\x12F\n" +
 	"\x0ecreate_cluster\x18\x02 \x01(\v2\x1d.warren.raft.v1.CreateClusterH\x00R\rcreateCluster\x12C\n" +
 	"\rregister_node\x18\x03 \x01(\v2\x1c.warren.raft.v1.RegisterNodeH\x00R\fregisterNode\x12=\n" +
 	"\vremove_node\x18\x04 \x01(\v2\x1a.warren.raft.v1.RemoveNodeH\x00R\n" +
