@@ -3,8 +3,10 @@ package cluster
 import (
 	"context"
 	"errors"
+	"net"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -330,4 +332,36 @@ func TestSomethingAnswers(t *testing.T) {
 		t.Errorf("it does not say for what it waits: %v", err)
 	}
 	members[2].Cluster = nil
+}
+
+// TestGrownFounder takes its votes from the node that began a cluster alone, which has other members now. It does not start, says
+// what to do instead, has nothing to recover from, and takes its own place when it comes back empty.
+func TestGrownFounder(t *testing.T) {
+	founder := startMembersOf(t, 1, 1)[0]
+	members := []*member{founder}
+	for i := 1; i < 3; i++ {
+		m := newMember(t, []*member{founder}, i)
+		must(t, m.start())
+		members = append(members, m)
+	}
+	settled(t, members)
+	l := startTraffic(t, members[1])
+	eventually(t, "some messages", func() bool { return l.applied[0].Load() > 30 })
+	founder.stop()
+	must(t, os.Remove(filepath.Join(founder.o.DataDir, "raft.db")))
+	if err := founder.start(); err == nil || !strings.Contains(err.Error(), "votes are gone") || !strings.Contains(err.Error(), "start with an empty data directory, under the same name") {
+		t.Errorf("it starts, or does not say what to do: %v", err)
+	}
+	if r := inspected(t, founder); r.Able || r.ClusterID != "" {
+		t.Errorf("%+v", r)
+	}
+	recoverRefused(t, "the catalog is gone", RecoverOptions{Data: founder.data(), Confirm: founder.o.Name})
+	must(t, os.RemoveAll(founder.o.DataDir))
+	founder.o.Join = members[1].o.Join[:0:0]
+	for _, m := range members[1:] {
+		founder.o.Join = append(founder.o.Join, net.JoinHostPort(m.o.Host, strconv.Itoa(m.o.GossipPort)))
+	}
+	must(t, founder.start())
+	settled(t, members)
+	l.check(t, members)
 }

@@ -86,11 +86,11 @@ func (h *Host) noteVersion() {
 // is to be told again.
 func (h *Host) Raise(version uint32) {
 	h.mu.Lock()
-	if h.leading && h.state.MachineVersion() < version {
-		h.command(func(b *queue.Batch) { b.MachineVersion(version) })
-	}
+	raised := h.leading && h.state.MachineVersion() < version && h.command(func(b *queue.Batch) { b.MachineVersion(version) })
 	h.mu.Unlock()
-	h.kick()
+	if raised {
+		h.kick()
+	}
 }
 
 // maxEffects is the deliveries at which effects are handed on before the rest of the entries is applied.
