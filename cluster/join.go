@@ -156,11 +156,21 @@ func (c *Cluster) refuse(q *nodev1.JoinRequest) (refusal string, wait bool) {
 	switch {
 	case old.UUID == c.identity.UUID || p.state == pipe.PeerAlive:
 		return fmt.Sprintf("node '%s' is running already: start the new one with another --name, or stop the old one for good first", q.Name), false
-	case p.state == pipe.PeerDead || old.Run == 0 || p.status != nil && p.status.Address == q.Address || time.Since(p.since) > sessionGrace:
+	case p.state == pipe.PeerDead || old.Run == 0 || c.listensWhere(old.UUID, &p, q.Address) || time.Since(p.since) > sessionGrace:
 		return "", false
 	}
 	return fmt.Sprintf("the former node '%s' cannot be reached, which does not say that it has ended: it is replaced %v from now, or at once after warren remove %s",
 		q.Name, (sessionGrace - time.Since(p.since)).Round(time.Second), q.Name), false
+}
+
+// listensWhere tells whether an address is a member's that cannot be reached there. A leader that has been started since has no word
+// of the member itself; then it goes by where it looks for it.
+func (c *Cluster) listensWhere(uuid string, p *peerInfo, address string) bool {
+	if p.status != nil {
+		return p.status.Address == address
+	}
+	known, err := c.address(uuid)
+	return err == nil && known == address && p.tried
 }
 
 // namesake is the member that has the name of a node that wants to be one, and stays; nil: there is none.

@@ -12,6 +12,7 @@ import (
 	"testing"
 	"time"
 
+	nodev1 "github.com/warrenmq/warren/proto/node/v1"
 	"github.com/warrenmq/warren/raftfsm/queue"
 )
 
@@ -141,6 +142,35 @@ func TestWipedNode(t *testing.T) {
 		})
 	}
 	l.check(t, members)
+}
+
+// TestWipedWhileTheOthersWereAway empties a node's directory while those that could tell where it listened are started anew: it is
+// let in at once all the same, not when a node that cannot be reached is given up.
+func TestWipedWhileTheOthersWereAway(t *testing.T) {
+	members := startMembers(t, 3)
+	victim := members[2]
+	former, request := victim.identity.UUID, &nodev1.JoinRequest{Uuid: "another", Name: victim.o.Name, Address: victim.member().Address}
+	for _, m := range members {
+		m.stop()
+	}
+	must(t, os.RemoveAll(victim.o.DataDir))
+	started := make(chan error, len(members))
+	for _, m := range members {
+		go func() { started <- m.start() }()
+	}
+	must(t, <-started)
+	must(t, <-started) // two of the three: the victim is let in after the others have begun to serve
+	leader, _ := catalogLeader(t, members[:2])
+	eventually(t, "the leader has looked for the former node, or let the new one in", func() bool {
+		return leader.watcher.info(former).tried || leader.namesake(request) == nil || leader.namesake(request).UUID != former
+	})
+	if old := leader.namesake(request); old != nil && old.UUID == former {
+		if refusal, wait := leader.refuse(request); refusal != "" || wait {
+			t.Errorf("it is refused: %q, %v", refusal, wait)
+		}
+	}
+	must(t, <-started)
+	settled(t, members)
 }
 
 // TestNameIsTaken: a second node under the name of one that runs is not let in.
