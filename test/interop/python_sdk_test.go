@@ -2,6 +2,8 @@ package interop
 
 import (
 	"bufio"
+	"bytes"
+	"encoding/base64"
 	"errors"
 	"fmt"
 	"io"
@@ -14,6 +16,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/warrenmq/warren/auth"
 	"github.com/warrenmq/warren/test/process"
 	"github.com/warrenmq/warren/tlsfiles"
 )
@@ -269,7 +272,21 @@ func TestPythonReadme(t *testing.T) {
 		tlsfiles.WriteDevelopment(dir, tlsfiles.Development{User: "user", Valid: time.Hour})); err != nil {
 		t.Fatal(err)
 	}
-	user := []string{"--default-user", "user", "--default-password-file", password}
+	key := bytes.Repeat([]byte("k"), 32)
+	keys, err := auth.ParseTokenKeys([]byte(base64.StdEncoding.EncodeToString(key)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	token, err := keys.Issue("user", time.Now(), time.Now().Add(time.Hour))
+	if err != nil {
+		t.Fatal(err)
+	}
+	keyFile := filepath.Join(dir, "token.keys")
+	if err := errors.Join(os.WriteFile(keyFile, []byte(base64.StdEncoding.EncodeToString(key)+"\n"), 0o600),
+		os.WriteFile(filepath.Join(dir, "token"), []byte(token+"\n"), 0o600)); err != nil {
+		t.Fatal(err)
+	}
+	user := []string{"--default-user", "user", "--default-password-file", password, "--token-key-file", keyFile}
 	r := newPythonReadme(t, dir)
 	r.address = process.Start(t, 1, user...).Nodes[0].GRPCAddress()
 
@@ -294,6 +311,7 @@ func TestPythonReadme(t *testing.T) {
 	r.expect([]string{"hello_aio.py"}, "[x] Received 0", "[x] Received 1", "[x] Received 2")
 	r.expect([]string{"import_log.py"}, "3 messages")
 	r.expect([]string{"errors.py"}, "NOT_FOUND NOT_FOUND no queue 'no such queue' in vhost '/'", "QUEUE_FULL")
+	r.expect([]string{"by_token.py"}, "[.] Connected to node1")
 
 	r.address = process.Start(t, 1, append(user, nodeTLS(dir)...)...).Nodes[0].GRPCAddress()
 	r.expect([]string{"secure.py"}, "[.] Connected to node1")

@@ -136,6 +136,9 @@ class Calls(WithNodes):
             await other.status()
         self.assertNotIn("authorization", self.nodes[0].metadata)
         self.assertEqual(self.nodes[0].metadata["warren-vhost"], "v")
+        async with aio.Client(self.nodes[0].address, token="t") as other:
+            await other.status()
+        self.assertEqual(self.nodes[0].metadata["authorization"], "Bearer t")
 
     async def test_lists_come_in_pages(self):
         self.assertEqual([x.name async for x in self.client.exchanges()], ["x0", "x1", "x2"])

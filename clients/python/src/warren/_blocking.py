@@ -195,8 +195,8 @@ class Client:
     the client has declared is declared again. timeout bounds every call of the client itself, in seconds; None: it waits
     until a node answers.
 
-    user and password say who the program is; guest, the default, may come from the broker's own machine alone. With
-    user=None the client's certificate says it. reconnect_delay is the least and the greatest pause between attempts in
+    user and password say who the program is; guest, the default, may come from the broker's own machine alone. A bearer
+    token, if there is one, says it instead; with user=None the client's certificate does. reconnect_delay is the least and the greatest pause between attempts in
     seconds, which grows while all nodes fail. logger is told of connections lost and found; the default is named "warren".
     channel_options are options of gRPC's channels, added to those of the SDK.
     """
@@ -207,6 +207,7 @@ class Client:
         *,
         user: str | None = "guest",
         password: str = "guest",
+        token: str | None = None,
         vhost: str = "/",
         tls: TLS | None = None,
         timeout: float | None = None,
@@ -222,6 +223,7 @@ class Client:
                 addresses,
                 user=user,
                 password=password,
+                token=token,
                 vhost=vhost,
                 tls=tls,
                 logger=self._log,

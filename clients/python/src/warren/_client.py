@@ -38,8 +38,8 @@ class Client:
     next when that one fails: calls are repeated, publishers publish again what is not confirmed, consumers go on, and what
     the client has declared is declared again. No call has a time limit of its own; use asyncio.timeout.
 
-    user and password say who the program is; guest, the default, may come from the broker's own machine alone. With
-    user=None the client's certificate says it. reconnect_delay is the least and the greatest pause between attempts in
+    user and password say who the program is; guest, the default, may come from the broker's own machine alone. A bearer
+    token, if there is one, says it instead; with user=None the client's certificate does. reconnect_delay is the least and the greatest pause between attempts in
     seconds, which grows while all nodes fail. logger is told of connections lost and found; the default is named "warren".
     channel_options are options of gRPC's channels, added to those of the SDK.
     """
@@ -50,6 +50,7 @@ class Client:
         *,
         user: str | None = "guest",
         password: str = "guest",
+        token: str | None = None,
         vhost: str = "/",
         tls: TLS | None = None,
         logger: logging.Logger | None = None,
@@ -60,6 +61,7 @@ class Client:
             addresses,
             user=user,
             password=password,
+            token=token,
             vhost=vhost,
             tls=tls,
             logger=logger or logging.getLogger("warren"),

@@ -107,6 +107,7 @@ class Connection:
         *,
         user: str | None,
         password: str,
+        token: str | None,
         vhost: str,
         tls: TLS | None,
         logger: logging.Logger,
@@ -119,7 +120,9 @@ class Connection:
         self.loop = asyncio.get_running_loop()
         self.log = logger
         self.metadata = [("warren-vhost", vhost)]
-        if user is not None:
+        if token is not None:
+            self.metadata.append(("authorization", "Bearer " + token))
+        elif user is not None:
             login = base64.b64encode(f"{user}:{password}".encode()).decode()
             self.metadata.append(("authorization", "Basic " + login))
         self.min_delay, self.max_delay = reconnect_delay
