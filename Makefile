@@ -7,7 +7,7 @@ VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo unkn
 LDFLAGS := -s -w -X main.version=$(VERSION)
 FUZZTIME ?= 10m
 
-.PHONY: help build run test verify fmt vet lint arrows generate generated cluster cluster-stop fuzz bench bench-quick chaos sim soak image docker-test clean setup
+.PHONY: help build run test verify fmt vet lint arrows generate generated cluster cluster-stop fuzz bench bench-quick chaos sim mutate soak image docker-test clean setup
 
 help: ## list the targets
 	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -85,7 +85,10 @@ FIRST ?= 1
 sim: ## SCHEDULES= clusters in one process with simulated network, disks and clocks, from seed FIRST= on
 	$(GO) test -count=1 -timeout 24h -run TestSchedules ./test/sim -schedules $(SCHEDULES) -seed $(FIRST)
 
-soak: ## the same for hours (DURATION=2h)
+mutate: ## take each remedy out of a copy of the sources and see its test fail (an hour)
+	$(GO) run ./test/mutate
+
+soak: ## faults under load for hours (DURATION=2h)
 	$(MAKE) chaos DURATION=$(if $(filter command line,$(origin DURATION)),$(DURATION),2h)
 
 IMAGE ?= warren:latest
