@@ -11,7 +11,7 @@ import warren
 from warren import Binding, Message
 
 near_address, far_address, amqp_port, name = sys.argv[1:]
-PATIENCE = 60.0  # seconds for any message
+PATIENCE = 150.0  # seconds for any message
 
 
 def check(got, want, what):

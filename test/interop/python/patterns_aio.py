@@ -7,7 +7,7 @@ from warren import aio
 from warren.aio import Binding, Message
 
 near_address, far_address, _, name = sys.argv[1:]
-PATIENCE = 60.0  # seconds for any message
+PATIENCE = 150.0  # seconds for any message
 
 
 def check(got, want, what):
