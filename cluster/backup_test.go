@@ -188,10 +188,10 @@ func numbers(t *testing.T, list []kept) (n []int) {
 // TestBackup backs three nodes up while clients publish and settle, and a leader is lost in the middle of its shard; what was
 // confirmed before is in it, in order, and comes back in a cluster of one node and in one of three with other shards.
 func TestBackup(t *testing.T) {
-	const shards, first = 3, 2000
+	const shards, first = 3, 1000
 	members := startMembersOf(t, 3, shards)
 	m := members[0]
-	filler := strings.Repeat("x", 5000) // a shard is more than a connection has under way
+	filler := strings.Repeat("x", 6000) // a shard is more than a connection has under way
 	var flow []queue.QueueID
 	for shard := range queue.ShardID(shards) {
 		id := queue.MakeQueueID(shard, 1)
@@ -412,6 +412,39 @@ func TestRestoreAfterACutOffOne(t *testing.T) {
 		if n := len(s.host.Queues()); n != 0 {
 			t.Errorf("shard %d still has %d queues", s.id, n)
 		}
+	}
+}
+
+// TestRestoreWaitsForRoom: an alarm holds a restore up, and ends it when it lasts.
+func TestRestoreWaitsForRoom(t *testing.T) {
+	source := startMembersOf(t, 1, 1)[0]
+	source.declare(queue.MakeQueueID(0, 3), queue.Settings{Name: "q"})
+	source.enqueue(queue.MakeQueueID(0, 3), 3, "body")
+	data, _ := takeBackup(t, source, nil)
+	members := newMembers(t, 1, 1)
+	m := members[0]
+	var left atomic.Int64 // how often the answer is that there is an alarm
+	m.o.Resources = func() Resources {
+		if left.Add(-1) >= 0 {
+			return Resources{Alarm: "low on disk"}
+		}
+		return Resources{}
+	}
+	startAll(t, members)
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
+	defer cancel()
+	left.Store(1 << 40)
+	r := newRestorer(m.Cluster, ctx)
+	r.patience = time.Millisecond
+	if _, err := r.run(bytes.NewReader(data)); err == nil || !strings.Contains(err.Error(), "low on disk; nothing was restored; it can be tried again") {
+		t.Fatalf("%v", err)
+	}
+	if n := len(m.shards()[0].host.Queues()); n != 0 {
+		t.Errorf("%d queues are left", n)
+	}
+	left.Store(5)
+	if done, err := m.Restore(ctx, bytes.NewReader(data)); err != nil || done.Messages != 3 {
+		t.Errorf("%+v, %v", done, err)
 	}
 }
 

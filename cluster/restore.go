@@ -54,7 +54,7 @@ func (c *Cluster) Restore(ctx context.Context, in io.Reader) (Restored, error) {
 
 func newRestorer(c *Cluster, ctx context.Context) *restorer {
 	return &restorer{c: c, ctx: ctx, named: map[uint64]*raftv1.AddQueue{}, made: map[uint64]*madeQueue{}, open: map[queue.ShardID]*broker.Batch{},
-		room: make(chan struct{}, restoreInFlight), orphanPause: restoreOrphanPause}
+		room: make(chan struct{}, restoreInFlight), orphanPause: restoreOrphanPause, patience: restoreAlarmPatience}
 }
 
 // CheckEmpty refuses unless a backup can be restored into this cluster.
@@ -88,6 +88,8 @@ type restorer struct {
 	open        map[queue.ShardID]*broker.Batch
 	room        chan struct{} // holds one for each batch under way
 	orphanPause time.Duration
+	patience    time.Duration // with alarms
+	takesBack   bool          // what it does makes room: alarms do not matter
 
 	message *restoredMessage // at hand; nil: none
 
@@ -139,7 +141,7 @@ func describe(err error, sentence string) error {
 func (r *restorer) takeBack(cause error) error {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(r.ctx), restoreCleanup)
 	defer cancel()
-	r.ctx = ctx
+	r.ctx, r.takesBack = ctx, true
 	clear(r.open)
 	if m := r.message; m != nil && m.left > 0 {
 		for _, t := range m.targets { // pieces that no message will use: a queue that does not exist takes them
@@ -430,6 +432,9 @@ func (r *restorer) add(shard queue.ShardID, fill func(*queue.Batch)) error {
 }
 
 func (r *restorer) submit(shard queue.ShardID) error {
+	if err := r.awaitRoom(); err != nil {
+		return err
+	}
 	b := r.open[shard]
 	delete(r.open, shard)
 	select {
@@ -442,6 +447,35 @@ func (r *restorer) submit(shard queue.ShardID) error {
 	if err := r.c.Submit(r.ctx, shard, b); err != nil {
 		<-r.room
 		return err
+	}
+	return nil
+}
+
+const (
+	// restoreAlarmPatience is how long a restore waits for the end of an alarm.
+	restoreAlarmPatience = time.Minute
+	restoreAlarmPoll     = 100 * time.Millisecond
+)
+
+// awaitRoom holds the restore up as publishers are held up, while a node is low on memory or disk.
+func (r *restorer) awaitRoom() error {
+	for end := time.Now().Add(r.patience); !r.takesBack; {
+		alarms := r.c.Alarms()
+		if own := r.c.o.Resources; own != nil {
+			alarms = append(alarms, own().Alarm)
+		}
+		i := slices.IndexFunc(alarms, func(reason string) bool { return reason != "" })
+		switch {
+		case i < 0:
+			return nil
+		case time.Now().After(end):
+			return unavailable("a node is %s", alarms[i])
+		}
+		select {
+		case <-time.After(restoreAlarmPoll):
+		case <-r.ctx.Done():
+			return r.ctx.Err()
+		}
 	}
 	return nil
 }
