@@ -96,6 +96,8 @@ type Delivery struct {
 	settler settler // nil: settled already
 }
 
+var errSettled = errors.New("the delivery is settled already")
+
 // settler settles the deliveries of one stream.
 type settler interface {
 	settle(tag uint64, s brokerv1.Settlement, delay time.Duration) error
@@ -246,7 +248,7 @@ func (d *Delivery) stale() bool {
 }
 
 // Handle consumes a queue until ctx ends or the consumer cannot go on, and returns why. Messages whose handler returns nil
-// are settled as done, others as failed.
+// are settled as done, others as failed, unless the handler has settled them.
 func (c *Client) Handle(ctx context.Context, queue string, handler func(ctx context.Context, d *Delivery) error, opts ...ConsumeOption) error {
 	k, err := c.Consume(ctx, queue, opts...)
 	if err != nil {
@@ -276,7 +278,7 @@ func (k *Consumer) handle(ctx context.Context, d *Delivery, handler func(ctx con
 		k.client.log.Info("handler failed", "queue", k.name, "err", err)
 		settle = d.Fail
 	}
-	if err := settle(); err != nil {
+	if err := settle(); err != nil && !errors.Is(err, errSettled) {
 		k.client.log.Info("delivery not settled", "queue", k.name, "err", err)
 	}
 }
@@ -420,7 +422,7 @@ func (s *consumeStream) inHands(tag uint64) error {
 	case s.over:
 		return ErrLost
 	case tag < s.base || s.states[tag-s.base] != 0:
-		return errors.New("the delivery is settled already")
+		return errSettled
 	}
 	return nil
 }
