@@ -238,7 +238,9 @@ func tryPart(ctx context.Context, a *admin, w *backup.Writer, path string, show 
 		}
 		return response.StatusCode != http.StatusServiceUnavailable, a.refusal(response, data)
 	}
-	return false, w.Append(patient(response.Body), show)
+	err = w.Append(patient(response.Body), show)
+	_, failed := w.Flush() // what cannot be written now cannot be later
+	return failed != nil, err
 }
 
 // withPatience makes a context that ends when a reader that is made with it brings nothing for long.

@@ -5,6 +5,7 @@ import (
 	"crypto/tls"
 	"crypto/x509"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"log"
@@ -13,6 +14,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -138,6 +140,25 @@ func TestBackupIsRefused(t *testing.T) {
 	}
 	if _, err := runAdmin(t, restoreCommand(), server, file); err == nil || err.Error() != "restore: it holds queue 'q'" {
 		t.Errorf("%v", err)
+	}
+}
+
+// TestBackupOnAFullDisk: the other side is not asked again for what cannot be written.
+func TestBackupOnAFullDisk(t *testing.T) {
+	full, err := os.OpenFile("/dev/full", os.O_RDWR, 0)
+	if err != nil {
+		t.Skip(err)
+	}
+	defer full.Close()
+	p := &parts{t: t, asked: map[string]int{}}
+	server := httptest.NewServer(p)
+	defer server.Close()
+	a := &admin{server: server.URL, user: "u", password: "p"}
+	if _, err := fetchParts(t.Context(), a, backup.NewWriter(full), full, newMeter(io.Discard, true)); !errors.Is(err, syscall.ENOSPC) {
+		t.Errorf("%v", err)
+	}
+	if len(p.asked) > 1 {
+		t.Errorf("asked %v", p.asked)
 	}
 }
 
