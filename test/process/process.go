@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"math/rand/v2"
 	"net"
 	"net/http"
@@ -407,11 +408,50 @@ func findPorts(count, row int) ([]int, error) {
 		port := first + rand.IntN(last-first)
 		release, free := hold(port, row)
 		defer release()
-		if free {
+		if free && reserve(port, row) {
 			ports = append(ports, port)
 		}
 	}
 	return nil, fmt.Errorf("no %d free ports in %d tries", count*row, tries)
+}
+
+// reserved are the locks of the ports that this process has found: no other test process of this machine finds them as long as it
+// runs. Between their being found and a node's listening there, nothing else says that they are taken.
+var reserved struct {
+	mu    sync.Mutex // guards locks
+	locks map[int]*os.File
+}
+
+// reserve locks a row of ports; false: another process has one of them.
+func reserve(first, row int) bool {
+	reserved.mu.Lock()
+	defer reserved.mu.Unlock()
+	dir := filepath.Join(os.TempDir(), fmt.Sprintf("warren-test-ports-%d", os.Getuid()))
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return false
+	}
+	locks := map[int]*os.File{}
+	for port := first; port < first+row; port++ {
+		if reserved.locks[port] != nil { // this process's own, from a node that has ended
+			continue
+		}
+		lock, err := os.OpenFile(filepath.Join(dir, strconv.Itoa(port)), os.O_CREATE|os.O_RDWR, 0o600)
+		if err == nil {
+			locks[port] = lock
+			err = syscall.Flock(int(lock.Fd()), syscall.LOCK_EX|syscall.LOCK_NB)
+		}
+		if err != nil {
+			for _, l := range locks {
+				_ = l.Close()
+			}
+			return false
+		}
+	}
+	if reserved.locks == nil {
+		reserved.locks = map[int]*os.File{}
+	}
+	maps.Copy(reserved.locks, locks)
+	return true
 }
 
 // hold takes a row of ports, for TCP and UDP, and tells whether all were free.
