@@ -2,7 +2,6 @@ package interop
 
 import (
 	"fmt"
-	"os"
 	"os/exec"
 	"strings"
 	"testing"
@@ -23,7 +22,7 @@ func TestLocalCluster(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	environment := append(os.Environ(), "WARREN_BIN="+binary, "WARREN_CLUSTER_DIR="+t.TempDir(),
+	environment := append(process.CleanEnvironment(), "WARREN_BIN="+binary, "WARREN_CLUSTER_DIR="+t.TempDir(),
 		fmt.Sprintf("WARREN_CLUSTER_AMQP_PORT=%d", first), fmt.Sprintf("WARREN_CLUSTER_HTTP_PORT=%d", first+3),
 		fmt.Sprintf("WARREN_CLUSTER_GRPC_PORT=%d", first+6), fmt.Sprintf("WARREN_CLUSTER_PEER_PORT=%d", first+9),
 		fmt.Sprintf("WARREN_CLUSTER_GOSSIP_PORT=%d", first+12))
