@@ -3,7 +3,7 @@ import * as grpc from "@grpc/grpc-js";
 import { onAbort } from "./abort.js";
 import * as admin from "./admin.js";
 import { Consumer, get, type ConsumeOptions, type Delivery } from "./consumer.js";
-import { AgainError, ClosedError, fromStatus, isTransient, textOf } from "./errors.js";
+import { AgainError, ClosedError, fromStatus, isTransient, SettledError, textOf } from "./errors.js";
 import { Node, type TlsOptions } from "./node.js";
 import { Publisher, type PublisherOptions } from "./publisher.js";
 import { Topology, type Binding, type DeleteOptions, type Exchange, type Queue, type QueueInfo } from "./topology.js";
@@ -18,6 +18,8 @@ export interface ClientOptions {
   /** Default guest, who may come from the broker's own machine alone. Empty: the client's certificate says who it is. */
   user?: string;
   password?: string;
+  /** A bearer token (see `warren token create`), which is shown instead of a user and password. */
+  token?: string;
   /** The virtual host; default "/". */
   vhost?: string;
   /** Makes all connections use TLS; plain text is the default. */
@@ -38,7 +40,7 @@ export interface CallOptions {
   signal?: AbortSignal;
 }
 
-/** A handler of deliveries; they are settled as failed when its promise rejects. */
+/** A handler of deliveries; they are settled as failed when its promise rejects, unless it has settled them. */
 export type Handler = (delivery: Delivery) => Promise<void> | void;
 
 export interface HandleOptions extends ConsumeOptions {
@@ -69,7 +71,7 @@ export class Client {
 
   /**
    * Consumes a queue until the signal aborts, and resolves then; rejects when the consumer cannot go on. Messages whose
-   * handler resolves are settled as done, others as failed.
+   * handler resolves are settled as done, others as failed, unless the handler has settled them.
    */
   async handle(queue: string, handler: Handler, options: HandleOptions = {}): Promise<void> {
     const { workers = 1, signal, ...consume } = options;
@@ -92,14 +94,20 @@ export class Client {
   private async work(consumer: Consumer, handler: Handler, signal: AbortSignal | undefined): Promise<void> {
     for (;;) {
       const delivery = await consumer.next({ signal });
+      let done = true;
       try {
         await handler(delivery);
       } catch (error) {
         this.core.logger.info("handler failed", { queue: consumer.queue, error: textOf(error) });
-        await delivery.fail();
-        continue;
+        done = false;
       }
-      await delivery.ack();
+      try {
+        await (done ? delivery.ack() : delivery.fail());
+      } catch (error) {
+        if (!(error instanceof SettledError)) {
+          throw error;
+        }
+      }
     }
   }
 
@@ -362,10 +370,12 @@ export class Core {
 
 /** Puts credentials and virtual host into the metadata of calls. */
 function login(options: ClientOptions): grpc.Metadata {
-  const { user = "guest", password = "guest", vhost = "/" } = options;
+  const { user = "guest", password = "guest", token = "", vhost = "/" } = options;
   const metadata = new grpc.Metadata();
   metadata.set("warren-vhost", vhost);
-  if (user !== "") {
+  if (token !== "") {
+    metadata.set("authorization", `Bearer ${token}`);
+  } else if (user !== "") {
     metadata.set("authorization", `Basic ${Buffer.from(`${user}:${password}`).toString("base64")}`);
   }
   return metadata;

@@ -1,7 +1,7 @@
 import { onAbort } from "./abort.js";
 import type { CallOptions, Core } from "./client.js";
 import { Deque } from "./deque.js";
-import { AgainError, ClosedError, during, isTransient, WarrenError } from "./errors.js";
+import { AgainError, ClosedError, during, isTransient, SettledError } from "./errors.js";
 import { toFields, type Table } from "./fields.js";
 import { fromWire, type ReceivedMessage } from "./message.js";
 import type { Node, Stream } from "./node.js";
@@ -28,6 +28,8 @@ export interface ConsumeOptions extends CallOptions {
 
 const defaultCredit = 256;
 const mostCredit = 65_535;
+// The longest delay that the broker takes: a day.
+const mostDelayMs = 24 * 60 * 60 * 1000;
 // Bounds the wait for the broker when a consumer is closed.
 const closeTimeoutMs = 5_000;
 
@@ -39,22 +41,35 @@ export interface Delivery extends ReceivedMessage {
   text(): string;
   /**
    * Settles the delivery as done: the message is gone. As with the others below, the promise resolves with false when the
-   * delivery's connection was lost or its consumer is closed: the message is delivered again. It rejects when the delivery
-   * is settled already.
+   * delivery's connection was lost or its consumer is closed: the message is delivered again. It rejects with a
+   * SettledError when the delivery is settled already.
    */
   ack(): Promise<boolean>;
-  /** Gives the message back to its place in the queue. */
-  requeue(): Promise<boolean>;
-  /** Gives the message back and counts a failed delivery; a queue may have a limit for those. */
-  fail(): Promise<boolean>;
+  /**
+   * Gives the message back to its place in the queue, after a delay of so many milliseconds, up to a day: until then nobody
+   * gets it, and it takes nothing of the consumer's credit. The delay is kept by the cluster, whatever becomes of this
+   * program. The promise rejects with a RangeError when the delay is not one of these.
+   */
+  requeue(delayMs?: number): Promise<boolean>;
+  /**
+   * Gives the message back, as requeue does, and counts a failed delivery; a queue may have a limit for those. With a delay
+   * it is the way to try again later.
+   */
+  fail(delayMs?: number): Promise<boolean>;
   /** Settles the delivery as one that can never be done: the message is dead-lettered or dropped. */
   discard(): Promise<boolean>;
+  /**
+   * Says that the delivery is still being worked on: the time that it may be out, the queue's x-consumer-timeout or the
+   * node's, begins anew. The promise is like ack's.
+   */
+  extend(): Promise<boolean>;
 }
 
 /** Settles deliveries. */
 interface Settler {
   readonly over: boolean;
-  settle(tag: number, settlement: wire.Settlement): Promise<boolean>;
+  settle(tag: number, settlement: wire.Settlement, delayMs: number): Promise<boolean>;
+  extend(tag: number): Promise<boolean>;
 }
 
 class Received implements Delivery {
@@ -87,20 +102,27 @@ class Received implements Delivery {
     return this.#settle("SETTLEMENT_ACK");
   }
 
-  requeue(): Promise<boolean> {
-    return this.#settle("SETTLEMENT_REQUEUE");
+  requeue(delayMs = 0): Promise<boolean> {
+    return this.#settle("SETTLEMENT_REQUEUE", delayMs);
   }
 
-  fail(): Promise<boolean> {
-    return this.#settle("SETTLEMENT_REQUEUE_FAILED");
+  fail(delayMs = 0): Promise<boolean> {
+    return this.#settle("SETTLEMENT_REQUEUE_FAILED", delayMs);
   }
 
   discard(): Promise<boolean> {
     return this.#settle("SETTLEMENT_DISCARD");
   }
 
-  #settle(settlement: wire.Settlement): Promise<boolean> {
-    return this.#settler?.settle(this.#tag, settlement) ?? Promise.resolve(true);
+  extend(): Promise<boolean> {
+    return this.#settler?.extend(this.#tag) ?? settled;
+  }
+
+  #settle(settlement: wire.Settlement, delayMs = 0): Promise<boolean> {
+    if (!(delayMs >= 0 && delayMs <= mostDelayMs)) {
+      return Promise.reject(new RangeError(`a delay of ${delayMs} ms is not from 0 to ${mostDelayMs}`));
+    }
+    return this.#settler?.settle(this.#tag, settlement, Math.ceil(delayMs)) ?? settled; // one that is not 0 is at least 1
   }
 }
 
@@ -320,6 +342,13 @@ function startOf(queue: string, options: ConsumeOptions): wire.ConsumeStart {
   return start;
 }
 
+/** What is known of a delivery. */
+interface State {
+  settlement: wire.Settlement | undefined; // undefined: in the program's hands
+  delayMs: number;
+  sent: boolean; // the broker knows
+}
+
 const settled = Promise.resolve(true);
 const lost = Promise.resolve(false);
 
@@ -327,8 +356,9 @@ const lost = Promise.resolve(false);
 class ConsumeStream implements Settler {
   over = false;
   private base = 1; // the tag of the first delivery in states
-  private readonly states = new Deque<{ settlement: wire.Settlement | undefined; sent: boolean }>();
+  private readonly states = new Deque<State>();
   private changed: number[] = []; // tags that are settled and not sent, in order of settling
+  private readonly extended = new Set<number>(); // tags to be extended, not sent
   private scheduled = false; // send is about to run
   private hasRoom = true; // the stream takes more
   private closing = false;
@@ -349,20 +379,32 @@ class ConsumeStream implements Settler {
     if (this.automatic) {
       return new Received(d, undefined);
     }
-    this.states.push({ settlement: undefined, sent: false });
+    this.states.push({ settlement: undefined, delayMs: 0, sent: false });
     return new Received(d, this);
   }
 
-  settle(tag: number, settlement: wire.Settlement): Promise<boolean> {
+  settle(tag: number, settlement: wire.Settlement, delayMs: number): Promise<boolean> {
+    return this.change(tag, (state) => {
+      state.settlement = settlement;
+      state.delayMs = delayMs;
+      this.changed.push(tag);
+    });
+  }
+
+  extend(tag: number): Promise<boolean> {
+    return this.change(tag, () => this.extended.add(tag));
+  }
+
+  /** Notes what becomes of a delivery in the program's hands, to be sent with the rest of this turn. */
+  private change(tag: number, note: (state: State) => void): Promise<boolean> {
     if (this.over || this.closing) {
       return lost;
     }
     const state = tag < this.base ? undefined : this.states.at(tag - this.base);
     if (!state || state.settlement) {
-      return Promise.reject(new WarrenError("the delivery is settled already"));
+      return Promise.reject(new SettledError());
     }
-    state.settlement = settlement;
-    this.changed.push(tag);
+    note(state);
     if (!this.scheduled) {
       this.scheduled = true;
       setImmediate(() => {
@@ -399,6 +441,11 @@ class ConsumeStream implements Settler {
     if (!this.hasRoom || this.over) {
       return;
     }
+    if (this.extended.size > 0) {
+      // First: what is settled cannot be extended.
+      this.hasRoom = this.stream.send({ extendLeases: { deliveryTags: Array.from(this.extended, String) } });
+      this.extended.clear();
+    }
     const settles = this.take();
     if (settles.length > 0) {
       this.hasRoom = this.stream.send({ settles: { settles } });
@@ -428,7 +475,7 @@ class ConsumeStream implements Settler {
     for (const tag of this.changed) {
       if (tag >= this.base + front) {
         const state = this.states.at(tag - this.base);
-        settles.push({ deliveryTag: tag.toString(), settlement: state.settlement! });
+        settles.push({ deliveryTag: tag.toString(), settlement: state.settlement!, delayMillis: state.delayMs.toString() });
         state.sent = true;
       }
     }
@@ -475,14 +522,25 @@ class GetStream implements Settler {
   constructor(private readonly stream: Stream<wire.GetRequest, wire.GetResponse>) {}
 
   /** Settles the message and waits until the broker has done so. */
-  settle(tag: number, settlement: wire.Settlement): Promise<boolean> {
+  settle(tag: number, settlement: wire.Settlement, delayMs: number): Promise<boolean> {
     if (this.settling) {
-      return Promise.reject(new WarrenError("the delivery is settled already"));
+      return Promise.reject(new SettledError());
     }
-    this.stream.send({ settle: { deliveryTag: tag.toString(), settlement } });
+    this.stream.send({ settle: { deliveryTag: tag.toString(), settlement, delayMillis: delayMs.toString() } });
     this.stream.closeSend();
     // The node ends the stream without an error once it is done.
     this.settling = this.stream.ended.catch((error: unknown) => error instanceof AgainError);
     return this.settling;
+  }
+
+  extend(tag: number): Promise<boolean> {
+    if (this.settling) {
+      return Promise.reject(new SettledError());
+    }
+    if (this.stream.over) {
+      return lost;
+    }
+    this.stream.send({ extendLeases: { deliveryTags: [tag.toString()] } });
+    return settled;
   }
 }

@@ -38,6 +38,14 @@ export class BrokerError extends WarrenError {
   }
 }
 
+/** A delivery can be settled once, and not be extended afterwards. */
+export class SettledError extends WarrenError {
+  override readonly name = "SettledError";
+  constructor() {
+    super("the delivery is settled already");
+  }
+}
+
 /** The outcome of a message for which no queue is bound: it is nowhere. */
 export class UnroutableError extends WarrenError {
   override readonly name = "UnroutableError";

@@ -101,7 +101,8 @@ export class Node {
 export class Stream<Q, R> {
   /** Rejects when the stream is over: with an AgainError when the node ended it without an error. */
   readonly ended: Promise<never>;
-  private over = false;
+  /** Nothing more comes, and nothing more can be sent. */
+  over = false;
   private readonly call: grpc.ClientDuplexStream<Q, R>;
 
   constructor(call: grpc.ClientDuplexStream<Q, R>, signal: AbortSignal) {

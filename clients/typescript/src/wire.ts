@@ -74,6 +74,11 @@ export interface Settle {
   deliveryTag: string;
   multiple?: boolean;
   settlement: Settlement;
+  delayMillis?: string;
+}
+
+export interface ExtendLeases {
+  deliveryTags: string[];
 }
 
 export interface ConsumeStart {
@@ -89,6 +94,7 @@ export interface ConsumeStart {
 export interface ConsumeRequest {
   start?: ConsumeStart;
   settles?: { settles: Settle[] };
+  extendLeases?: ExtendLeases;
 }
 
 export interface Delivery {
@@ -106,6 +112,7 @@ export interface ConsumeResponse {
 export interface GetRequest {
   fetch?: { queue: string; autoSettle: boolean };
   settle?: Settle;
+  extendLeases?: ExtendLeases;
 }
 
 export interface GetResponse {

@@ -3,7 +3,7 @@ import { test, type TestContext } from "node:test";
 
 import { status } from "@grpc/grpc-js";
 
-import { BrokerError, Client, ClosedError } from "@warrenmq/client";
+import { BrokerError, Client, type ClientOptions, ClosedError, SettledError } from "@warrenmq/client";
 import { delivered, FakeBroker, failure, type Served } from "./fake.js";
 import type { ConsumeRequest, ConsumeResponse } from "../dist/wire.js";
 
@@ -68,6 +68,59 @@ test("what is settled in one turn is sent together, and what is done from the fr
   assert.deepEqual(await settles(stream), [[3, true, "ACK"]]);
   await assert.rejects(got[2]!.ack(), /settled already/);
   await assert.rejects(got[5]!.ack(), /settled already/);
+});
+
+test("delays go with the settlement; what is extended is told of before what is settled", async (t) => {
+  const { client, broker } = await start(t);
+  const starting = client.consume("q");
+  const { stream } = await begin(broker);
+  const consumer = await starting;
+  stream.send(delivered(1, "a", "b", "c", "d"));
+  const [a, b, c, d] = [await consumer.next(), await consumer.next(), await consumer.next(), await consumer.next()];
+  const day = 24 * 60 * 60 * 1000;
+  for (const delay of [-1, day + 1, NaN]) {
+    await assert.rejects(a.requeue(delay), RangeError);
+  }
+  void b.requeue(0.5);
+  void c.fail(day);
+  void d.extend();
+  void d.extend();
+  void a.extend();
+  void a.fail();
+  assert.deepEqual((await stream.requests.next()).extendLeases!.deliveryTags, ["4", "1"]);
+  const { settles: sent } = (await stream.requests.next()).settles!;
+  assert.deepEqual(
+    sent.map((s) => [s.deliveryTag, s.settlement, s.delayMillis]),
+    [
+      ["2", "SETTLEMENT_REQUEUE", "1"],
+      ["3", "SETTLEMENT_REQUEUE_FAILED", `${day}`],
+      ["1", "SETTLEMENT_REQUEUE_FAILED", "0"],
+    ],
+  );
+  await assert.rejects(a.extend(), SettledError);
+  assert.equal(await d.extend(), true);
+  assert.deepEqual((await stream.requests.next()).extendLeases!.deliveryTags, ["4"]);
+  await consumer.close();
+  assert.equal(await d.extend(), false);
+  assert.equal(stream.requests.length, 0, "what is told of is told of once");
+});
+
+test("the token stands for user and password", async (t) => {
+  const broker = await FakeBroker.start();
+  const login = async (options: ClientOptions) => {
+    const client = new Client([broker.address], options);
+    const getting = client.get("q", { autoSettle: true });
+    const stream = await broker.gets.next();
+    stream.send({ messagesLeft: "0" });
+    await getting;
+    await client.close();
+    return stream.metadata.get("authorization");
+  };
+  t.after(() => broker.stop());
+  assert.deepEqual(await login({ token: "a.b.c" }), ["Bearer a.b.c"]);
+  assert.deepEqual(await login({ token: "a.b.c", user: "" }), ["Bearer a.b.c"]);
+  assert.deepEqual(await login({}), [`Basic ${Buffer.from("guest:guest").toString("base64")}`]);
+  assert.deepEqual(await login({ user: "" }), []);
 });
 
 test("a lost connection is another stream; what was held comes again", async (t) => {
@@ -227,6 +280,33 @@ test("handle settles by what the handler does, with so many workers, until its s
   await handling;
 });
 
+test("a handler may settle by itself", async (t) => {
+  const { client, broker } = await start(t);
+  const controller = new AbortController();
+  const handling = client.handle(
+    "q",
+    async (d) => {
+      await d.requeue(1000);
+      if (d.text() === "bad") {
+        throw new Error("cannot");
+      }
+    },
+    { signal: controller.signal },
+  );
+  const { stream } = await begin(broker);
+  stream.send(delivered(1, "a", "bad"));
+  const got: unknown[][] = [];
+  while (got.length < 2) {
+    got.push(...(await settles(stream)));
+  }
+  assert.deepEqual(got, [
+    [1, false, "REQUEUE"],
+    [2, false, "REQUEUE"],
+  ]);
+  controller.abort();
+  await handling;
+});
+
 test("handle says why it cannot go on", async (t) => {
   const { client, broker } = await start(t);
   const handling = client.handle("q", () => undefined);
@@ -243,11 +323,15 @@ test("get takes one message and settles it", async (t) => {
   stream.send({ delivery: delivered(1, "a").deliveries!.deliveries[0]!, messagesLeft: "0" });
   const delivery = await getting;
   assert.equal(delivery!.text(), "a");
-  const acked = delivery!.ack();
-  assert.equal((await stream.requests.next()).settle!.settlement, "SETTLEMENT_ACK");
+  assert.equal(await delivery!.extend(), true);
+  assert.deepEqual((await stream.requests.next()).extendLeases!.deliveryTags, ["1"]);
+  const failed = delivery!.fail(1500);
+  const { settle } = await stream.requests.next();
+  assert.deepEqual([settle!.settlement, settle!.delayMillis], ["SETTLEMENT_REQUEUE_FAILED", "1500"]);
   await stream.closed;
-  assert.equal(await acked, true);
-  await assert.rejects(delivery!.ack(), /settled already/);
+  assert.equal(await failed, true);
+  await assert.rejects(delivery!.ack(), SettledError);
+  await assert.rejects(delivery!.extend(), SettledError);
 });
 
 test("get of an empty queue is undefined; of none, an error; on a lost connection, tried again", async (t) => {
@@ -269,6 +353,7 @@ test("a message that was got is delivered again when its connection is lost", as
   const delivery = await getting;
   broker.stop();
   assert.equal(await delivery!.ack(), false);
+  await assert.rejects(delivery!.extend(), SettledError);
 });
 
 test("what was declared is declared again after a lost connection, in order, without what was deleted", async (t) => {
