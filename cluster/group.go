@@ -149,6 +149,7 @@ func (g *group) run(first *raft.Configuration) error {
 		return errors.Join(err, facade.Close())
 	}
 	facade.Refused(func(q *raft.RequestVoteRequest) { g.passedOver(r, facade, q) })
+	facade.Elects(r)
 	facade.Members(func(seat raft.ServerAddress) bool { return hasMember(r, seat) })
 	g.facade, g.quit, g.work = facade, make(chan struct{}), new(sync.WaitGroup)
 	g.running.Store(r)

@@ -54,30 +54,41 @@ func three(t *testing.T, n *network) []*replica {
 	}
 	var all []*replica
 	for _, s := range members.Servers {
-		uuid := NodeOf(string(s.ID))
-		r := &replica{uuid: uuid, state: new(counter), log: &brittleLog{InmemStore: raft.NewInmemStore()}}
-		config := raft.DefaultConfig()
-		config.LocalID, config.Logger = s.ID, hclog.NewNullLogger()
-		config.HeartbeatTimeout, config.ElectionTimeout, config.LeaderLeaseTimeout = 300*time.Millisecond, 300*time.Millisecond, 200*time.Millisecond
-		config.CommitTimeout = 10 * time.Millisecond
-		facade := n.join(uuid).Group(1, s.ID)
-		snapshots := raft.NewInmemSnapshotStore()
-		if err := raft.BootstrapCluster(config, r.log, r.log.InmemStore, snapshots, facade, members); err != nil {
-			t.Fatal(err)
-		}
-		var err error
-		if r.Raft, err = raft.NewRaft(config, r.state, r.log, r.log.InmemStore, snapshots, facade); err != nil {
-			t.Fatal(err)
-		}
-		t.Cleanup(func() {
-			if err := r.Shutdown().Error(); err != nil {
-				t.Error(err)
-			}
-		})
-		all = append(all, r)
+		all = append(all, startReplica(t, n, s.ID, &members))
 	}
 	eventually(t, "a leader", func() bool { return leaderFirst(all) })
 	return all
+}
+
+// startReplica starts one replica; first, if not nil, is the configuration of a group that begins.
+func startReplica(t *testing.T, n *network, id raft.ServerID, first *raft.Configuration) *replica {
+	t.Helper()
+	r := &replica{uuid: NodeOf(string(id)), state: new(counter), log: &brittleLog{InmemStore: raft.NewInmemStore()}}
+	config := raft.DefaultConfig()
+	config.LocalID, config.Logger = id, hclog.NewNullLogger()
+	config.HeartbeatTimeout, config.ElectionTimeout, config.LeaderLeaseTimeout = 300*time.Millisecond, 300*time.Millisecond, 200*time.Millisecond
+	config.CommitTimeout = 10 * time.Millisecond
+	facade := n.join(r.uuid).Group(1, id)
+	snapshots := raft.NewInmemSnapshotStore()
+	if first != nil {
+		if err := raft.BootstrapCluster(config, r.log, r.log.InmemStore, snapshots, facade, *first); err != nil {
+			t.Fatal(err)
+		}
+	}
+	var err error
+	if r.Raft, err = raft.NewRaft(config, r.state, r.log, r.log.InmemStore, snapshots, facade); err != nil {
+		t.Fatal(err)
+	}
+	facade.Elects(r.Raft)
+	t.Cleanup(func() {
+		if err := facade.Close(); err != nil { // what waits for a seat that is away ends
+			t.Error(err)
+		}
+		if err := r.Shutdown().Error(); err != nil {
+			t.Error(err)
+		}
+	})
+	return r
 }
 
 func leaderFirst(all []*replica) bool {
@@ -162,4 +173,44 @@ func TestIsolatedNodeDoesNotRaiseTheTerm(t *testing.T) {
 	n.heal(lonely.uuid)
 	apply(t, all, 5) // another node may lead by now: the machine may be too busy for these timers
 	eventually(t, "the isolated node has applied what it missed", func() bool { return lonely.state.applied.Load() >= 10 })
+}
+
+// A seat that was away while members changed refuses, by its configuration, the candidates that the change has made voters, though
+// they need its vote: with the leader gone there would be none for ever (test/sim, five nodes, seed 6412).
+func TestVoteForACandidateThatIsNotKnownYet(t *testing.T) {
+	n := newNetwork(t)
+	all := three(t, n)
+	apply(t, all, 5)
+	behind, leaving := all[1], all[2]
+	n.isolate(behind.uuid)
+	late := startReplica(t, n, "d.1", nil)
+	others := []*replica{all[0], leaving}
+	eventually(t, "a new voter", func() bool {
+		return leaderFirst(others) && others[0].AddVoter("d.1", "d.1", 0, time.Second).Error() == nil
+	})
+	others = append(others, late)
+	var removed raft.ServerID
+	eventually(t, "a voter less", func() bool {
+		if !leaderFirst(others) {
+			return false
+		}
+		for _, r := range others[1:] {
+			if removed == "" && r != late {
+				removed = ServerID(r.uuid, 1)
+			}
+		}
+		return others[0].RemoveServer(removed, 0, time.Second).Error() == nil
+	})
+	eventually(t, "the new voter knows", func() bool {
+		f := late.GetConfiguration()
+		return f.Error() == nil && len(f.Configuration().Servers) == 3
+	})
+	for _, r := range others { // what is left is the one that was away and the one that it does not know
+		if r != late {
+			n.isolate(r.uuid)
+		}
+	}
+	n.heal(behind.uuid)
+	eventually(t, "the new voter leads", func() bool { return late.State() == raft.Leader })
+	eventually(t, "the other follows", func() bool { return behind.LastIndex() == late.LastIndex() })
 }

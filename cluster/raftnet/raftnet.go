@@ -70,7 +70,7 @@ func NodeOf(server string) string {
 // Group returns the facade of a group on this node, under the id that its seat has. It replaces one that was there.
 func (t *Transport) Group(group uint32, server raft.ServerID) *Group {
 	g := &Group{t: t, group: group, server: string(server), requests: make(chan raft.RPC), followed: map[raft.ServerAddress]following{},
-		member: func(raft.ServerAddress) bool { return true }, refused: func(*raft.RequestVoteRequest) {}}
+		member: func(raft.ServerAddress) bool { return true }, refused: func(*raft.RequestVoteRequest) {}, judged: func(candidate raft.ServerID) raft.ServerID { return candidate }}
 	g.life, g.endLife = context.WithCancel(context.Background())
 	g.leads, g.endLeads = context.WithCancel(g.life)
 	t.mu.Lock()
@@ -121,6 +121,7 @@ type Group struct {
 	endLeads context.CancelFunc
 	member   func(raft.ServerAddress) bool
 	refused  func(*raft.RequestVoteRequest)
+	judged   func(raft.ServerID) raft.ServerID
 }
 
 // following is the last request that a seat has answered as a follower of this one.
@@ -181,6 +182,55 @@ func (g *Group) Refused(tell func(*raft.RequestVoteRequest)) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	g.refused = tell
+}
+
+// Elects names the instance whose votes are asked for by this facade. The library refuses its vote, and its pre-vote, to a candidate
+// that its newest configuration does not have as a voter. But a seat that has not been told of a change of members yet, as it was
+// away, is needed by those that the change has made voters: when the leader fails then, it would refuse them for ever, and have no
+// majority itself. Who leads is decided by terms and logs alone (Raft, 4.2.2: a server grants its vote to candidates that are not in
+// its configuration). So such a candidate is judged under the name of a voter that the seat does know, as long as it knows no leader:
+// a seat that was removed must not depose one.
+func (g *Group) Elects(r *raft.Raft) {
+	judged := func(candidate raft.ServerID) raft.ServerID {
+		if leader, _ := r.LeaderWithID(); leader != "" {
+			return candidate
+		}
+		known := r.GetConfiguration()
+		if known.Error() != nil {
+			return candidate
+		}
+		as := candidate
+		for _, s := range known.Configuration().Servers {
+			switch {
+			case s.Suffrage != raft.Voter:
+			case s.ID == candidate:
+				return candidate
+			default:
+				as = s.ID
+			}
+		}
+		return as
+	}
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.judged = judged
+}
+
+// judge names a candidate as this seat is to judge it.
+func (g *Group) judge(command any) {
+	var h *raft.RPCHeader
+	switch q := command.(type) {
+	case *raft.RequestVoteRequest:
+		h = &q.RPCHeader
+	case *raft.RequestPreVoteRequest:
+		h = &q.RPCHeader
+	default:
+		return
+	}
+	g.mu.Lock()
+	judged := g.judged
+	g.mu.Unlock()
+	h.ID = []byte(judged(raft.ServerID(h.ID)))
 }
 
 // voted looks at a vote that this seat has given.

@@ -78,6 +78,7 @@ func (t *Transport) answer(ctx context.Context, frame []byte) ([]byte, bool) {
 	if g == nil {
 		return refusal(h, noSeat(h, a.to)), true
 	}
+	g.judge(command)
 	response, err := g.ask(ctx, command, nil)
 	if q, ok := command.(*raft.RequestVoteRequest); ok && err == nil {
 		g.voted(q, response)

@@ -71,6 +71,12 @@ var remedies = []remedy{
 		edits: []edit{{"cluster/raftnet/raftnet.go", "|| heartbeat || !isAway(err)", "|| heartbeat || isAway(err)"}},
 	},
 	{
+		name: "unknown voter", what: "a seat that has not been told of new voters votes for them when it knows no leader",
+		where: "cluster/raftnet Group.Elects", pkg: "cluster/raftnet", test: "TestVoteForACandidateThatIsNotKnownYet",
+		fails: "the new voter leads",
+		edits: []edit{{"cluster/raftnet/raftnet.go", "as = s.ID", "as = candidate"}},
+	},
+	{
 		name: "bolt watchdog", what: "a vote whose write hangs ends the process",
 		where: "cluster/raftstore watched.write", pkg: "cluster/raftstore", test: "TestHangingWrite",
 		fails: "OnFatal was called 0 times",
