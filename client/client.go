@@ -10,6 +10,7 @@ import (
 	"encoding/base64"
 	"errors"
 	"log/slog"
+	"maps"
 	"math"
 	"math/rand/v2"
 	"slices"
@@ -87,6 +88,7 @@ type Client struct {
 	generation uint64     // counts the changes of current, and of the connection to it
 	restored   uint64     // the generation for which the topology has been declared again
 	declared   []declared
+	consumers  map[*Consumer]struct{} // those that run: they are closed with the client
 	closed     bool
 }
 
@@ -107,7 +109,7 @@ func New(addresses []string, opts ...Option) (*Client, error) {
 		f(&o)
 	}
 	o.minDelay, o.maxDelay = cmp.Or(o.minDelay, 50*time.Millisecond), cmp.Or(o.maxDelay, 2*time.Second)
-	c := &Client{options: o, log: o.log}
+	c := &Client{options: o, log: o.log, consumers: map[*Consumer]struct{}{}}
 	c.ctx, c.end = context.WithCancel(context.Background())
 	for _, address := range addresses {
 		conn, err := grpc.NewClient("passthrough:///"+address, c.dialOptions()...)
@@ -159,12 +161,18 @@ func (l login) GetRequestMetadata(context.Context, ...string) (map[string]string
 // RequireTransportSecurity is false, since nodes on the same machine or network may be used in plain text.
 func (l login) RequireTransportSecurity() bool { return false }
 
-// Close ends all publishers and consumers without waiting for what is under way, and the connections. Publisher.Close
-// waits.
+// Close ends all consumers, as Consumer.Close does, and then publishers without waiting for what is under way, and the
+// connections. Publisher.Close waits.
 func (c *Client) Close() error {
 	c.mu.Lock()
 	c.closed = true
+	consumers := slices.Collect(maps.Keys(c.consumers))
 	c.mu.Unlock()
+	var closing sync.WaitGroup // at once: together they take no longer than one
+	for _, k := range consumers {
+		closing.Go(k.Close)
+	}
+	closing.Wait()
 	c.end()
 	c.works.Wait()
 	var errs []error
@@ -174,7 +182,7 @@ func (c *Client) Close() error {
 	return errors.Join(errs...)
 }
 
-// start runs the work of a publisher or consumer.
+// start runs the work of a publisher.
 func (c *Client) start(work func()) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -182,6 +190,23 @@ func (c *Client) start(work func()) error {
 		return ErrClosed
 	}
 	c.works.Go(work)
+	return nil
+}
+
+// startConsumer runs the work of a consumer, which Close closes.
+func (c *Client) startConsumer(k *Consumer) error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.closed {
+		return ErrClosed
+	}
+	c.consumers[k] = struct{}{}
+	c.works.Go(func() {
+		k.work()
+		c.mu.Lock()
+		defer c.mu.Unlock()
+		delete(c.consumers, k)
+	})
 	return nil
 }
 

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"slices"
 	"strconv"
 	"strings"
@@ -13,8 +14,10 @@ import (
 	"time"
 
 	amqp091 "github.com/rabbitmq/amqp091-go"
+	"google.golang.org/grpc"
 
 	"github.com/warrenmq/warren/client"
+	brokerv1 "github.com/warrenmq/warren/proto/broker/v1"
 )
 
 func declare(t *testing.T, c *client.Client, q client.Queue) {
@@ -592,3 +595,103 @@ func TestCloseWaitsForTheTelling(t *testing.T) {
 		}
 	}
 }
+
+// TestClientCloseSendsWhatWasSettled holds a settlement back until Close is under way.
+func TestClientCloseSendsWhatWasSettled(t *testing.T) {
+	ctx, other, q := testContext(t), connect(t), name(t)
+	declare(t, other, client.Queue{Name: q, Durable: true})
+	if err := publisher(t, other).Publish(ctx, client.Message{RoutingKey: q}); err != nil {
+		t.Fatal(err)
+	}
+	closing, sent := make(chan struct{}), make(chan error, 1)
+	intercept := func(ctx context.Context, desc *grpc.StreamDesc, conn *grpc.ClientConn, method string, streamer grpc.Streamer, opts ...grpc.CallOption) (grpc.ClientStream, error) {
+		stream, err := streamer(ctx, desc, conn, method, opts...)
+		return &heldStream{ClientStream: stream, release: closing, sent: sent}, err
+	}
+	c, err := client.New([]string{address}, client.WithDialOptions(grpc.WithStreamInterceptor(intercept)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	idle, err := c.Consume(ctx, "", client.WithTemporaryQueue())
+	if err != nil {
+		t.Fatal(err)
+	}
+	k, err := c.Consume(ctx, q)
+	if err != nil {
+		t.Fatal(err)
+	}
+	d, err := k.Next(ctx)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := d.Ack(); err != nil {
+		t.Fatal(err)
+	}
+	closed := make(chan error, 1)
+	go func() { closed <- c.Close() }()
+	if _, err := idle.Next(ctx); !errors.Is(err, client.ErrClosed) {
+		t.Error(err)
+	}
+	close(closing)
+	if err := errors.Join(<-sent, <-closed); err != nil {
+		t.Fatal("what was settled was not sent: ", err)
+	}
+	if _, err := c.Consume(ctx, q); !errors.Is(err, client.ErrClosed) {
+		t.Error(err)
+	}
+	awaitEmpty(t, other, q)
+}
+
+// heldStream sends the first settles when released, unless the stream is over by then.
+type heldStream struct {
+	grpc.ClientStream
+	release <-chan struct{}
+	sent    chan<- error
+}
+
+func (s *heldStream) SendMsg(m any) error {
+	request, ok := m.(*brokerv1.ConsumeRequest)
+	if !ok || request.GetSettles() == nil {
+		return s.ClientStream.SendMsg(m)
+	}
+	<-s.release
+	err := s.Context().Err()
+	if err == nil {
+		err = s.ClientStream.SendMsg(m)
+	}
+	s.sent <- err
+	return err
+}
+
+// TestClientCloseWithoutANode has a consumer that has lost its stream, and nothing that it could send.
+func TestClientCloseWithoutANode(t *testing.T) {
+	ctx, r, q := testContext(t), newRelay(t), name(t)
+	declare(t, connect(t), client.Queue{Name: q, Durable: true})
+	lost := make(chan struct{})
+	var once sync.Once
+	log := slog.New(slog.NewTextHandler(writerFunc(func(b []byte) (int, error) {
+		once.Do(func() { close(lost) })
+		return len(b), nil
+	}), nil))
+	// Were the pause between attempts waited for, the test would not end in time.
+	c, err := client.New([]string{r.address()}, client.WithLogger(log), client.WithReconnectDelay(time.Hour, time.Hour))
+	if err != nil {
+		t.Fatal(err)
+	}
+	k, err := c.Consume(ctx, q)
+	if err != nil {
+		t.Fatal(err)
+	}
+	r.cut()
+	<-lost
+	if err := c.Close(); err != nil {
+		t.Error(err)
+	}
+	if _, err := k.Next(ctx); !errors.Is(err, client.ErrClosed) {
+		t.Error(err)
+	}
+}
+
+type writerFunc func([]byte) (int, error)
+
+func (f writerFunc) Write(b []byte) (int, error) { return f(b) }

@@ -167,7 +167,7 @@ func (c *Client) Consume(ctx context.Context, queue string, opts ...ConsumeOptio
 	k := &Consumer{client: c, options: o, name: queue, deliveries: make(chan *Delivery, o.start.Credit), ended: make(chan struct{}),
 		closing: make(chan struct{}), started: make(chan struct{})}
 	k.quit, k.stop = context.WithCancel(c.ctx)
-	if err := c.start(k.work); err != nil {
+	if err := c.startConsumer(k); err != nil {
 		k.stop()
 		return nil, err
 	}
@@ -192,15 +192,25 @@ func (k *Consumer) Queue() string {
 // closeTimeout bounds the wait for the broker when a consumer is closed.
 const closeTimeout = 5 * time.Second
 
-// Close ends the consumer, once the broker has what was settled. What is not settled goes back to the queue.
+// Close ends the consumer, once the broker has what was settled, or after 5 seconds at the latest. What is not settled goes
+// back to the queue.
 func (k *Consumer) Close() {
 	k.closed.Do(func() { close(k.closing) })
-	select {
-	case <-k.ended:
-	case <-time.After(closeTimeout):
+	if k.hasStream() {
+		select {
+		case <-k.ended:
+		case <-time.After(closeTimeout):
+		}
 	}
 	k.stop()
 	<-k.ended
+}
+
+// hasStream tells whether there is a stream by which something may have been settled.
+func (k *Consumer) hasStream() bool {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	return k.stream != nil && !k.stream.isOver()
 }
 
 func (k *Consumer) isClosing() bool {
