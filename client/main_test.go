@@ -17,6 +17,7 @@ import (
 
 	"github.com/warrenmq/warren/client"
 	"github.com/warrenmq/warren/config"
+	"github.com/warrenmq/warren/internal/freeport"
 	"github.com/warrenmq/warren/node"
 )
 
@@ -47,18 +48,13 @@ func run(m *testing.M) int {
 }
 
 func startNode(dir string) (*node.Node, error) {
+	found, err := freeport.Find(4)
+	if err != nil {
+		return nil, err
+	}
 	var ports []string
-	for range 4 {
-		l, err := net.Listen("tcp", "127.0.0.1:0")
-		if err != nil {
-			return nil, err
-		}
-		defer l.Close()
-		_, port, _ := strings.Cut(l.Addr().String(), ":")
-		ports = append(ports, port)
-		if err := l.Close(); err != nil {
-			return nil, err
-		}
+	for _, port := range found {
+		ports = append(ports, strconv.Itoa(port))
 	}
 	flags := pflag.NewFlagSet("node", pflag.ContinueOnError)
 	c := config.Register(flags)

@@ -15,6 +15,8 @@ import (
 	"google.golang.org/protobuf/proto"
 
 	nodev1 "github.com/warrenmq/warren/proto/node/v1"
+
+	"github.com/warrenmq/warren/internal/freeport"
 )
 
 // patience bounds what should happen soon; it is only ever waited out by a test that fails.
@@ -57,12 +59,11 @@ func (m *tester) crash(t *testing.T) {
 
 func freePort(t *testing.T) int {
 	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
+	ports, err := freeport.Find(1)
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer l.Close()
-	return l.Addr().(*net.TCPAddr).Port
+	return ports[0]
 }
 
 func named(uuid, address string) *nodev1.Member {

@@ -5,7 +5,6 @@ import (
 	"context"
 	"encoding/json"
 	"log/slog"
-	"net"
 	"os"
 	"path/filepath"
 	"strconv"
@@ -17,21 +16,20 @@ import (
 	"github.com/spf13/pflag"
 
 	"github.com/warrenmq/warren/config"
+	"github.com/warrenmq/warren/internal/freeport"
 	"github.com/warrenmq/warren/node"
 )
 
 // startNode runs a node for a test, with further flags, and returns its gRPC address.
 func startNode(t *testing.T, more ...string) string {
 	t.Helper()
+	found, err := freeport.Find(4)
+	if err != nil {
+		t.Fatal(err)
+	}
 	var ports []string
-	for range 4 {
-		l, err := net.Listen("tcp", "127.0.0.1:0")
-		if err != nil {
-			t.Fatal(err)
-		}
-		defer l.Close()
-		ports = append(ports, strconv.Itoa(l.Addr().(*net.TCPAddr).Port))
-		_ = l.Close()
+	for _, port := range found {
+		ports = append(ports, strconv.Itoa(port))
 	}
 	flags := pflag.NewFlagSet("node", pflag.ContinueOnError)
 	c := config.Register(flags)

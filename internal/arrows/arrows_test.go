@@ -43,6 +43,7 @@ var allowed = map[string][]string{
 	"internal/amqptest": {"..."},
 	"cmd/warren":        {"auth", "backup", "client", "config", "node", "internal/bench", "storage", "storage/vfs", "tlsfiles"},
 	"internal/arrows":   {},
+	"internal/freeport": {},
 	"test/...":          {"..."},
 }
 

@@ -13,7 +13,7 @@ import (
 	"strings"
 
 	"github.com/warrenmq/warren/internal/bench"
-	"github.com/warrenmq/warren/test/process"
+	"github.com/warrenmq/warren/internal/freeport"
 )
 
 // natsModule is the module that pins nats-server and has the client, from the repository's root.
@@ -42,7 +42,7 @@ func newNATS(ctx context.Context, dir string, always bool) (broker, error) {
 		return nil, fmt.Errorf("nats-server --version: %w", err)
 	}
 	n.told = strings.TrimSpace(string(out))
-	n.ports, err = process.FreePorts(3 * nodes)
+	n.ports, err = freeport.Find(3 * nodes)
 	return n, err
 }
 

@@ -11,7 +11,7 @@ import (
 	"strconv"
 	"strings"
 
-	"github.com/warrenmq/warren/test/process"
+	"github.com/warrenmq/warren/internal/freeport"
 )
 
 // rabbitHome is where Debian's package has RabbitMQ's own scripts. Those in the search path would run them as another user.
@@ -32,7 +32,7 @@ func newRabbit(ctx context.Context, dir string) (broker, error) {
 	if _, err := exec.LookPath("epmd"); err != nil {
 		return nil, err
 	}
-	ports, err := process.FreePorts(1 + 2*nodes)
+	ports, err := freeport.Find(1 + 2*nodes)
 	if err != nil {
 		return nil, err
 	}

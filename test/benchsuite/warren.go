@@ -11,7 +11,7 @@ import (
 	"strings"
 
 	"github.com/warrenmq/warren/internal/bench"
-	"github.com/warrenmq/warren/test/process"
+	"github.com/warrenmq/warren/internal/freeport"
 )
 
 // warren is three nodes of this broker.
@@ -29,7 +29,7 @@ func newWarren(ctx context.Context, binary, dir string) (broker, error) {
 	if err != nil {
 		return nil, fmt.Errorf("%s version: %w", binary, err)
 	}
-	ports, err := process.FreePorts(nodes * 5)
+	ports, err := freeport.Find(nodes * 5)
 	if err != nil {
 		return nil, err
 	}

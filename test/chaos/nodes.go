@@ -20,6 +20,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/warrenmq/warren/internal/freeport"
 	"github.com/warrenmq/warren/test/chaos/disk"
 	"github.com/warrenmq/warren/test/chaos/network"
 	"github.com/warrenmq/warren/test/process"
@@ -76,7 +77,7 @@ func newCluster(o *Options, dir string) (_ *cluster, err error) {
 		c.network = nil // it has removed what it had made
 		return nil, err
 	}
-	ports, err := process.FreePorts(5 * o.Nodes) // at once, so that no two nodes get the same
+	ports, err := freeport.Find(5 * o.Nodes) // at once, so that no two nodes get the same
 	if err != nil {
 		return nil, err
 	}

@@ -21,7 +21,7 @@ import (
 	"testing"
 	"time"
 
-	"github.com/warrenmq/warren/test/process"
+	"github.com/warrenmq/warren/internal/freeport"
 )
 
 const (
@@ -91,7 +91,7 @@ func newStack(t *testing.T) *stack {
 	}
 	s := &stack{t: t, root: root, env: append(os.Environ(), "DOCKER_BUILDKIT=0"), project: fmt.Sprintf("warrentest%d", os.Getpid())}
 	s.findEngine()
-	ports, err := process.FreePorts(6)
+	ports, err := freeport.Find(6)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -8,6 +8,7 @@ import (
 
 	amqp "github.com/rabbitmq/amqp091-go"
 
+	"github.com/warrenmq/warren/internal/freeport"
 	"github.com/warrenmq/warren/test/process"
 )
 
@@ -18,7 +19,7 @@ func TestLocalCluster(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	first, err := process.FreeRange(15)
+	first, err := freeport.Row(15)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -1,4 +1,4 @@
-package process
+package freeport
 
 import (
 	"os"
@@ -7,8 +7,8 @@ import (
 	"testing"
 )
 
-// TestPortsAreReserved: a port that this process has found is not found by another one, as long as this one runs.
-func TestPortsAreReserved(t *testing.T) {
+// TestReserved: a port that this process has found is not found by another one, as long as this one runs.
+func TestReserved(t *testing.T) {
 	if port := os.Getenv("RESERVED_PORT"); port != "" {
 		n, err := strconv.Atoi(port)
 		if err != nil {
@@ -17,16 +17,16 @@ func TestPortsAreReserved(t *testing.T) {
 		if reserve(n, 1) {
 			t.Error("the other process has the port as well")
 		}
-		if _, err := FreePorts(10); err != nil {
+		if _, err := Find(10); err != nil {
 			t.Error(err)
 		}
 		return
 	}
-	ports, err := FreePorts(1)
+	ports, err := Find(1)
 	if err != nil {
 		t.Fatal(err)
 	}
-	other := exec.Command(os.Args[0], "-test.run", "TestPortsAreReserved$")
+	other := exec.Command(os.Args[0], "-test.run", "TestReserved$")
 	other.Env = append(os.Environ(), "RESERVED_PORT="+strconv.Itoa(ports[0]))
 	if out, err := other.CombinedOutput(); err != nil {
 		t.Errorf("%v\n%s", err, out)
