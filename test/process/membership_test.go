@@ -25,9 +25,11 @@ type clusterView struct {
 		Name, State     string
 		Replicas, Leads int
 	}
-	Moves       int
-	LeadersAway int `json:"leaders_away"`
-	Problems    []string
+	Moves          int
+	LeadersAway    int `json:"leaders_away"`
+	Problems       []string
+	MachineVersion int    `json:"machine_version"`
+	HeldBack       string `json:"held_back"`
 }
 
 func (n *Node) view() (*clusterView, error) {

@@ -1,9 +1,7 @@
 package process
 
 import (
-	"encoding/json"
 	"fmt"
-	"net/http"
 	"os/exec"
 	"path/filepath"
 	"strings"
@@ -22,30 +20,6 @@ func nextBinary(t *testing.T) string {
 		t.Fatalf("build the next version: %v\n%s", err, out)
 	}
 	return path
-}
-
-// overview is what a node says of the cluster.
-type overview struct {
-	MachineVersion int    `json:"machine_version"`
-	HeldBack       string `json:"held_back"`
-}
-
-func (n *Node) overview() (o overview) {
-	n.t.Helper()
-	request, err := http.NewRequest(http.MethodGet, fmt.Sprintf("http://127.0.0.1:%d/api/warren/overview", n.HTTPPort), nil)
-	if err != nil {
-		n.t.Fatal(err)
-	}
-	request.SetBasicAuth("guest", "guest")
-	response, err := probes.Do(request)
-	if err != nil {
-		n.t.Fatal(err)
-	}
-	defer response.Body.Close()
-	if err := json.NewDecoder(response.Body).Decode(&o); err != nil {
-		n.t.Fatal(err)
-	}
-	return o
 }
 
 // TestRollingUpgrade starts each of three nodes with a program of the next version, one after the other, under load. The new
@@ -67,14 +41,20 @@ func TestRollingUpgrade(t *testing.T) {
 		if i == len(c.Nodes)-1 {
 			break
 		}
-		o := n.overview()
+		o, err := n.view()
+		if err != nil {
+			t.Fatal(err)
+		}
 		if o.MachineVersion != 1 || !strings.Contains(o.HeldBack, "machine version 2 comes into force when all nodes run a program that knows it") ||
 			!strings.Contains(o.HeldBack, c.Nodes[2].Name) {
 			t.Errorf("with %d nodes of the next version: %+v", i+1, o)
 		}
 	}
 	for _, n := range c.Nodes {
-		Await(t, n.Name+" is at machine version 2", func() bool { return n.overview() == overview{MachineVersion: 2} })
+		Await(t, n.Name+" is at machine version 2", func() bool {
+			o, err := n.view()
+			return err == nil && o.MachineVersion == 2 && o.HeldBack == ""
+		})
 		for shard := range shards {
 			raised := fmt.Sprintf(`msg="machine version" node=%s shard=%d version=2`, n.Name, shard)
 			Await(t, fmt.Sprintf("%s has raised shard %d", n.Name, shard), func() bool { return strings.Contains(n.Log(), raised) })
