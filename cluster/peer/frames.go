@@ -38,6 +38,7 @@ const (
 	silentBeats    = 4               // a stream that nothing came on for so many beats, pings included, is given up
 	maxOpening     = 1024            // connections that have not said yet what they are; more are closed
 	openingTimeout = 10 * time.Second
+	maxTaken       = 1024 // streams that others have opened: two of each node, and one for each snapshot under way
 )
 
 var (
@@ -278,20 +279,26 @@ func (n *Network) serveStream(conn net.Conn, class Class, serve func(context.Con
 	serve(s.life, s)
 }
 
-// add makes a stream one of the network's; false: the network is closed.
+// add makes a stream one of the network's; false: the network is closed, or others have opened too many.
 func (n *Network) add(s *stream) bool {
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	if n.life.Err() != nil {
+	if n.life.Err() != nil || s.uuid == "" && n.taken >= maxTaken {
 		return false
 	}
 	n.streams[s] = struct{}{}
+	if s.uuid == "" {
+		n.taken++
+	}
 	return true
 }
 
 func (n *Network) remove(s *stream) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
+	if _, held := n.streams[s]; held && s.uuid == "" {
+		n.taken--
+	}
 	delete(n.streams, s)
 }
 

@@ -195,6 +195,30 @@ func TestOpenings(t *testing.T) {
 	}
 }
 
+// Others have so many streams to a node and no more; when one ends there is room for another.
+func TestStreamsAreBounded(t *testing.T) {
+	n := New(Options{Listener: newPipes(), Logger: slog.New(slog.DiscardHandler)})
+	defer n.Close()
+	taken := func() *stream { return newStream(n, "", memoryConn{in: bytes.NewReader(nil)}) }
+	first := taken()
+	for s, i := first, 0; i < maxTaken; s, i = taken(), i+1 {
+		if !n.add(s) {
+			t.Fatalf("stream %d is refused", i)
+		}
+	}
+	if n.add(taken()) {
+		t.Error("one too many is taken")
+	}
+	if !n.add(newStream(n, "b", memoryConn{})) {
+		t.Error("a stream that this node opens is refused")
+	}
+	first.Close()
+	first.Close()
+	if s := taken(); !n.add(s) || n.add(taken()) {
+		t.Error("the room of one that has ended is not given to one other")
+	}
+}
+
 // A node that answers an opening with anything else has no stream.
 func TestOtherEndWithoutFrames(t *testing.T) {
 	b := newBook()

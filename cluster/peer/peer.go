@@ -64,6 +64,7 @@ type Network struct {
 	mu      sync.Mutex // guards what follows
 	conns   map[key]*grpc.ClientConn
 	streams map[*stream]struct{}
+	taken   int // of them, those that other nodes have opened
 }
 
 type key struct {
