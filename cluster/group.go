@@ -49,6 +49,10 @@ type group struct {
 	tries    int           // campaigns since a leader has last stayed
 	led      time.Time     // since when a leader is known; zero: none is
 	transfer time.Time     // since when a leadership transfer does not end; zero: none
+
+	// unanswered are the seats to which a transfer of unansweredIn, a term, ended without an answer: see mayHandTo.
+	unanswered   []raft.ServerID
+	unansweredIn uint64
 }
 
 // groupParts is what makes the catalog's group and the shards' different.

@@ -6,6 +6,7 @@ import (
 	"maps"
 	"math"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -390,8 +391,9 @@ func (c *Cluster) giveBack(now time.Time) {
 		if p.state != pipe.PeerAlive || now.Sub(p.since) < balanceAfter || p.status.GetDraining() || !c.upToDate(s.group, p) {
 			continue
 		}
-		s.handTo(c.ctx, uuid)
-		return // one at a time
+		if s.handTo(c.ctx, uuid) {
+			return // one at a time
+		}
 	}
 }
 
@@ -453,8 +455,8 @@ func (p *pace) before(group uint32) uint64 {
 const transferTimeout = 2 * electionTimeout
 
 // handTo moves the leadership to a node's seat and waits until that has ended, one way or the other. Meanwhile this seat takes
-// nothing new: the library would refuse it.
-func (g *group) handTo(ctx context.Context, uuid string) {
+// nothing new: the library would refuse it. It returns false when it did not try: the node has no vote, or see mayHandTo.
+func (g *group) handTo(ctx context.Context, uuid string) bool {
 	g.mu.Lock()
 	r, quit := g.running.Load(), g.quit
 	g.mu.Unlock()
@@ -462,27 +464,57 @@ func (g *group) handTo(ctx context.Context, uuid string) {
 	at := slices.IndexFunc(servers, func(s raft.Server) bool {
 		return s.Suffrage == raft.Voter && raftnet.NodeOf(string(s.ID)) == uuid
 	})
-	if r == nil || at < 0 {
-		return
+	if r == nil || at < 0 || !g.mayHandTo(servers[at].ID, r.CurrentTerm()) {
+		return false
 	}
 	g.setLeads(false, 0)
 	g.parts.follow()
 	g.parts.changed()
+	term := r.CurrentTerm()
 	f := r.LeadershipTransferToServer(servers[at].ID, servers[at].Address)
 	done := make(chan error, 1)
 	go func() { done <- answer(f, quit) }()
+	answered := false
 	select {
 	case err := <-done:
-		if err != nil {
+		if answered = transferAnswered(err); err != nil {
 			g.log.Info("leadership was not handed over", "group", g.name, "to", uuid, "err", err)
 		}
 	case <-time.After(transferTimeout):
 	case <-ctx.Done():
 	}
+	if !answered {
+		g.noteUnanswered(servers[at].ID, term)
+	}
 	if r.State() == raft.Leader { // it stays here
 		g.establish(r, quit)
 		g.parts.changed()
 	}
+	return true
+}
+
+// mayHandTo tells whether a seat may be offered the leadership in the term: not after an offer that ended without an answer. The
+// library's question to the goroutine that replicates to that seat lies in a channel with room for one until it is read, and the
+// next transfer would wait to put another there, without end if the leadership is lost before (one way to hashicorp/raft#696).
+func (g *group) mayHandTo(to raft.ServerID, term uint64) bool {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return term != g.unansweredIn || !slices.Contains(g.unanswered, to)
+}
+
+func (g *group) noteUnanswered(to raft.ServerID, term uint64) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if term != g.unansweredIn {
+		g.unanswered, g.unansweredIn = nil, term
+	}
+	g.unanswered = append(g.unanswered, to)
+}
+
+// transferAnswered tells whether the goroutine that replicates has read the library's question: the last step of a transfer, to
+// which the error belongs, is reached after it. An error that the library words otherwise one day counts as no answer.
+func transferAnswered(err error) bool {
+	return err == nil || strings.HasPrefix(err.Error(), "failed to make TimeoutNow RPC")
 }
 
 // handOver moves all leaderships to other nodes before this one stops.
@@ -493,8 +525,8 @@ func (c *Cluster) handOver(ctx context.Context) {
 		}
 		for _, s := range g.members() {
 			uuid := raftnet.NodeOf(string(s.ID))
-			if p := c.watcher.info(uuid); uuid != c.identity.UUID && p.state == pipe.PeerAlive && !p.status.GetDraining() && c.upToDate(g, p) {
-				g.handTo(ctx, uuid)
+			if p := c.watcher.info(uuid); uuid != c.identity.UUID && p.state == pipe.PeerAlive && !p.status.GetDraining() && c.upToDate(g, p) &&
+				g.handTo(ctx, uuid) {
 				break
 			}
 		}

@@ -260,8 +260,7 @@ func (c *Cluster) handOn(g *group, wanted []string) bool {
 		votes := slices.ContainsFunc(g.members(), func(s raft.Server) bool {
 			return s.Suffrage == raft.Voter && raftnet.NodeOf(string(s.ID)) == uuid
 		})
-		if votes && p.state == pipe.PeerAlive && !p.status.GetDraining() && c.upToDate(g, p) {
-			g.handTo(c.ctx, uuid)
+		if votes && p.state == pipe.PeerAlive && !p.status.GetDraining() && c.upToDate(g, p) && g.handTo(c.ctx, uuid) {
 			return true
 		}
 	}

@@ -21,6 +21,12 @@ var remedies = []remedy{
 		edits: []edit{{"cluster/group.go", "time.Since(g.transfer) > stuckTransfer {", "time.Since(g.transfer) > stuckTransfer && g.id > catalogGroup {"}},
 	},
 	{
+		name: "second transfer", what: "a seat whose transfer ended without an answer is not offered the leadership again in the term",
+		where: "cluster group.mayHandTo", pkg: "cluster", test: "TestTransferToAHangingSeat",
+		fails: "it is tried again in the term",
+		edits: []edit{{"cluster/keep.go", "return term != g.unansweredIn || !slices.Contains(g.unanswered, to)", "return term != g.unansweredIn || len(g.unanswered) == 0 || to != \"\""}},
+	},
+	{
 		name: "raft#695", what: "heartbeats go through the main loop, not by the library's fast path",
 		where: "cluster/raftnet Group.SetHeartbeatHandler", pkg: "cluster/raftnet", test: "TestHeartbeatGoesThroughTheMainLoop",
 		fails: "no request came out of Consumer",

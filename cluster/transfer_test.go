@@ -1,0 +1,103 @@
+package cluster
+
+import (
+	"log/slog"
+	"slices"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/hashicorp/raft"
+)
+
+// hangingLogs is a log store that hangs when told so.
+type hangingLogs struct {
+	raft.LogStore
+	hang sync.RWMutex
+}
+
+func (l *hangingLogs) StoreLogs(logs []*raft.Log) error {
+	l.hang.RLock()
+	defer l.hang.RUnlock()
+	return l.LogStore.StoreLogs(logs)
+}
+
+func (l *hangingLogs) StoreLog(log *raft.Log) error { return l.StoreLogs([]*raft.Log{log}) }
+
+// TestTransferToAHangingSeat: the library's transfer to a seat whose disk hangs ends without an answer, and then that seat is not
+// tried again in the term. A seat that cannot be reached any more at the last step has answered.
+func TestTransferToAHangingSeat(t *testing.T) {
+	ids := []raft.ServerID{"a", "b", "c"}
+	var nodes []*raft.Raft
+	var logs []*hangingLogs
+	var nets []*raft.InmemTransport
+	var first raft.Configuration
+	for _, id := range ids {
+		_, net := raft.NewInmemTransport(raft.ServerAddress(id))
+		nets = append(nets, net)
+		first.Servers = append(first.Servers, raft.Server{ID: id, Address: raft.ServerAddress(id)})
+	}
+	for i, id := range ids {
+		for _, other := range nets {
+			nets[i].Connect(other.LocalAddr(), other)
+		}
+		parts := newCountingParts()
+		close(parts.gate)
+		config := baseConfig(slog.New(slog.DiscardHandler), string(id))
+		config.LocalID = id
+		config.LeaderLeaseTimeout = electionTimeout // two of three go on in any case
+		store := &hangingLogs{LogStore: raft.NewInmemStore()}
+		logs = append(logs, store)
+		stable := raft.NewInmemStore()
+		must(t, raft.BootstrapCluster(&config, store, stable, parts.store, nets[i], first))
+		r, err := raft.NewRaft(&config, parts, store, stable, parts.store, nets[i])
+		must(t, err)
+		nodes = append(nodes, r)
+		defer r.Shutdown()
+	}
+	leads := func() (leader, other int) {
+		leader = -1
+		eventually(t, "one leads", func() bool {
+			leader = slices.IndexFunc(nodes, func(r *raft.Raft) bool { return r.State() == raft.Leader && r.Barrier(0).Error() == nil })
+			return leader >= 0
+		})
+		return leader, (leader + 1) % len(nodes)
+	}
+	leader, target := leads()
+	g := &group{}
+	term := nodes[leader].CurrentTerm()
+	to := first.Servers[target]
+	if !g.mayHandTo(to.ID, term) {
+		t.Fatal("it may not be tried at first")
+	}
+	logs[target].hang.Lock()
+	for range 3 { // what it does not hold
+		must(t, nodes[leader].Apply([]byte("x"), time.Minute).Error())
+	}
+	err := nodes[leader].LeadershipTransferToServer(to.ID, to.Address).Error()
+	logs[target].hang.Unlock()
+	if err == nil || transferAnswered(err) {
+		t.Fatalf("the transfer to a seat that hangs ended with %v", err)
+	}
+	g.noteUnanswered(to.ID, term)
+	if g.mayHandTo(to.ID, term) {
+		t.Error("it is tried again in the term")
+	}
+	for i := range nodes {
+		if other := first.Servers[i].ID; other != to.ID && !g.mayHandTo(other, term) {
+			t.Errorf("%s is not tried either", other)
+		}
+	}
+	if !g.mayHandTo(to.ID, term+1) {
+		t.Error("it is not tried in the next term")
+	}
+
+	// One that holds everything and is not there for the last step.
+	leader, target = leads()
+	to = first.Servers[target]
+	nets[leader].Disconnect(to.Address)
+	eventually(t, "the last step is reached", func() bool { // its answers to what was replicated may be on their way
+		err := nodes[leader].LeadershipTransferToServer(to.ID, to.Address).Error()
+		return err != nil && transferAnswered(err)
+	})
+}
