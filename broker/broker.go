@@ -30,6 +30,8 @@ type Options struct {
 	MaxUnconfirmedBytes    int
 	MaxUnconfirmedMessages int
 	MaxBehindBytes         int
+	// ReadAhead says which consumers are given more than their clients may have.
+	ReadAhead ReadAhead
 	// OperationTimeout bounds every operation that waits for the cluster. Default 30 s.
 	OperationTimeout time.Duration
 	// FreshTimeout bounds how long a publish waits, at the head of a batch, for this node to know that its routes are
@@ -54,6 +56,7 @@ func (o *Options) setDefaults() {
 	o.UnlimitedCredit = cmp.Or(o.UnlimitedCredit, 2000)
 	o.MaxUnconfirmedBytes = cmp.Or(o.MaxUnconfirmedBytes, 1<<20)
 	o.MaxBehindBytes = min(o.MaxUnconfirmedBytes, cmp.Or(o.MaxBehindBytes, 256<<10))
+	o.ReadAhead.setDefaults()
 	o.MaxUnconfirmedMessages = cmp.Or(o.MaxUnconfirmedMessages, 8192)
 	o.OperationTimeout = cmp.Or(o.OperationTimeout, 30*time.Second)
 	o.ConsumerTimeout = max(0, cmp.Or(o.ConsumerTimeout, 30*time.Minute))

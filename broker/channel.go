@@ -37,6 +37,7 @@ type Channel struct {
 	consumers map[string]*consumer
 	ended     map[*consumer]bool // cancelled, with deliveries out
 	unacked   unacked
+	fast      *consumer // has shown to be fast by what is being settled
 	closed    bool
 	shortest  time.Duration // the least timeout of its consumers, 0: none has one
 	timedOut  bool          // a delivery was out for too long
@@ -45,7 +46,7 @@ type Channel struct {
 	// The limit that the channel's consumers share (qos with global), 0: none, and how much of it is used.
 	limit       atomic.Int64
 	outstanding atomic.Int64
-	held        []*consumer // wait for room below the limit; guarded by the outbox
+	held        []*consumer // wait for room below the limit or their own; guarded by the outbox
 	anyHeld     atomic.Bool
 }
 
@@ -91,8 +92,8 @@ func (ch *Channel) SetCredit(tag string, credit uint32) {
 	c := ch.consumers[tag]
 	ch.mu.Unlock()
 	if c != nil {
-		c.credit = min(credit, maxCredit)
-		ch.conn.stage.credit(c.shard, c.id, ch.creditOf(c))
+		c.credit.Store(min(credit, maxCredit))
+		ch.stageCredit(c)
 	}
 }
 
@@ -113,7 +114,7 @@ func (ch *Channel) Qos(prefetchSize uint32, count uint16, global bool) error {
 	ch.mu.Lock()
 	for _, c := range ch.consumers {
 		if !c.noAck {
-			ch.conn.stage.credit(c.shard, c.id, ch.creditOf(c))
+			ch.stageCredit(c)
 		}
 	}
 	ch.mu.Unlock()
@@ -124,23 +125,35 @@ func (ch *Channel) Qos(prefetchSize uint32, count uint16, global bool) error {
 // creditOf returns how much a consumer may have in hand: its own bound or the channel's.
 func (ch *Channel) creditOf(c *consumer) uint32 {
 	if limit := ch.limit.Load(); limit > 0 && !c.noAck {
-		return min(c.credit, uint32(limit))
+		return min(c.credit.Load(), uint32(limit))
 	}
-	return c.credit
+	return c.credit.Load()
 }
 
-// reserve takes up to n places below the channel's limit for a consumer and returns how many it got. The outbox is
-// locked.
+// reserve takes up to n places below the channel's limit, and below its own, for a consumer and returns how many it got. The
+// outbox is locked.
 func (ch *Channel) reserve(c *consumer, n int) int {
 	if c.noAck {
 		return n
 	}
-	if limit := ch.limit.Load(); limit > 0 {
-		// held is set before the count is read, and settling counts before it looks at held: so one sees the other.
+	most := n
+	if n = ch.places(c, most); n == 0 {
+		// held is set before the counts are read, and settling counts before it looks at held: so one sees the other.
 		ch.anyHeld.Store(true)
-		n = min(n, int(max(0, limit-ch.outstanding.Load())))
+		n = ch.places(c, most)
 	}
 	ch.outstanding.Add(int64(n))
+	c.out.Add(int64(n))
+	c.handed += n
+	return n
+}
+
+// places is how many of n more deliveries the limits let the client have.
+func (ch *Channel) places(c *consumer, n int) int {
+	n = min(n, c.room())
+	if limit := ch.limit.Load(); limit > 0 {
+		n = min(n, int(max(0, limit-ch.outstanding.Load())))
+	}
 	return n
 }
 
@@ -148,6 +161,7 @@ func (ch *Channel) reserve(c *consumer, n int) int {
 func (ch *Channel) release(c *consumer, n int) {
 	if !c.noAck && !c.getter {
 		ch.outstanding.Add(-int64(n))
+		c.out.Add(-int64(n))
 	}
 }
 
@@ -204,7 +218,7 @@ func (c *Conn) detach(of *consumer) {
 func (s *staging) detach(of *consumer, failed bool) {
 	b := s.batch(of.shard)
 	b.seal()
-	b.Detach(of.id, failed)
+	b.Detach(of.id, failed, of.sent)
 }
 
 // credit stages a change of a consumer's credit.

@@ -30,11 +30,13 @@ type client struct {
 	quit chan struct{}
 	work sync.WaitGroup
 
-	mu       sync.Mutex
-	got      [][]byte
-	tags     []uint64
-	confirms []told
-	changed  sync.Cond
+	mu   sync.Mutex
+	got  [][]byte
+	tags []uint64
+	// redelivered is beside got.
+	redelivered []bool
+	confirms    []told
+	changed     sync.Cond
 }
 
 func newClient(t *testing.T, c *amqptest.Cluster) *client {
@@ -118,6 +120,7 @@ func (k *client) Deliver(_ uint16, _ string, m *broker.Outgoing) {
 	k.mu.Lock()
 	k.got = append(k.got, slices.Clone(m.Body))
 	k.tags = append(k.tags, m.Tag)
+	k.redelivered = append(k.redelivered, m.Redelivered)
 	k.mu.Unlock()
 	k.changed.Broadcast()
 }

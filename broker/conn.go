@@ -64,6 +64,7 @@ type Conn struct {
 	channels   map[uint16]*Channel
 	stage      staging
 	publishing []*Channel               // have publishes in stage whose numbers have not begun
+	resuming   []*Channel               // have settled since the last flush what consumers may wait for
 	published  bool                     // something was published since the last Flush
 	stale      bool                     // since the last Flush: this node does not know whether its routes are current
 	exclusive  map[string]queue.QueueID // the exclusive queues declared
@@ -136,8 +137,18 @@ func (c *Conn) Flush(ctx context.Context) error {
 
 // flush submits what is staged.
 func (c *Conn) flush(ctx context.Context) error {
+	c.resume()
 	c.beginConfirms()
 	return c.stage.flush(ctx)
+}
+
+// resume lets consumers go on that waited for what has been settled since the last flush.
+func (c *Conn) resume() {
+	for i, ch := range c.resuming {
+		ch.resumeHeld()
+		c.resuming[i] = nil
+	}
+	c.resuming = c.resuming[:0]
 }
 
 // beginConfirms begins the numbers of all publishes in stage: before any of them can be answered.
@@ -154,6 +165,7 @@ func (c *Conn) beginConfirms() {
 
 // submit sends one shard's batch.
 func (c *Conn) submit(ctx context.Context, shard queue.ShardID) error {
+	c.resume()
 	c.beginConfirms()
 	return c.stage.submit(ctx, shard)
 }

@@ -32,7 +32,8 @@ func (ch *Channel) Consume(ctx context.Context, p *Consume) (tag string, err err
 	if err := checkConsumerArguments(queueIn(q.Name, ch.conn.vhost.name), queueKind(q.Arguments), p.Arguments); err != nil {
 		return "", err
 	}
-	c := &consumer{channel: ch, tag: tag, queue: q.ID, name: q.Name, shard: q.ID.Shard(), noAck: p.NoAck, credit: ch.newCredit(p)}
+	c := &consumer{channel: ch, tag: tag, queue: q.ID, name: q.Name, shard: q.ID.Shard(), noAck: p.NoAck}
+	c.credit.Store(ch.newCredit(p))
 	ch.mu.Lock()
 	ch.watch(c, ch.conn.broker.timeoutOf(p.Arguments, q.Arguments))
 	ch.mu.Unlock()
@@ -203,6 +204,6 @@ func (ch *Channel) stop(ctx context.Context, c *consumer) error {
 // giveBack stages the return of deliveries that the client has not seen.
 func (b *batch) giveBack(c *consumer, ds []Delivery) {
 	for i := range ds {
-		b.settle(c.id, queue.Requeue, queue.Range{From: ds[i].ID, To: ds[i].ID})
+		b.settle(c.id, queue.Undelivered, queue.Range{From: ds[i].ID, To: ds[i].ID})
 	}
 }

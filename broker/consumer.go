@@ -1,6 +1,7 @@
 package broker
 
 import (
+	"sync/atomic"
 	"time"
 
 	"github.com/warrenmq/warren/raftfsm/queue"
@@ -17,18 +18,22 @@ type consumer struct {
 	shard   queue.ShardID
 	noAck   bool
 	getter  bool
-	credit  uint32        // its own bound, without the channel's
 	timeout time.Duration // for which a delivery may be out, 0: without end
 
+	credit atomic.Uint32 // its own bound, without the channel's
+	out    atomic.Int64  // deliveries taken for the client and not settled; not counted without acknowledgements
+	reading
+
 	// Guarded by the channel.
-	unsettled int  // deliveries out, without those settled in a transaction that is not committed
-	ended     bool // cancelled: to be detached when nothing is out any more
+	unsettled int    // deliveries out, without those settled in a transaction that is not committed
+	ended     bool   // cancelled: to be detached when nothing is out any more
+	sent      uint64 // the last delivery that was written for the client; of a getter: that could be
 
 	// Guarded by the outbox.
 	waiting fifo[Delivery]
 	listed  bool // in the list of the ready
 	started bool // consume-ok is on its way
-	held    bool // waits for the channel's limit
+	held    bool // waits for the channel's limit or its own
 	stalled bool // waits for its messages to be readable
 	// fetched is the envelope of the delivery fetchedID, got while the consumer was stalled. The writer's otherwise.
 	fetched   []byte
@@ -42,7 +47,7 @@ type consumer struct {
 }
 
 // paused tells whether nothing of the consumer may be drained now. The outbox is locked.
-func (c *consumer) paused() bool { return !c.started || c.held || c.stalled || c.gone }
+func (c *consumer) paused() bool { return !c.started || c.held || c.stalled || c.returning || c.gone }
 
 // Deliver implements Receiver.
 func (c *consumer) Deliver(ds []Delivery) {

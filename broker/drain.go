@@ -20,6 +20,7 @@ type writing struct {
 	properties Properties
 	edited     []byte
 	settling   []*consumer
+	slowing    []*consumer
 }
 
 const (
@@ -49,6 +50,7 @@ func (c *Conn) Drain(w Writer, maxBytes int) (more bool, err error) {
 	if len(c.writing.stage.open) > 0 {
 		c.settleWritten()
 	}
+	c.slowDown()
 	c.DrainConfirms(w)
 	c.drainEnds(w)
 	for maxBytes > 0 {
@@ -258,6 +260,7 @@ func (ch *Channel) handOver(to *consumer, ds []Delivery) (first uint64, ok bool)
 		return 0, false
 	}
 	to.unsettled += len(ds)
+	to.sent = ds[len(ds)-1].ID
 	first = ch.unacked.last + 1
 	for i := range ds {
 		if to.noAck {

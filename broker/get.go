@@ -48,7 +48,7 @@ func (ch *Channel) getter(shard queue.ShardID) *consumer {
 		}
 	}
 	r := ch.conn.broker.replicator
-	g := &consumer{channel: ch, id: queue.ConsumerID(r.NewID()), shard: shard, getter: true}
+	g := &consumer{channel: ch, id: queue.ConsumerID(r.NewID()), shard: shard, getter: true, sent: math.MaxUint64}
 	ch.mu.Lock()
 	ch.watch(g, ch.conn.broker.options.ConsumerTimeout)
 	ch.mu.Unlock()

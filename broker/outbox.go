@@ -20,6 +20,7 @@ type outbox struct {
 	ready       fifo[*consumer]
 	cancels     []*consumer
 	failures    []channelFailure
+	slowing     []*consumer // to be slowed, see ahead.go
 }
 
 // maxReturnBytes bounds the returned messages that wait for a client that does not read.
@@ -139,6 +140,7 @@ func (o *outbox) cancel(c *consumer) {
 	c.silent = !c.gone && !c.started
 	c.gone = true
 	c.waiting.all()
+	c.retained = nil
 	if tell {
 		o.cancels = append(o.cancels, c)
 	}
@@ -168,7 +170,9 @@ func (o *outbox) drop(c *consumer) []Delivery {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	c.gone = true
-	return c.waiting.all()
+	waiting := append(c.retained, c.waiting.all()...)
+	c.retained = nil
+	return waiting
 }
 
 // takenAtOnce bounds the deliveries that Drain handles together.
@@ -276,5 +280,5 @@ func (o *outbox) takeEnds() ([]*consumer, []channelFailure) {
 func (o *outbox) more() bool {
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	return o.ready.len() > 0 || len(o.confirming) > 0 || len(o.returns) > 0 || len(o.cancels) > 0 || len(o.failures) > 0
+	return o.ready.len() > 0 || len(o.confirming) > 0 || len(o.returns) > 0 || len(o.cancels) > 0 || len(o.failures) > 0 || len(o.slowing) > 0
 }

@@ -31,7 +31,8 @@ func (ch *Channel) consumeReplies(ctx context.Context, p *Consume, tag string) (
 	if err != nil {
 		return "", explain(err, queueIn(replyToName, ch.conn.vhost.name).String())
 	}
-	c := &consumer{channel: ch, tag: tag, queue: id, name: replyToName, shard: shard, noAck: true, credit: ch.newCredit(p)}
+	c := &consumer{channel: ch, tag: tag, queue: id, name: replyToName, shard: shard, noAck: true}
+	c.credit.Store(ch.newCredit(p))
 	ch.replies, ch.replyTo = c, replyToAddress(id)
 	if err := ch.attach(ctx, c, &queue.AttachOptions{NoAck: true, Tag: tag}); err != nil {
 		ch.replies, ch.replyTo = nil, ""

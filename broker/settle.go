@@ -66,17 +66,22 @@ func (ch *Channel) settle(tag uint64, multiple bool, o queue.Outcome) error {
 func (ch *Channel) settleLater(tag uint64, multiple bool, o queue.Outcome, delay uint64) error {
 	ok := false
 	ch.mu.Lock()
+	ch.fast = nil
 	if multiple {
 		ok = ch.settleThrough(tag, o, delay)
 	} else if e, found := ch.unacked.take(tag); found {
 		ch.settleOne(tag, e, o, delay)
 		ok = true
 	}
+	fast := ch.fast
 	ch.mu.Unlock()
 	if !ok {
 		return unknownTag(tag)
 	}
-	ch.resumeHeld()
+	if fast != nil {
+		ch.readAhead(fast)
+	}
+	ch.conn.resumeAtFlush(ch)
 	return nil
 }
 
@@ -98,6 +103,9 @@ func (ch *Channel) settleOne(tag uint64, e unsettled, o queue.Outcome, delay uin
 	}
 	ch.conn.stage.batch(e.consumer.shard).settleLater(e.consumer.id, o, delay, queue.Range{From: e.id, To: e.id})
 	ch.settled(e.consumer)
+	if o == queue.Ack && e.consumer.countSettled() {
+		ch.fast = e.consumer
+	}
 }
 
 // settled counts a delivery as settled. A cancelled consumer goes with its last. mu is held.
@@ -110,7 +118,14 @@ func (ch *Channel) settled(c *consumer) {
 	}
 }
 
-// resumeHeld lets consumers go on that waited for the channel's limit.
+// resumeAtFlush has resumeHeld called once for what the reader settles until its next Flush.
+func (c *Conn) resumeAtFlush(ch *Channel) {
+	if ch.anyHeld.Load() && (len(c.resuming) == 0 || c.resuming[len(c.resuming)-1] != ch) {
+		c.resuming = append(c.resuming, ch)
+	}
+}
+
+// resumeHeld lets consumers go on that waited for the channel's limit or their own.
 func (ch *Channel) resumeHeld() {
 	if ch.anyHeld.Load() {
 		ch.conn.out.resume(ch)

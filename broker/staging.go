@@ -28,6 +28,7 @@ type batch struct {
 	used     int
 	bytes    int // what it holds in the connection's window
 	messages int
+	slowed   []slowed
 	commit   *commit // of the transaction that the batch belongs to
 }
 
@@ -76,9 +77,11 @@ func (p *batches) put(b *batch) {
 	}
 	clear(b.runs)
 	clear(b.calls)
+	clear(b.slowed)
 	b.Reset()
 	b.Behind = false
-	b.conn, b.commit, b.runs, b.calls, b.used, b.bytes, b.messages = nil, nil, b.runs[:0], b.calls[:0], 0, 0, 0
+	b.conn, b.commit, b.runs, b.calls, b.slowed = nil, nil, b.runs[:0], b.calls[:0], b.slowed[:0]
+	b.used, b.bytes, b.messages = 0, 0, 0
 	p.pool.Put(b)
 }
 
@@ -159,15 +162,30 @@ func (b *batch) applied(_ *Batch, results []queue.Result) {
 	c.broker.batches.put(b)
 }
 
-// answer wakes the calls.
+// answer wakes the calls, and lets the consumers that were slowed go on.
 func (b *batch) answer(results []queue.Result) {
 	for _, w := range b.calls {
-		i, found := slices.BinarySearchFunc(results, w.command, func(r queue.Result, n uint32) int { return int(r.Command) - int(n) })
-		if found {
-			w.result = results[i]
+		if r := resultOf(results, w.command); r != nil {
+			w.result = *r
 		}
 		close(w.done)
 	}
+	for i := range b.slowed {
+		code := queue.OK
+		if r := resultOf(results, b.slowed[i].command); r != nil {
+			code = r.Code
+		}
+		b.conn.out.slowedDown(&b.slowed[i], code)
+	}
+}
+
+// resultOf is what the machine says of a command, nil when it says nothing.
+func resultOf(results []queue.Result, command uint32) *queue.Result {
+	i, found := slices.BinarySearchFunc(results, command, func(r queue.Result, n uint32) int { return int(r.Command) - int(n) })
+	if !found {
+		return nil
+	}
+	return &results[i]
 }
 
 // confirm counts the publishes as applied; those that a queue refused become nacks.

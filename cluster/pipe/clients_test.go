@@ -3,6 +3,7 @@ package pipe
 import (
 	"context"
 	"fmt"
+	"math"
 	"math/rand/v2"
 	"sync"
 	"testing"
@@ -259,7 +260,7 @@ func (c *clients) get(ctx context.Context, e *Edge, id queue.ConsumerID, message
 	}
 	if _, err := do(ctx, e, c.id.Shard(), func(b *queue.Batch) {
 		b.Settle(id, queue.Ack, queue.Range{From: settle.ID, To: settle.ID})
-		b.Detach(id, false)
+		b.Detach(id, false, math.MaxUint64)
 	}); err != nil {
 		c.problem("detach: %v", err)
 	}

@@ -32,6 +32,7 @@ type Cluster struct {
 	observed bool
 
 	panicOnSubmit, panicOnEnvelope atomic.Bool
+	delay                          atomic.Int64
 
 	mu      sync.Mutex // guards what follows
 	catalog *catalog.State
@@ -49,7 +50,7 @@ type Cluster struct {
 // pipe is the way to one shard.
 type pipe struct {
 	cluster *Cluster
-	jobs    chan *broker.Batch // nil unless the cluster is async
+	jobs    chan job // nil unless the cluster is async
 
 	mu        sync.Mutex // guards what follows
 	machine   *shard
@@ -57,6 +58,12 @@ type pipe struct {
 	held      bool
 	waiting   []*broker.Batch
 	full      chan struct{} // Submit blocks until it is closed
+}
+
+// job is a batch on its way through an async shard.
+type job struct {
+	batch *broker.Batch
+	due   time.Time // when it is applied
 }
 
 // NewCluster makes a cluster of one node and its broker, with the user guest and the vhost "/".
@@ -175,7 +182,7 @@ func (c *Cluster) pipe(id queue.ShardID) *pipe {
 	if p == nil {
 		p = &pipe{cluster: c, machine: newShard(c.t, c.self.Session), receivers: map[queue.ConsumerID]broker.Receiver{}}
 		if c.async {
-			p.jobs = make(chan *broker.Batch, 100)
+			p.jobs = make(chan job, 100)
 			c.work.Go(p.run)
 		}
 		c.pipes[id] = p
@@ -196,7 +203,7 @@ func (c *Cluster) Submit(ctx context.Context, id queue.ShardID, b *broker.Batch)
 		return err
 	}
 	if p.jobs != nil {
-		p.jobs <- b
+		p.jobs <- job{b, time.Now().Add(time.Duration(c.delay.Load()))}
 		return nil
 	}
 	p.mu.Lock()
@@ -226,9 +233,10 @@ func (p *pipe) waitForRoom(ctx context.Context) error {
 
 // run applies batches on a goroutine of its own.
 func (p *pipe) run() {
-	for b := range p.jobs {
+	for j := range p.jobs {
+		time.Sleep(time.Until(j.due))
 		p.mu.Lock()
-		p.apply(b)
+		p.apply(j.batch)
 		p.mu.Unlock()
 	}
 }

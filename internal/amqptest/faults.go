@@ -60,6 +60,9 @@ func (c *Cluster) SetSlow(d time.Duration) {
 	c.mu.Unlock()
 }
 
+// SetDelay makes each batch of an async cluster take so long on its way to its shard; others may be on their way meanwhile.
+func (c *Cluster) SetDelay(d time.Duration) { c.delay.Store(int64(d)) }
+
 // PanicOnSubmit makes the next Submit panic.
 func (c *Cluster) PanicOnSubmit() { c.panicOnSubmit.Store(true) }
 

@@ -113,12 +113,14 @@ func (s *State) applyCommand(ss *session, k Kind, flags uint8, index uint64, p [
 		s.cancel(ss, ConsumerID(u64(p)))
 	case KindDetach:
 		if c := ss.consumers[ConsumerID(u64(p))]; c != nil {
-			s.detach(c, flags&DetachFailed != 0)
+			s.detach(c, flags&DetachFailed != 0, u64(p[8:]))
 		}
 	case KindSettle:
 		s.settle(ss, ConsumerID(u64(p)), Outcome(flags), 0, p[8:])
 	case KindSettleLater:
 		s.settle(ss, ConsumerID(u64(p)), Outcome(flags), s.due(u64(p[8:])), p[16:])
+	case KindGiveBack:
+		s.giveBackLast(ss, ConsumerID(u64(p)), u32(p[8:]), u64(p[12:]), u64(p[20:]))
 	case KindGet:
 		s.get(ss, QueueID(u64(p)), ConsumerID(u64(p[8:])))
 	case KindSessionUp:

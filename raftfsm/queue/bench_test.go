@@ -107,7 +107,7 @@ func BenchmarkSnapshot(b *testing.B) {
 			r.commit()
 		}
 		if kind == "returned" {
-			r.b.Detach(1, false)
+			r.b.Detach(1, false, math.MaxUint64)
 			r.commit()
 		}
 		b.Run("take/"+kind, func(b *testing.B) {

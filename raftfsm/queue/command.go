@@ -43,6 +43,7 @@ const (
 	KindHash           Kind = 17 // leader: the hash of its state after the entry before; replicas compare
 	KindPeek           Kind = 18 // look at a ready message
 	KindSettleLater    Kind = 19 // nack and reject with requeue, after a delay
+	KindGiveBack       Kind = 20 // change a consumer's credit and take back its last deliveries, which its client was never sent
 )
 
 // Flags of commands; each belongs to the kinds in its name.
@@ -250,16 +251,18 @@ func (b *Batch) Cancel(c ConsumerID) {
 	b.end(start)
 }
 
-// Detach forgets the consumer or getter and returns what it holds, as failed deliveries if failed.
+// Detach forgets the consumer or getter and returns what it holds: deliveries up to sent, the last one that its client was sent,
+// as failed ones if failed; later ones as Undelivered.
 //
-//	detach  consumer u64
-func (b *Batch) Detach(c ConsumerID, failed bool) {
+//	detach  consumer u64 | sent u64
+func (b *Batch) Detach(c ConsumerID, failed bool, sent uint64) {
 	var flags uint8
 	if failed {
 		flags |= DetachFailed
 	}
 	start := b.begin(KindDetach, flags)
 	b.Data = binary.LittleEndian.AppendUint64(b.Data, uint64(c))
+	b.Data = binary.LittleEndian.AppendUint64(b.Data, sent)
 	b.end(start)
 }
 
@@ -289,6 +292,20 @@ func (b *Batch) SettleLater(c ConsumerID, o Outcome, delayMillis uint64, ranges 
 		b.Data = binary.LittleEndian.AppendUint64(b.Data, r.From)
 		b.Data = binary.LittleEndian.AppendUint64(b.Data, r.To)
 	}
+	b.end(start)
+}
+
+// GiveBack is Credit together with a Settle, as Undelivered, of the deliveries from first to last, if last is the consumer's last
+// one: otherwise a message would come to the client before those that go back. The answer is always a Result: OK; Later when
+// only the credit was changed; Unknown.
+//
+//	give-back  consumer u64 | credit u32 | first u64 | last u64
+func (b *Batch) GiveBack(c ConsumerID, credit uint32, first, last uint64) {
+	start := b.begin(KindGiveBack, 0)
+	b.Data = binary.LittleEndian.AppendUint64(b.Data, uint64(c))
+	b.Data = binary.LittleEndian.AppendUint32(b.Data, credit)
+	b.Data = binary.LittleEndian.AppendUint64(b.Data, first)
+	b.Data = binary.LittleEndian.AppendUint64(b.Data, last)
 	b.end(start)
 }
 

@@ -241,10 +241,10 @@ func (s *State) dropConsumer(c *consumer) {
 	delete(c.session.consumers, c.id)
 }
 
-// detach forgets a consumer or getter and returns what it has.
-func (s *State) detach(c *consumer, failed bool) {
+// detach forgets a consumer or getter and returns what it has; deliveries after sent never reached its client.
+func (s *State) detach(c *consumer, failed bool, sent uint64) {
 	if c.queue == nil {
-		s.returnAll(c, failed)
+		s.returnAll(c, failed, sent)
 		s.dropConsumer(c)
 		return
 	}
@@ -254,7 +254,7 @@ func (s *State) detach(c *consumer, failed bool) {
 	if c.queue.deleted {
 		return // and it with it
 	}
-	s.returnAll(c, failed)
+	s.returnAll(c, failed, sent)
 	s.forgetIdle(c)
 }
 

@@ -108,7 +108,7 @@ var shapes = [...]shape{
 	KindAttach:         {flags: AttachExclusive | AttachNoAck, size: attachFixed, open: true, session: true},
 	KindCredit:         {size: 12, session: true},
 	KindCancel:         {size: 8, session: true},
-	KindDetach:         {flags: DetachFailed, size: 8, session: true},
+	KindDetach:         {flags: DetachFailed, size: 16, session: true},
 	KindSettle:         {flags: math.MaxUint8, size: 8, open: true, session: true},
 	KindGet:            {size: 16, session: true},
 	KindSessionUp:      {size: 8, leader: true},
@@ -119,6 +119,7 @@ var shapes = [...]shape{
 	KindHash:           {size: 16, leader: true},
 	KindPeek:           {size: 12, session: true},
 	KindSettleLater:    {flags: math.MaxUint8, size: 16, open: true, session: true},
+	KindGiveBack:       {size: 28, session: true},
 }
 
 func checkCommand(k Kind, flags uint8, leader bool, p []byte) error {
@@ -145,7 +146,7 @@ func checkCommand(k Kind, flags uint8, leader bool, p []byte) error {
 			return fmt.Errorf("%w: consumer tag of %d bytes", ErrMalformed, len(p)-attachFixed)
 		}
 	case KindSettle:
-		if Outcome(flags) > Reject {
+		if Outcome(flags) > Undelivered {
 			return fmt.Errorf("%w: outcome %d", ErrUnknownCommand, flags)
 		}
 		if len(p)%16 != 8 {

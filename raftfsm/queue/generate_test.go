@@ -35,6 +35,7 @@ type step struct {
 	acquired      uint32
 	failed        uint16
 	delay         uint64
+	sent          uint64
 }
 
 // proposal is a batch.
@@ -99,11 +100,13 @@ func (c *step) append(b *Batch) {
 	case KindCancel:
 		b.Cancel(c.consumer)
 	case KindDetach:
-		b.Detach(c.consumer, c.first)
+		b.Detach(c.consumer, c.first, c.sent)
 	case KindSettle:
 		b.Settle(c.consumer, c.outcome, c.ranges...)
 	case KindSettleLater:
 		b.SettleLater(c.consumer, c.outcome, c.delay, c.ranges...)
+	case KindGiveBack:
+		b.GiveBack(c.consumer, c.credit, c.ranges[0].From, c.ranges[0].To)
 	case KindGet:
 		b.Get(c.queue, c.consumer)
 	case KindPeek:
@@ -136,7 +139,7 @@ const generatedQueues, generatedConsumers = 4, 4
 var sessionKinds = []Kind{
 	KindEnqueue, KindEnqueue, KindEnqueue, KindEnqueue, KindEnqueue, KindEnqueue, KindChunk, KindChunk, KindConfigure, KindConfigure,
 	KindDelete, KindPurge, KindAttach, KindAttach, KindAttach, KindCredit, KindCredit, KindCancel, KindDetach,
-	KindSettle, KindSettle, KindSettle, KindSettle, KindSettleLater, KindSettleLater, KindGet, KindGet, KindPeek,
+	KindSettle, KindSettle, KindSettle, KindSettle, KindSettleLater, KindSettleLater, KindGiveBack, KindGiveBack, KindGet, KindGet, KindPeek,
 }
 
 var leaderKinds = []Kind{KindSessionUp, KindSessionDown, KindSuspect, KindSuspect, KindTick, KindConfigure, KindDelete, KindPurge}
@@ -234,21 +237,39 @@ func (g *generator) step(k Kind) step {
 	case KindSessionUp, KindSessionDown, KindSuspect:
 		c.session = g.sessionID()
 	case KindSettle:
-		c.consumer, c.outcome, c.ranges = g.consumer(), Outcome(g.number(0, int(Reject))), g.ranges()
+		c.consumer, c.outcome, c.ranges = g.consumer(), Outcome(g.number(0, int(Undelivered))), g.ranges()
 	case KindSettleLater:
 		c.consumer, c.outcome, c.ranges = g.consumer(), pick(g, Requeue, RejectRequeue), g.ranges()
 		c.delay = pick[uint64](g, 1, 5, 20, 20, MaxDelay)
+	case KindGiveBack:
+		c.consumer, c.credit = g.consumer(), uint32(pick[int](g, 1, 2, 5, 100, 0))
+		last := uint64(g.number(0, 12))
+		if g.chance(2) {
+			last = g.last(c.consumer)
+		}
+		c.ranges = []Range{{last - min(last, uint64(g.number(0, 3))), last}}
 	default:
 		c.queue, c.consumer = g.queue(), g.consumer()
 		c.credit = uint32(pick[int](g, 1, 2, 5, 100, 0))
 		c.priority = int32(pick[int](g, 0, 1, -7))
 		c.first = g.chance(8)
+		c.sent = pick[uint64](g, math.MaxUint64, 0, uint64(g.number(0, 12)))
 		c.settings = g.settings(c.queue)
 	}
 	return c
 }
 
 func (g *generator) queue() QueueID { return MakeQueueID(3, uint64(g.number(1, generatedQueues))) }
+
+// last is the last delivery of some consumer of that id, 0 if there is none.
+func (g *generator) last(id ConsumerID) (last uint64) {
+	for _, ss := range g.m.sessions {
+		if k := ss.consumers[id]; k != nil {
+			last = max(last, k.lastID)
+		}
+	}
+	return last
+}
 
 func (g *generator) consumer() ConsumerID { return ConsumerID(g.number(1, generatedConsumers)) }
 

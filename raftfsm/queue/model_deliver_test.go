@@ -263,19 +263,23 @@ func (m *model) forgetIdle(c *modelConsumer) {
 	}
 }
 
-func (m *model) detach(c *modelConsumer, failed bool) {
+func (m *model) detach(c *modelConsumer, failed bool, sent uint64) {
 	if c.queue != nil && !c.cancelled {
 		m.leave(c)
 	}
 	if c.session.consumers[c.id] != c {
 		return
 	}
-	m.returnAll(c, failed)
+	m.returnAll(c, failed, sent)
 	delete(c.session.consumers, c.id)
 }
 
-func (m *model) returnAll(c *modelConsumer, failed bool) {
+func (m *model) returnAll(c *modelConsumer, failed bool, sent uint64) {
 	for _, o := range c.out {
+		if o.id > sent {
+			o.m.queue.join(o.m)
+			continue
+		}
 		m.giveBack(o.m, failed, 0)
 	}
 	c.out = nil
@@ -322,12 +326,29 @@ func (m *model) settle(ss *modelSession, c *step) {
 			m.giveBack(o.m, false, c.delay)
 		case RejectRequeue:
 			m.giveBack(o.m, true, c.delay)
+		case Undelivered:
+			o.m.queue.join(o.m)
 		default:
 			o.m.queue.gone++
 		}
 	}
 	k.out = left
 	m.forgetIdle(k)
+}
+
+func (m *model) giveBackLast(ss *modelSession, c *step) {
+	k := ss.consumers[c.consumer]
+	if k == nil || k.queue == nil {
+		m.answer(Unknown, 0, 0)
+		return
+	}
+	k.credit = c.credit
+	if c.ranges[0].To != k.lastID {
+		m.answer(Later, 0, 0)
+		return
+	}
+	m.answer(OK, 0, 0)
+	m.settle(ss, &step{consumer: c.consumer, outcome: Undelivered, ranges: c.ranges})
 }
 
 func (m *model) get(ss *modelSession, c *step) {

@@ -202,7 +202,7 @@ func (m *model) open(id SessionID) *modelSession {
 	if ss != nil {
 		ss.state = SessionOver
 		for _, c := range ss.sorted() {
-			m.detach(c, true)
+			m.detach(c, true, math.MaxUint64)
 		}
 		m.lineUp()
 	}
@@ -245,10 +245,12 @@ func (m *model) step(ss *modelSession, c *step) {
 		m.cancel(ss, c)
 	case KindDetach:
 		if k := ss.consumers[c.consumer]; k != nil {
-			m.detach(k, c.first)
+			m.detach(k, c.first, c.sent)
 		}
 	case KindSettle, KindSettleLater:
 		m.settle(ss, c)
+	case KindGiveBack:
+		m.giveBackLast(ss, c)
 	case KindGet:
 		m.get(ss, c)
 	case KindPeek:
@@ -443,12 +445,12 @@ func (m *model) sessionDown(c *step) {
 	for _, k := range ss.sorted() {
 		switch {
 		case k.queue == nil:
-			m.returnAll(k, true)
+			m.returnAll(k, true, math.MaxUint64)
 		case ss.consumers[k.id] == k:
 			if !k.cancelled {
 				m.effects.cancels = append(m.effects.cancels, cancelText(ss.id, k.id))
 			}
-			m.detach(k, true)
+			m.detach(k, true, math.MaxUint64)
 		}
 	}
 	for _, u := range ss.uploads {

@@ -322,7 +322,7 @@ func (d *decoder) kept(ss *session) {
 
 func (d *decoder) result(ss *session) Result {
 	r := Result{Command: d.u32(), Code: ResultCode(d.u8()), Messages: d.u64(), Consumers: d.u32()}
-	d.demand(r.Code <= Refused, "unknown result")
+	d.demand(r.Code <= Later, "unknown result")
 	if r.Code != Message {
 		return r
 	}

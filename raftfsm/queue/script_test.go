@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"flag"
 	"fmt"
+	"math"
 	"os"
 	"path/filepath"
 	"slices"
@@ -22,8 +23,8 @@ var rewrite = flag.Bool("rewrite", false, "write what the scripts in testdata no
 //	n1 enqueue q,r body [persistent] [priority=n] [ttl=ms] [upload=n] [times=n] [producer=p number=n [behind=n]]
 //	             [acquired=n] [failed=n]
 //	n1 chunk n bytes | n1 purge q | n1 delete q [if-unused] [if-empty] | n1 get q g | n1 peek q skip
-//	n1 attach q c credit=n [priority=n] [exclusive] | n1 credit c n | n1 cancel c | n1 detach c [failed]
-//	n1 settle c outcome from-to… | n1 settle-later c outcome ms from-to…
+//	n1 attach q c credit=n [priority=n] [exclusive] | n1 credit c n | n1 cancel c | n1 detach c [failed] [sent=id]
+//	n1 settle c outcome from-to… | n1 settle-later c outcome ms from-to… | n1 give-back c credit first last
 //	leader up|down|suspect|clear n1 | leader tick | leader version n | leader hash index [wrong]
 //	time ms | repeat n1 seq | acked n1 seq | counts q… | resume n1 c=id… | restore | live min max | messages
 func TestScripts(t *testing.T) {
@@ -254,7 +255,14 @@ func (w *world) command(b *Batch, words []string) {
 	case "cancel":
 		b.Cancel(ConsumerID(w.name(words[1])))
 	case "detach":
-		b.Detach(ConsumerID(w.name(words[1])), len(words) > 2)
+		o := parseOptions(words[2:])
+		sent, given := w.option(o, "sent")
+		if !given {
+			sent = math.MaxUint64
+		}
+		b.Detach(ConsumerID(w.name(words[1])), o.has("failed"), sent)
+	case "give-back":
+		b.GiveBack(ConsumerID(w.name(words[1])), uint32(w.number(words[2])), w.number(words[3]), w.number(words[4]))
 	case "settle":
 		w.settle(b, words, 0)
 	case "settle-later":
@@ -320,7 +328,7 @@ func (w *world) enqueue(b *Batch, queues, body string, o options) {
 }
 
 func (w *world) settle(b *Batch, words []string, delay uint64) {
-	o := slices.Index([]string{"ack", "requeue", "reject-requeue", "discard", "reject"}, words[2])
+	o := slices.Index([]string{"ack", "requeue", "reject-requeue", "discard", "reject", "undelivered"}, words[2])
 	if o < 0 {
 		w.t.Fatalf("unknown outcome %q", words)
 	}
@@ -396,7 +404,7 @@ func (w *world) effects(text *strings.Builder) {
 	}
 }
 
-var resultNames = [...]string{"ok", "gone", "empty", "message", "full", "in-use", "not-empty", "id-taken", "single", "unknown", "refused"}
+var resultNames = [...]string{"ok", "gone", "empty", "message", "full", "in-use", "not-empty", "id-taken", "single", "unknown", "refused", "later"}
 
 func (w *world) delivery(d *Delivery) string {
 	text := fmt.Sprintf("%s %s id=%d %s %q", sessionName(d.Session), w.byID[uint64(d.Consumer)], d.ID, w.byID[uint64(d.Queue)], w.body(&d.Body))

@@ -2,6 +2,7 @@ package queue
 
 import (
 	"maps"
+	"math"
 	"slices"
 )
 
@@ -107,12 +108,12 @@ func (s *State) sessionDown(id SessionID) {
 		switch {
 		case ss.consumers[c.id] != c: // gone with its queue, which said so
 		case c.queue == nil:
-			s.returnAll(c, true)
+			s.returnAll(c, true, math.MaxUint64)
 		default:
 			if !c.cancelled {
 				s.out.Cancels = append(s.out.Cancels, Cancel{ss.id, c.id})
 			}
-			s.detach(c, true)
+			s.detach(c, true, math.MaxUint64) // what its client has seen is not known
 		}
 	}
 	for id, u := range ss.uploads {
@@ -144,7 +145,7 @@ func (s *State) endSession(ss *session) {
 	s.setSessionState(ss, SessionOver)
 	for _, c := range ss.sortedConsumers() {
 		if ss.consumers[c.id] == c {
-			s.detach(c, true)
+			s.detach(c, true, math.MaxUint64) // what its client has seen is not known
 		}
 	}
 	for _, u := range ss.uploads {

@@ -42,11 +42,35 @@ func (s *State) settleOne(c *consumer, o Outcome, due int64, e *entry) {
 	}
 	q.unsettled--
 	s.sum -= c.key * fold(e.id, e.record.hash())
-	if o == Requeue || o == RejectRequeue {
+	switch o {
+	case Requeue, RejectRequeue:
 		s.giveBack(q, &e.record, o == RejectRequeue, due)
-	} else {
+	case Undelivered:
+		r := e.record
+		s.putBack(q, &r)
+	default:
 		s.release(&e.record) // dead-lettering would begin here, unless o is Ack
 	}
+}
+
+// giveBackLast changes a consumer's credit and returns its last deliveries as if they had not been made, unless there are
+// later ones.
+func (s *State) giveBackLast(ss *session, id ConsumerID, credit uint32, first, last uint64) {
+	c := ss.consumers[id]
+	if c == nil || c.queue == nil {
+		s.answer(Unknown, 0, 0)
+		return
+	}
+	c.credit = credit
+	s.resum(&c.meta, c.hash())
+	if c.lastID != last {
+		s.answer(Later, 0, 0)
+		s.consider(c)
+		return
+	}
+	s.answer(OK, 0, 0)
+	s.settleRange(c, Undelivered, 0, first, last)
+	s.settled(c)
 }
 
 // giveBack returns a message to its queue, now or at the time due, or drops it after too many failures.
@@ -77,13 +101,14 @@ func (s *State) settled(c *consumer) {
 	}
 }
 
-// returnAll returns all that a consumer has.
-func (s *State) returnAll(c *consumer, failed bool) {
+// returnAll returns all that a consumer has, what comes after sent as undelivered.
+func (s *State) returnAll(c *consumer, failed bool, sent uint64) {
 	o := Requeue
 	if failed {
 		o = RejectRequeue
 	}
-	s.settleRange(c, o, 0, 0, math.MaxUint64)
+	s.settleRange(c, o, 0, 0, sent)
+	s.settleRange(c, Undelivered, 0, 0, math.MaxUint64)
 }
 
 // forgetOut is the end of all that a consumer has, with its queue.

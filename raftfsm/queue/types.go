@@ -73,6 +73,7 @@ const (
 	RejectRequeue                // basic.reject with requeue, or its channel died: delivery-count raised too
 	Discard                      // basic.nack without requeue: dead-lettered or dropped, reason rejected
 	Reject                       // basic.reject without requeue: likewise, delivery-count raised
+	Undelivered                  // the client was never sent it: back to its place, nothing counted
 )
 
 // Range is a run of delivery ids of one consumer, both ends included.
@@ -91,8 +92,9 @@ const (
 	NotEmpty            // delete if-empty: has messages
 	IDTaken             // configure: another queue has this id
 	Single              // get: refused, the queue has a single active consumer
-	Unknown             // settle, cancel, credit: no such consumer in this session; attach, get: the id is in use already
+	Unknown             // settle, cancel, credit, give-back: no such consumer in this session; attach, get: the id is in use already
 	Refused             // enqueue: its upload is too large, was never begun, or lost pieces while its session was over; its number is too low
+	Later               // give-back: nothing went back, the consumer has been given more
 )
 
 // Result is the answer to one command of a batch. Commands that ended as their sender expects without saying more

@@ -109,7 +109,8 @@ func (r *run) start(ctx context.Context) {
 		r.die(err)
 		return
 	}
-	b := broker.New(broker.Options{Logger: r.log, MaxUnconfirmedBytes: maxUnconfirmed})
+	b := broker.New(broker.Options{Logger: r.log, MaxUnconfirmedBytes: maxUnconfirmed,
+		ReadAhead: broker.ReadAhead{Messages: 8, MinLimit: 2, Fast: time.Second, Slow: 200 * time.Millisecond}})
 	var join []string
 	for i := range s.nodes {
 		join = append(join, fmt.Sprintf("%s:%d", host(i), gossipPort))

@@ -1,0 +1,210 @@
+package broker
+
+import (
+	"cmp"
+	"time"
+
+	"github.com/warrenmq/warren/raftfsm/queue"
+)
+
+// Reading ahead (docs/adr/0009). What a client acknowledges frees its place in the shard only when the acknowledgement has gone
+// through the shard's log. So that a fast client does not wait for that, its consumers are given more than the client may have:
+// the rest waits in the outbox, and goes to the client as it acknowledges. The client never has more than its prefetch limit, and
+// when it gets slow, what waits goes back to the queue as if it had never been out, so that other consumers get it.
+
+// ReadAhead says which consumers read ahead, and how far. The zero value of a field means its default.
+type ReadAhead struct {
+	// Messages is what a consumer is given beyond its limit: what the fastest take while their settles go through a busy log.
+	// Default 1024.
+	Messages uint32
+	// MinLimit is the least prefetch limit with which to read ahead. Who asks for fewer wants messages spread fairly, and one by one
+	// rather than fast. Default 32.
+	MinLimit uint32
+	// A consumer is fast when it settles as many deliveries as it may have within Fast, some times what a settle takes; it is slow
+	// when it takes fewer than that within Slow, for about twice of which its messages wait at most. Defaults 20 ms, 50 ms.
+	Fast, Slow time.Duration
+}
+
+func (r *ReadAhead) setDefaults() {
+	r.Messages = cmp.Or(r.Messages, 1024)
+	r.MinLimit = cmp.Or(r.MinLimit, 32)
+	r.Fast, r.Slow = cmp.Or(r.Fast, 20*time.Millisecond), cmp.Or(r.Slow, 50*time.Millisecond)
+}
+
+// reading is the part of a consumer that reads ahead, guarded by the outbox unless said otherwise.
+type reading struct {
+	limited bool   // the outbox keeps its limit: it has once read ahead
+	ahead   uint32 // what the shard lets it have beyond its limit
+	handed  int    // deliveries taken for the client since the last look
+	watched bool   // look will be called
+	slow    bool   // listed to be slowed by the writer
+	// returning is set while the shard is asked to take back what is in retained, the last deliveries: the client gets nothing
+	// meanwhile, since they come before whatever follows.
+	returning bool
+	retained  []Delivery
+
+	// Guarded by the channel: settled since began.
+	round int
+	began time.Time
+}
+
+func (c *consumer) options() *ReadAhead { return &c.channel.conn.broker.options.ReadAhead }
+
+// room is how many more deliveries the client may have.
+func (c *consumer) room() int {
+	if !c.limited {
+		return takenAtOnce
+	}
+	return max(0, int(c.channel.creditOf(c))-int(c.out.Load()))
+}
+
+// countSettled counts a settled delivery and tells whether the consumer is fast. The channel's mu is held.
+func (c *consumer) countSettled() (fast bool) {
+	c.round++
+	if c.round < int(c.credit.Load()) {
+		return false
+	}
+	now := time.Now()
+	fast = now.Sub(c.began) <= c.options().Fast
+	c.round, c.began = 0, now
+	return fast
+}
+
+// readAhead lets a fast consumer have more, unless it has. It is called by the reader.
+func (ch *Channel) readAhead(c *consumer) {
+	credit := c.credit.Load()
+	if c.noAck || c.getter || credit < c.options().MinLimit || ch.limit.Load() > 0 {
+		return
+	}
+	o := &ch.conn.out
+	o.mu.Lock()
+	begins := c.ahead == 0 && !c.gone && !c.returning && !c.slow
+	if begins {
+		c.limited, c.ahead = true, c.options().Messages
+		c.watch()
+	}
+	o.mu.Unlock()
+	if begins {
+		ch.stageCredit(c)
+	}
+}
+
+// stageCredit tells the shard what a consumer may have. It is called by the reader.
+func (ch *Channel) stageCredit(c *consumer) {
+	ch.conn.out.mu.Lock()
+	ahead := c.ahead
+	ch.conn.out.mu.Unlock()
+	ch.conn.stage.credit(c.shard, c.id, ch.creditOf(c)+ahead)
+}
+
+// watch has look called after a while. The outbox is locked.
+func (c *consumer) watch() {
+	if !c.watched {
+		c.watched = true
+		time.AfterFunc(c.options().Slow, c.look)
+	}
+}
+
+// look finds out whether a consumer still takes what waits for it.
+func (c *consumer) look() {
+	o := &c.channel.conn.out
+	o.mu.Lock()
+	handed := c.handed
+	c.watched, c.handed = false, 0
+	fast := c.ahead > 0 && handed >= int(c.credit.Load()) && c.channel.limit.Load() == 0
+	switch waits := c.waiting.len() > 0 && c.room() == 0; {
+	case c.gone, c.channel.conn.ended.Err() != nil, c.ahead == 0 && !waits && !c.returning:
+		o.mu.Unlock()
+		return
+	case !fast && !c.returning && !c.slow && !c.stalled:
+		o.slowing = append(o.slowing, c)
+		c.slow = true
+	}
+	c.watch()
+	wake := c.slow
+	o.mu.Unlock()
+	if wake {
+		o.wake()
+	}
+}
+
+// slowDown ends the reading ahead of consumers that are slow, and asks their shards to take back what waits for them. It is
+// called by the writer.
+func (c *Conn) slowDown() {
+	s := &c.writing
+	s.slowing = c.out.takeSlowing(s.slowing[:0])
+	for i, of := range s.slowing {
+		s.stage.slowDown(of)
+		s.slowing[i] = nil
+	}
+	if len(s.slowing) > 0 {
+		c.settleWritten()
+	}
+}
+
+// takeSlowing appends to cs the consumers that are to be slowed.
+func (o *outbox) takeSlowing(cs []*consumer) []*consumer {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	cs = append(cs, o.slowing...)
+	clear(o.slowing)
+	o.slowing = o.slowing[:0]
+	return cs
+}
+
+// slowed is a command with which a consumer was slowed.
+type slowed struct {
+	consumer *consumer
+	command  uint32
+	credit   uint32 // what it said
+	returns  bool   // it asked for what is retained
+}
+
+// slowDown stages that the shard gives a consumer no more than the client may have, and takes back what waits.
+func (s *staging) slowDown(c *consumer) {
+	credit := c.channel.creditOf(c)
+	o := &s.conn.out
+	o.mu.Lock()
+	c.slow, c.ahead = false, 0
+	if c.gone || c.returning {
+		o.mu.Unlock()
+		return
+	}
+	if c.room() == 0 { // otherwise the client gets it now
+		c.retained = c.waiting.all()
+		c.returning = len(c.retained) > 0
+	}
+	retained := c.retained
+	o.mu.Unlock()
+	b := s.batch(c.shard)
+	b.seal()
+	b.slowed = append(b.slowed, slowed{c, b.Commands, credit, len(retained) > 0})
+	if n := len(retained); n > 0 {
+		b.GiveBack(c.id, credit, retained[0].ID, retained[n-1].ID)
+	} else {
+		b.Credit(c.id, credit)
+	}
+}
+
+// slowedDown is the answer to slowDown. When the shard did not take back what was retained, since it had given more, then the
+// client has acknowledged something meanwhile, and gets it.
+func (o *outbox) slowedDown(s *slowed, code queue.ResultCode) {
+	c := s.consumer
+	now := c.channel.creditOf(c)
+	o.mu.Lock()
+	if s.returns {
+		if code == queue.Later && !c.gone {
+			c.waiting.unpop(c.retained)
+		}
+		c.returning, c.retained = false, nil
+	}
+	if !c.gone && !c.slow && now != s.credit { // changed meanwhile, and what was said last may not be what the shard has heard last
+		c.slow = true
+		o.slowing = append(o.slowing, c)
+	}
+	wake := o.list(c) || c.slow
+	o.mu.Unlock()
+	if wake {
+		o.wake()
+	}
+}

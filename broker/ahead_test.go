@@ -1,0 +1,237 @@
+package broker_test
+
+import (
+	"context"
+	"encoding/binary"
+	"math/rand/v2"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/warrenmq/warren/broker"
+	"github.com/warrenmq/warren/internal/amqptest"
+	"github.com/warrenmq/warren/raftfsm/queue"
+)
+
+const aheadPrefetch = 64
+
+// reader is a client with one consumer, which checks what comes.
+type reader struct {
+	*client
+	ch    *broker.Channel
+	acked int // of got
+}
+
+// newReader makes a reader of the queue q.
+func newReader(t *testing.T, c *amqptest.Cluster, prefetch uint16) *reader {
+	r := &reader{client: newClient(t, c)}
+	r.run(func() error {
+		r.ch = r.conn.OpenChannel(1)
+		if err := r.ch.Qos(0, prefetch, false); err != nil {
+			return err
+		}
+		_, err := r.ch.DeclareQueue(t.Context(), &broker.QueueDeclare{Name: "q", Durable: true})
+		return err
+	})
+	return r
+}
+
+// consume starts the consumer.
+func (r *reader) consume() {
+	r.run(func() error {
+		if _, err := r.ch.Consume(context.Background(), &broker.Consume{Queue: "q", Tag: "t"}); err != nil {
+			return err
+		}
+		r.ch.Started("t")
+		return nil
+	})
+}
+
+// ack acknowledges all that has come, or the first n, and returns how much that is.
+func (r *reader) ack(n int) int {
+	r.mu.Lock()
+	tags := r.tags[r.acked:]
+	tags = tags[:min(n, len(tags))]
+	r.mu.Unlock()
+	if len(tags) == 0 {
+		return 0
+	}
+	r.run(func() error { return r.ch.Ack(tags[len(tags)-1], true) })
+	r.acked += len(tags)
+	return len(tags)
+}
+
+// publishTo publishes messages with consecutive numbers from first on.
+func publishTo(t *testing.T, c *amqptest.Cluster, first, n int) {
+	k := newClient(t, c)
+	defer k.close()
+	k.run(func() error {
+		ch := k.conn.OpenChannel(1)
+		for i := range n {
+			body := binary.BigEndian.AppendUint32(nil, uint32(first+i))
+			if err := ch.Publish(t.Context(), &broker.Publish{RoutingKey: []byte("q"), Properties: []byte{0, 0}, Body: body}); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+}
+
+// wantNumbers checks that the messages have consecutive numbers, and that none came again.
+func (r *reader) wantNumbers(first int) {
+	r.t.Helper()
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for i, body := range r.got {
+		if n := int(binary.BigEndian.Uint32(body)); n != first+i {
+			r.t.Fatalf("message %d is number %d, want %d", i, n, first+i)
+		}
+		if r.redelivered[i] {
+			r.t.Fatalf("message %d is redelivered", i)
+		}
+	}
+}
+
+// TestReadAhead: a fast consumer does not wait for its acknowledgements to be in the log, has never more than its prefetch limit,
+// and keeps nothing from others when it gets slow.
+func TestReadAhead(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		const messages, delay = 20_000, 5 * time.Millisecond
+		c := amqptest.NewAsyncCluster(t, broker.Options{})
+		defer c.Stop()
+		r := newReader(t, c, aheadPrefetch)
+		defer r.close()
+		publishTo(t, c, 0, messages)
+		c.SetDelay(delay)
+		r.consume()
+		began := time.Now()
+		const part = messages / 2
+		for r.acked < part {
+			r.await(func() bool { return len(r.tags) > r.acked })
+			synctest.Wait()
+			if out := len(r.tags) - r.acked; out > aheadPrefetch {
+				t.Fatalf("the client has %d deliveries, its limit is %d", out, aheadPrefetch)
+			}
+			r.ack(aheadPrefetch / 2)
+		}
+		// Without reading ahead it would get half a limit for each delay.
+		if took, least := time.Since(began), part/aheadPrefetch*delay; took > least/4 {
+			t.Errorf("%d messages took %v, waiting for each acknowledgement %v", part, took, least)
+		}
+		// It stops. What it has not been sent is free again soon.
+		time.Sleep(200 * time.Millisecond)
+		id := c.Find("q").ID
+		if n := c.Holds(id); n.Unsettled != aheadPrefetch || int(n.Ready) != messages-r.acked-aheadPrefetch {
+			t.Errorf("%d acknowledged, the queue holds %+v", r.acked, n)
+		}
+		other := newReader(t, c, 10)
+		defer other.close()
+		other.consume()
+		other.await(func() bool { return len(other.got) == 10 })
+		other.wantNumbers(len(r.got))
+		r.wantNumbers(0)
+	})
+}
+
+// TestReadAheadEnds: what has not been sent when the consumer, or its channel, ends goes back as it was; what has been sent, is
+// redelivered.
+func TestReadAheadEnds(t *testing.T) {
+	for name, end := range map[string]func(r *reader) error{
+		"cancel":  func(r *reader) error { return r.ch.Cancel(context.Background(), "t") },
+		"channel": func(r *reader) error { r.ch.Close(context.Background()); return nil },
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				c := amqptest.NewAsyncCluster(t, broker.Options{})
+				defer c.Stop()
+				r := newReader(t, c, aheadPrefetch)
+				defer r.close()
+				publishTo(t, c, 0, 4000)
+				c.SetDelay(time.Millisecond)
+				r.consume()
+				for r.acked < 1000 {
+					r.await(func() bool { return len(r.tags) > r.acked })
+					r.ack(aheadPrefetch)
+				}
+				synctest.Wait()
+				id := c.Find("q").ID
+				if n := c.Holds(id); n.Unsettled <= aheadPrefetch {
+					t.Fatalf("it has not read ahead: %+v", n)
+				}
+				r.run(func() error { return end(r) })
+				time.Sleep(10 * time.Millisecond)
+				sent := len(r.got)
+				want := queue.Counts{Ready: uint64(4000 - r.acked), Unsettled: 0}
+				if name == "cancel" { // it keeps what it has
+					want = queue.Counts{Ready: uint64(4000 - sent), Unsettled: uint64(sent - r.acked)}
+				}
+				if n := c.Holds(id); n.Ready != want.Ready || n.Unsettled != want.Unsettled {
+					t.Errorf("the queue holds %+v, want %+v", n, want)
+				}
+				other := newReader(t, c, 200)
+				defer other.close()
+				other.consume()
+				other.await(func() bool { return len(other.got) == 200 })
+				first := 4000 - int(want.Ready)
+				for i, body := range other.got {
+					if n := int(binary.BigEndian.Uint32(body)); n != first+i {
+						t.Fatalf("message %d is number %d, want %d", i, n, first+i)
+					}
+					if again := first+i < sent; other.redelivered[i] != again {
+						t.Fatalf("number %d, %d were sent: redelivered %t", first+i, sent, other.redelivered[i])
+					}
+				}
+			})
+		})
+	}
+}
+
+// TestReadAheadAtAnyPace: a client that is fast and slow by turns, with limits that change meanwhile, gets each message once and in
+// order, and never more than it may have.
+func TestReadAheadAtAnyPace(t *testing.T) {
+	for seed := range uint64(30) {
+		synctest.Test(t, func(t *testing.T) {
+			const messages = 10_000
+			random := rand.New(rand.NewPCG(seed, 1))
+			c := amqptest.NewAsyncCluster(t, broker.Options{})
+			defer c.Stop()
+			r := newReader(t, c, aheadPrefetch)
+			defer r.close()
+			publishTo(t, c, 0, messages)
+			r.consume()
+			limit := aheadPrefetch
+			lowered, changed := 0, time.Now() // a limit from before, below which deliveries may be on their way
+			for r.acked < messages {
+				switch pick := random.IntN(100); {
+				case pick < 2:
+					time.Sleep(time.Duration(random.IntN(200)) * time.Millisecond)
+				case pick < 10:
+					time.Sleep(time.Duration(random.IntN(5)) * time.Millisecond)
+				case pick < 12:
+					c.SetDelay(time.Duration(random.IntN(60)) * time.Millisecond)
+				case pick < 14:
+					lowered, changed = max(lowered, limit), time.Now()
+					limit = 32 + random.IntN(100)
+					r.run(func() error { r.ch.SetCredit("t", uint32(limit)); return nil })
+				}
+				synctest.Wait()
+				out := len(r.tags) - r.acked
+				if out > max(limit, lowered) {
+					t.Fatalf("the client has %d deliveries, its limit is %d", out, limit)
+				}
+				if out <= limit && time.Since(changed) > time.Second {
+					lowered = 0
+				}
+				if out == 0 {
+					r.await(func() bool { return len(r.tags) > r.acked })
+				}
+				r.ack(1 + random.IntN(limit))
+			}
+			r.wantNumbers(0)
+			time.Sleep(time.Second)
+			if n := c.Holds(c.Find("q").ID); n.Ready != 0 || n.Unsettled != 0 || len(r.got) != messages {
+				t.Errorf("%d came, the queue holds %+v", len(r.got), n)
+			}
+		})
+	}
+}
