@@ -22,6 +22,8 @@ type Surroundings struct {
 	VoteWrite func(write func() error) error
 	// HashEvery is how many entries of a shard lie between two comparisons of the replicas' states (default: pipe's).
 	HashEvery uint64
+	// EntryBytes is the size at which an entry of a shard is sent (default: pipe's). Half a file of the log must hold it.
+	EntryBytes int
 	// SnapshotEvery is how many commands of the catalog lie between two of its snapshots (default 8192), and how many the log
 	// keeps behind one. A small number lets them happen within seconds.
 	SnapshotEvery uint64

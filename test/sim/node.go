@@ -122,7 +122,7 @@ func (r *run) start(ctx context.Context) {
 		ClusterPort: clusterPort, GossipPort: gossipPort, Join: join, Expect: len(s.nodes), Shards: s.plan.shards, Replicas: s.plan.replicas,
 		Store: store, Observer: b, GuestPasswordHash: "x", Version: "sim", Logger: r.log, OnFatal: r.die,
 		Surroundings: cluster.Surroundings{Listen: r.port.Listen, Dial: r.port.Dial, Gossip: r.port, VoteWrite: r.mount.writeVotes,
-			Now: func() time.Time { return s.clock(r.n.number) }, HashEvery: 25, SnapshotEvery: s.plan.snapshots}})
+			Now: func() time.Time { return s.clock(r.n.number) }, HashEvery: 25, EntryBytes: walSize / 4, SnapshotEvery: s.plan.snapshots}})
 	if err != nil {
 		if ctx.Err() == nil {
 			r.die(err)
