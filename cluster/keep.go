@@ -266,7 +266,7 @@ func (c *Cluster) supervise(ctx context.Context) {
 		if c.exchangeSeats() {
 			pause = exchangePeriod
 		}
-		if c.giveAway() {
+		if c.giveAway() || c.giveAwayForClock() {
 			pause = exchangePeriod
 		} else {
 			c.giveBack(time.Now())
@@ -380,6 +380,7 @@ func (c *Cluster) giveBack(now time.Time) {
 			preferred[sh.ID] = sh.Preferred
 		}
 	})
+	clocks := c.clocks.view()
 	for _, s := range c.shards() {
 		node := preferred[s.id]
 		if _, ok := s.leading(); !ok || node == c.Self().Node || node == 0 {
@@ -387,7 +388,8 @@ func (c *Cluster) giveBack(now time.Time) {
 		}
 		uuid := c.uuidOf(node)
 		p := c.watcher.info(uuid)
-		if p.state != pipe.PeerAlive || now.Sub(p.since) < balanceAfter || p.status.GetDraining() || !c.upToDate(s.group, p) {
+		if p.state != pipe.PeerAlive || now.Sub(p.since) < balanceAfter || p.status.GetDraining() || !c.upToDate(s.group, p) ||
+			p.status.GetClockOff() || clocks.Off(uuid, clocks.Bound) {
 			continue
 		}
 		s.handTo(c.ctx, uuid)
@@ -452,9 +454,9 @@ func (p *pace) before(group uint32) uint64 {
 // transferTimeout bounds the wait for a transfer; the library gives up after an election timeout.
 const transferTimeout = 2 * electionTimeout
 
-// handTo moves the leadership to a node's seat and waits until that has ended, one way or the other. Meanwhile this seat takes
-// nothing new: the library would refuse it.
-func (g *group) handTo(ctx context.Context, uuid string) {
+// handTo moves the leadership to a node's seat and waits until that has ended, one way or the other; moved: this seat leads no
+// more. Meanwhile it takes nothing new: the library would refuse it.
+func (g *group) handTo(ctx context.Context, uuid string) (moved bool) {
 	g.mu.Lock()
 	r, quit := g.running.Load(), g.quit
 	g.mu.Unlock()
@@ -463,7 +465,7 @@ func (g *group) handTo(ctx context.Context, uuid string) {
 		return s.Suffrage == raft.Voter && raftnet.NodeOf(string(s.ID)) == uuid
 	})
 	if r == nil || at < 0 {
-		return
+		return false
 	}
 	g.setLeads(false, 0)
 	g.parts.follow()
@@ -482,7 +484,9 @@ func (g *group) handTo(ctx context.Context, uuid string) {
 	if r.State() == raft.Leader { // it stays here
 		g.establish(r, quit)
 		g.parts.changed()
+		return false
 	}
+	return true
 }
 
 // handOver moves all leaderships to other nodes before this one stops.
@@ -491,12 +495,8 @@ func (c *Cluster) handOver(ctx context.Context) {
 		if _, ok := g.leading(); !ok || ctx.Err() != nil {
 			continue
 		}
-		for _, s := range g.members() {
-			uuid := raftnet.NodeOf(string(s.ID))
-			if p := c.watcher.info(uuid); uuid != c.identity.UUID && p.state == pipe.PeerAlive && !p.status.GetDraining() && c.upToDate(g, p) {
-				g.handTo(ctx, uuid)
-				break
-			}
+		if uuid := c.successor(g, c.otherNodes(), anyClock); uuid != "" {
+			g.handTo(ctx, uuid)
 		}
 	}
 }
