@@ -39,10 +39,16 @@ type clocks struct {
 
 	mu       sync.Mutex // guards what follows
 	verdict  skew.Verdict
-	disagree bool // nobody can tell which clocks are right
+	disagree bool          // nobody can tell which clocks are right
+	entries  skew.Steady   // what entries are written by
+	follows  time.Duration // what it follows, when the monotonic clock began; 0: this node's own clock
 }
 
-func newClocks(c *Cluster) *clocks { return &clocks{c: c, began: time.Now()} }
+func newClocks(c *Cluster) *clocks {
+	k := &clocks{c: c, began: time.Now()}
+	k.entries.Set(time.Duration(c.o.Surroundings.Now().UnixNano()), k.now())
+	return k
+}
 
 // now is the monotonic clock.
 func (k *clocks) now() time.Duration { return time.Since(k.began) }
@@ -68,6 +74,39 @@ func (k *clocks) measure(ctx context.Context, uuid string, control nodev1.Contro
 		case <-ctx.Done():
 			return
 		}
+	}
+}
+
+// entryTime is the time for entries that this node writes. It is not the wall clock, which somebody may set: what is due would
+// be so at once, or not for long. It goes on with the monotonic clock and follows the wall clock slowly, and only while that is not
+// off; it makes a step when clocks of a majority agree that it is wrong.
+func (k *clocks) entryTime() time.Time {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	now := k.now()
+	return time.Unix(0, int64(k.entryTimeAt(now)))
+}
+
+// entryTimeAt is entryTime at a time of the monotonic clock. mu is held.
+func (k *clocks) entryTimeAt(now time.Duration) time.Duration {
+	follows := k.follows + now
+	if k.follows == 0 {
+		follows = time.Duration(k.c.o.Surroundings.Now().UnixNano())
+	}
+	return k.entries.Time(follows, now)
+}
+
+// refer lets entries go by the clock that is right, as far as a view tells. mu is held.
+func (k *clocks) refer(v skew.View) {
+	r, own, attested := v.Reference(k.c.identity.UUID)
+	if k.follows = r.Middle(); own {
+		k.follows = 0
+	}
+	now := k.now()
+	right := r.Middle() + now
+	if behind := right - k.entryTimeAt(now); attested && max(behind, -behind) > v.Bound {
+		k.c.log.Warn("the time of entries is set right by the clocks of a majority", "by", behind.Round(time.Millisecond))
+		k.entries.Set(right, now)
 	}
 }
 
@@ -120,6 +159,7 @@ func (k *clocks) look(v skew.View) {
 	off, disagree := k.verdict.Look(v, self), v.Disagree()
 	undecided := disagree && !k.disagree
 	k.disagree = disagree
+	k.refer(v)
 	k.mu.Unlock()
 	if undecided {
 		log.Warn("the nodes' clocks differ and no majority of them agrees: leaders stay where they are", "bound", v.Bound)

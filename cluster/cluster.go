@@ -321,7 +321,7 @@ func (c *Cluster) hasCatalog() bool { return c.hasSeat.Load() }
 // takePart makes the pipes and waits until clients can be served.
 func (c *Cluster) takePart(ctx context.Context) (err error) {
 	self := c.Self()
-	if c.local, err = pipe.NewLocalHost(pipe.LocalOptions{Shard: self.Local, Logger: c.log, QueuesDeleted: c.forgetter.forget}); err != nil {
+	if c.local, err = pipe.NewLocalHost(pipe.LocalOptions{Shard: self.Local, Logger: c.log, QueuesDeleted: c.forgetter.forget, Now: c.clocks.entryTime}); err != nil {
 		return err
 	}
 	if c.server, err = pipe.NewServer(pipe.ServerOptions{Hosts: hosts{c}, Logger: c.log}); err != nil {

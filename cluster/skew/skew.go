@@ -29,6 +29,9 @@ func (r Reading) Ahead(of Reading) time.Duration {
 	return (r.Low-of.Low)/2 + (r.High-of.High)/2
 }
 
+// Middle is the best guess.
+func (r Reading) Middle() time.Duration { return r.Low + (r.High-r.Low)/2 }
+
 // apart tells whether two clocks differ by more than a bound, whatever the truth within the readings.
 func (r Reading) apart(o Reading, bound time.Duration) bool {
 	return r.Low-o.High > bound || o.Low-r.High > bound
@@ -90,6 +93,20 @@ func (v View) Ahead(node string) time.Duration {
 		}
 	}
 	return 0
+}
+
+// Reference is the clock that a node should go by: its own, unless that is off, then one that is right. attested: a majority of
+// several agrees with it.
+func (v View) Reference(node string) (r Reading, own, attested bool) {
+	if !v.Off(node, v.Bound) {
+		return v.Clocks[node], true, len(v.Clocks) > 1 && v.Right(node)
+	}
+	for _, other := range slices.Sorted(maps.Keys(v.Clocks)) {
+		if v.Right(other) {
+			return v.Clocks[other], false, true
+		}
+	}
+	return v.Clocks[node], true, false
 }
 
 // Disagree tells whether clocks differ by more than the bound and none of them is right.
