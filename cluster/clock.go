@@ -68,6 +68,7 @@ func (k *clocks) measure(ctx context.Context, uuid string, control nodev1.Contro
 			return
 		case err == nil && r.Uuid == uuid && answered-asked <= maxClockWait:
 			k.c.watcher.clockIs(uuid, skew.Read(time.Unix(0, r.UnixNanos), asked, answered), answered)
+			k.refer(k.view()) // at once: a node that has just started may be elected next
 		}
 		select {
 		case <-ticker.C:
@@ -96,8 +97,10 @@ func (k *clocks) entryTimeAt(now time.Duration) time.Duration {
 	return k.entries.Time(follows, now)
 }
 
-// refer lets entries go by the clock that is right, as far as a view tells. mu is held.
+// refer lets entries go by the clock that is right, as far as a view tells.
 func (k *clocks) refer(v skew.View) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
 	r, own, attested := v.Reference(k.c.identity.UUID)
 	if k.follows = r.Middle(); own {
 		k.follows = 0
@@ -159,8 +162,8 @@ func (k *clocks) look(v skew.View) {
 	off, disagree := k.verdict.Look(v, self), v.Disagree()
 	undecided := disagree && !k.disagree
 	k.disagree = disagree
-	k.refer(v)
 	k.mu.Unlock()
+	k.refer(v)
 	if undecided {
 		log.Warn("the nodes' clocks differ and no majority of them agrees: leaders stay where they are", "bound", v.Bound)
 	}

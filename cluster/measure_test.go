@@ -37,7 +37,7 @@ func TestMeasuring(t *testing.T) {
 	const ms = time.Millisecond
 	measured := func(s *slowClock, f func(k *clocks)) {
 		synctest.Test(t, func(t *testing.T) {
-			c := &Cluster{identity: identity{UUID: "a"}, o: Options{MaxClockSkew: 5 * time.Second}}
+			c := &Cluster{identity: identity{UUID: "a"}, log: slog.New(slog.DiscardHandler), o: Options{MaxClockSkew: 5 * time.Second}}
 			c.o.Surroundings.setDefaults()
 			ctx, cancel := context.WithCancel(t.Context())
 			defer cancel()
@@ -115,9 +115,7 @@ func TestEntryTime(t *testing.T) {
 					v.Nodes++
 					v.Clocks[string(rune('b'+i))] = r
 				}
-				k.mu.Lock()
 				k.refer(v)
-				k.mu.Unlock()
 				return k.entryTime().Sub(time.Now())
 			}
 			if ahead := look(); ahead != tc.ahead {
