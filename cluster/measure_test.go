@@ -3,6 +3,7 @@ package cluster
 import (
 	"context"
 	"log/slog"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -19,7 +20,8 @@ import (
 type slowClock struct {
 	nodev1.ControlClient
 	ahead, there, back time.Duration
-	old                bool // its program knows no such question
+	old                bool        // its program knows no such question
+	worse              atomic.Bool // its clock has been set and its answers take too long
 }
 
 func (s *slowClock) Clock(ctx context.Context, _ *nodev1.ClockRequest, _ ...grpc.CallOption) (*nodev1.ClockResponse, error) {
@@ -27,8 +29,12 @@ func (s *slowClock) Clock(ctx context.Context, _ *nodev1.ClockRequest, _ ...grpc
 		return nil, status.Error(codes.Unimplemented, "")
 	}
 	time.Sleep(s.there)
-	shown := time.Now().Add(s.ahead)
-	time.Sleep(s.back)
+	ahead, back := s.ahead, s.back
+	if s.worse.Load() {
+		ahead, back = time.Hour, 501*time.Millisecond
+	}
+	shown := time.Now().Add(ahead)
+	time.Sleep(back)
 	return &nodev1.ClockResponse{Uuid: "b", UnixNanos: shown.UnixNano()}, nil // too late or not: this process may have been stopped
 }
 
@@ -70,7 +76,7 @@ func TestMeasuring(t *testing.T) {
 	}
 	slow := &slowClock{}
 	measured(slow, func(k *clocks) {
-		slow.ahead, slow.back = time.Hour, 501*ms // what comes now is of no use
+		slow.worse.Store(true)
 		time.Sleep(3 * clockPeriod)
 		if v := k.view(); !v.Right("b") {
 			t.Errorf("slow answers take the place of good ones: %+v", v)
@@ -116,7 +122,7 @@ func TestEntryTime(t *testing.T) {
 					v.Clocks[string(rune('b'+i))] = r
 				}
 				k.refer(v)
-				return k.entryTime().Sub(time.Now())
+				return time.Until(k.entryTime())
 			}
 			if ahead := look(); ahead != tc.ahead {
 				t.Errorf("%s: entries are %v ahead", tc.name, ahead)
