@@ -46,6 +46,8 @@ type Options struct {
 	Expect        int      // size of the cluster to begin; 0 or 1 without Join: this node alone
 	Shards        int      // of a cluster that begins; default 16
 	Replicas      int      // of each shard; default 3
+	// MaxClockSkew is how far a node's clock may differ from those of a majority before the node is to lead nothing (default 5 s).
+	MaxClockSkew time.Duration
 
 	Store             *storage.Store
 	Observer          broker.CatalogObserver
@@ -75,7 +77,7 @@ type Resources struct {
 
 func (o *Options) validate() error {
 	o.Advertise = cmp.Or(o.Advertise, o.Host)
-	o.Shards, o.Replicas = cmp.Or(o.Shards, 16), cmp.Or(o.Replicas, 3)
+	o.Shards, o.Replicas, o.MaxClockSkew = cmp.Or(o.Shards, 16), cmp.Or(o.Replicas, 3), cmp.Or(o.MaxClockSkew, 5*time.Second)
 	o.Surroundings.setDefaults()
 	if o.OnRemoved == nil {
 		o.OnRemoved = func() { o.OnFatal(ErrRemoved) }
@@ -83,6 +85,8 @@ func (o *Options) validate() error {
 	switch {
 	case o.DataDir == "" || o.Name == "" || o.Host == "" || o.Store == nil || o.Observer == nil || o.Logger == nil || o.OnFatal == nil:
 		return errors.New("cluster options: a required one is missing")
+	case o.MaxClockSkew < 0:
+		return fmt.Errorf("cluster options: clocks may differ by %v", o.MaxClockSkew)
 	case o.Shards < 1 || o.Shards >= int(queue.LocalShard) || o.Replicas < 1:
 		return fmt.Errorf("cluster options: %d shards with %d replicas", o.Shards, o.Replicas)
 	}
@@ -106,6 +110,7 @@ type Cluster struct {
 	watcher   *watcher
 	forgetter *forgetter
 	strangers *strangers
+	clocks    *clocks
 
 	ctx    context.Context // ends with the cluster
 	end    context.CancelFunc
@@ -219,7 +224,7 @@ func (c *Cluster) open() (err error) {
 	}})
 	c.catalog, c.leases, c.follower = newCatalogSeat(c), newLeases(c), newFollower(c)
 	c.leaders, c.watcher, c.forgetter = newLeaderTable(c), newWatcher(c.ctx, c), newForgetter(c)
-	c.strangers = newStrangers(c)
+	c.strangers, c.clocks = newStrangers(c), newClocks(c)
 	c.work.Go(c.serveNodes)
 	c.work.Go(func() { c.strangers.meet(c.ctx) })
 	g, err := gossip.Start(gossip.Options{Self: c.member(), Bind: c.o.Host, Port: c.o.GossipPort, Advertise: c.o.Advertise,
@@ -305,7 +310,7 @@ func (c *Cluster) takeSeat(context.Context) error {
 		return err
 	}
 	c.hasSeat.Store(true)
-	for _, run := range []func(context.Context){c.follower.run, c.forgetter.run, c.campaign, c.place, c.supervise, c.checkpoint} {
+	for _, run := range []func(context.Context){c.follower.run, c.forgetter.run, c.campaign, c.place, c.supervise, c.checkpoint, c.clocks.compare} {
 		c.work.Go(func() { run(c.ctx) })
 	}
 	return nil
@@ -316,7 +321,7 @@ func (c *Cluster) hasCatalog() bool { return c.hasSeat.Load() }
 // takePart makes the pipes and waits until clients can be served.
 func (c *Cluster) takePart(ctx context.Context) (err error) {
 	self := c.Self()
-	if c.local, err = pipe.NewLocalHost(pipe.LocalOptions{Shard: self.Local, Logger: c.log, QueuesDeleted: c.forgetter.forget}); err != nil {
+	if c.local, err = pipe.NewLocalHost(pipe.LocalOptions{Shard: self.Local, Logger: c.log, QueuesDeleted: c.forgetter.forget, Now: c.clocks.entryTime}); err != nil {
 		return err
 	}
 	if c.server, err = pipe.NewServer(pipe.ServerOptions{Hosts: hosts{c}, Logger: c.log}); err != nil {

@@ -379,6 +379,8 @@ type nodesView interface {
 	maybeLeads(uuid string) bool
 	// leaderElsewhere tells whether a node that lives takes another for the group's leader that may still be it.
 	leaderElsewhere(group uint32) bool
+	// yields tells whether this node would not lead for long, so that the others are to stand first.
+	yields() bool
 }
 
 // consider lets this seat stand for election when the group has no leader that lives. A seat that is behind is refused by
@@ -403,6 +405,9 @@ func (g *group) consider(now time.Time, nodes nodesView) {
 	}
 	rank, living, voters := g.rank(nodes.alive)
 	led := nodes.leaderElsewhere(g.id)
+	if rank >= 0 && nodes.yields() {
+		rank += living
+	}
 	g.mu.Lock()
 	g.led = time.Time{}
 	if g.lonely.IsZero() {

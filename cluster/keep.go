@@ -267,7 +267,7 @@ func (c *Cluster) supervise(ctx context.Context) {
 		if c.exchangeSeats() {
 			pause = exchangePeriod
 		}
-		if c.giveAway() {
+		if c.giveAway() || c.giveAwayForClock() {
 			pause = exchangePeriod
 		} else {
 			c.giveBack(time.Now())
@@ -381,6 +381,7 @@ func (c *Cluster) giveBack(now time.Time) {
 			preferred[sh.ID] = sh.Preferred
 		}
 	})
+	clocks := c.clocks.view()
 	for _, s := range c.shards() {
 		node := preferred[s.id]
 		if _, ok := s.leading(); !ok || node == c.Self().Node || node == 0 {
@@ -388,12 +389,12 @@ func (c *Cluster) giveBack(now time.Time) {
 		}
 		uuid := c.uuidOf(node)
 		p := c.watcher.info(uuid)
-		if p.state != pipe.PeerAlive || now.Sub(p.since) < balanceAfter || p.status.GetDraining() || !c.upToDate(s.group, p) {
+		if p.state != pipe.PeerAlive || now.Sub(p.since) < balanceAfter || p.status.GetDraining() || !c.upToDate(s.group, p) ||
+			p.status.GetClockOff() || clocks.Off(uuid, clocks.Bound) || !s.mayTake(uuid) {
 			continue
 		}
-		if s.handTo(c.ctx, uuid) {
-			return // one at a time
-		}
+		s.handTo(c.ctx, uuid)
+		return // one at a time
 	}
 }
 
@@ -454,9 +455,9 @@ func (p *pace) before(group uint32) uint64 {
 // transferTimeout bounds the wait for a transfer; the library gives up after an election timeout.
 const transferTimeout = 2 * electionTimeout
 
-// handTo moves the leadership to a node's seat and waits until that has ended, one way or the other. Meanwhile this seat takes
-// nothing new: the library would refuse it. It returns false when it did not try: the node has no vote, or see mayHandTo.
-func (g *group) handTo(ctx context.Context, uuid string) bool {
+// handTo moves the leadership to a node's seat and waits until that has ended, one way or the other; moved: this seat leads no
+// more. Meanwhile it takes nothing new: the library would refuse it. It is not tried with a seat of which mayHandTo is false.
+func (g *group) handTo(ctx context.Context, uuid string) (moved bool) {
 	g.mu.Lock()
 	r, quit := g.running.Load(), g.quit
 	g.mu.Unlock()
@@ -489,6 +490,7 @@ func (g *group) handTo(ctx context.Context, uuid string) bool {
 	if r.State() == raft.Leader { // it stays here
 		g.establish(r, quit)
 		g.parts.changed()
+		return false
 	}
 	return true
 }
@@ -500,6 +502,14 @@ func (g *group) mayHandTo(to raft.ServerID, term uint64) bool {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	return term != g.unansweredIn || !slices.Contains(g.unanswered, to)
+}
+
+// mayTake tells whether a node has a vote and may be offered the leadership in the present term.
+func (g *group) mayTake(uuid string) bool {
+	r := g.instance()
+	return r != nil && slices.ContainsFunc(g.members(), func(s raft.Server) bool {
+		return s.Suffrage == raft.Voter && raftnet.NodeOf(string(s.ID)) == uuid && g.mayHandTo(s.ID, r.CurrentTerm())
+	})
 }
 
 func (g *group) noteUnanswered(to raft.ServerID, term uint64) {
@@ -523,12 +533,8 @@ func (c *Cluster) handOver(ctx context.Context) {
 		if _, ok := g.leading(); !ok || ctx.Err() != nil {
 			continue
 		}
-		for _, s := range g.members() {
-			uuid := raftnet.NodeOf(string(s.ID))
-			if p := c.watcher.info(uuid); uuid != c.identity.UUID && p.state == pipe.PeerAlive && !p.status.GetDraining() && c.upToDate(g, p) &&
-				g.handTo(ctx, uuid) {
-				break
-			}
+		if uuid := c.successor(g, c.otherNodes(), anyClock); uuid != "" {
+			g.handTo(ctx, uuid)
 		}
 	}
 }

@@ -6,7 +6,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 )
 
-// Metrics shows which groups this node leads and how far its replicas are. It may be gathered once Start has returned.
+// Metrics shows which groups this node leads, how far its replicas are, and whether its clock is off. It may be gathered once Start has returned.
 func (c *Cluster) Metrics() prometheus.Collector { return groupMetrics{c} }
 
 type groupMetrics struct{ c *Cluster }
@@ -16,12 +16,13 @@ var (
 	shardApplied  = prometheus.NewDesc("warren_shard_applied_index", "Index of the last log entry that this node's replica of the shard has applied.",
 		[]string{"shard"}, nil)
 	catalogLeader01 = prometheus.NewDesc("warren_catalog_leader", "1 when this node leads the catalog, 0 when it follows.", nil, nil)
+	clockOff01      = prometheus.NewDesc("warren_clock_off", "1 when this node's clock differs from those of a majority, so that it is to lead nothing.", nil, nil)
 	catalogApplied  = prometheus.NewDesc("warren_catalog_applied_index", "Index of the last log entry that this node's copy of the catalog has applied.", nil, nil)
 )
 
 // Describe implements prometheus.Collector.
 func (groupMetrics) Describe(descriptions chan<- *prometheus.Desc) {
-	for _, d := range []*prometheus.Desc{shardLeader01, shardApplied, catalogLeader01, catalogApplied} {
+	for _, d := range []*prometheus.Desc{shardLeader01, shardApplied, catalogLeader01, catalogApplied, clockOff01} {
 		descriptions <- d
 	}
 }
@@ -36,6 +37,11 @@ func (m groupMetrics) Collect(metrics chan<- prometheus.Metric) {
 		metrics <- prometheus.MustNewConstMetric(leader01, prometheus.GaugeValue, leads, labels...)
 		metrics <- prometheus.MustNewConstMetric(appliedIndex, prometheus.GaugeValue, float64(applied), labels...)
 	}
+	off := 0.0
+	if m.c.clocks.off.Load() {
+		off = 1
+	}
+	metrics <- prometheus.MustNewConstMetric(clockOff01, prometheus.GaugeValue, off)
 	if m.c.hasCatalog() {
 		tell(m.c.catalog.group, m.c.catalog.at(), catalogLeader01, catalogApplied)
 	}

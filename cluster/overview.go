@@ -11,6 +11,7 @@ import (
 	"github.com/warrenmq/warren/cluster/pipe"
 	"github.com/warrenmq/warren/cluster/place"
 	"github.com/warrenmq/warren/cluster/raftnet"
+	"github.com/warrenmq/warren/cluster/skew"
 	nodev1 "github.com/warrenmq/warren/proto/node/v1"
 	"github.com/warrenmq/warren/raftfsm/catalog"
 	"github.com/warrenmq/warren/raftfsm/queue"
@@ -66,7 +67,8 @@ type Member struct {
 	DiskFreeBytes  uint64 `json:"disk_free_bytes"`
 	DiskTotalBytes uint64 `json:"disk_total_bytes"`
 	Alarm          string `json:"alarm"`
-	SkewMillis     int64  `json:"clock_skew_ms"` // how far its clock is ahead of the viewing node's, about
+	SkewMillis     int64  `json:"clock_skew_ms"` // how far its clock is ahead of the viewing node's, about; 0: or not known
+	ClockOff       bool   `json:"clock_off"`     // it differs from those of a majority: the node is to lead nothing
 }
 
 // Group is a Raft group: the catalog or a shard.
@@ -104,7 +106,7 @@ type Replica struct {
 
 // Overview tells how the cluster is. Any member can.
 func (c *Cluster) Overview() *Overview {
-	v := &viewer{c: c, peers: c.watcher.all(), directory: c.directory.Load()}
+	v := &viewer{c: c, peers: c.watcher.all(), directory: c.directory.Load(), clocks: c.clocks.view()}
 	own := c.status()
 	v.peers[c.identity.UUID] = peerInfo{state: pipe.PeerAlive, status: own}
 	o := &Overview{ClusterID: c.clusterID(), Node: c.o.Name, Time: time.Now().UTC().Truncate(time.Millisecond), Problems: []string{}}
@@ -126,7 +128,7 @@ func (c *Cluster) Overview() *Overview {
 			g.Healthy, g.Settled = now.shards[at].Healthy, now.shards[at].Settled
 		}
 		if n := v.directory.byNumber[sh.Preferred]; n != nil && g.Leader != g.Preferred && v.state(n.UUID) == MemberRunning &&
-			!v.peers[n.UUID].status.GetDraining() {
+			!v.peers[n.UUID].status.GetDraining() && !v.peers[n.UUID].status.GetClockOff() {
 			o.LeadersAway++
 		}
 		o.Groups = append(o.Groups, g)
@@ -168,6 +170,7 @@ type viewer struct {
 	c         *Cluster
 	peers     map[string]peerInfo
 	directory *directory
+	clocks    skew.View
 }
 
 // name is how people call a node.
@@ -314,7 +317,7 @@ func (v *viewer) members(groups []Group, shards []*catalog.Shard) []Member {
 		if s := p.status; s != nil {
 			m.Address = s.Address
 			if m.State == MemberRunning {
-				m.Draining, m.Alarm, m.SkewMillis = s.Draining, s.Alarm, p.skew.Milliseconds()
+				m.Draining, m.Alarm, m.ClockOff, m.SkewMillis = s.Draining, s.Alarm, s.ClockOff, v.skew(n.UUID)
 				m.MemoryBytes, m.DiskFreeBytes, m.DiskTotalBytes = s.MemoryBytes, s.DiskFreeBytes, s.DiskTotalBytes
 			}
 		}
@@ -342,6 +345,15 @@ func (v *viewer) members(groups []Group, shards []*catalog.Shard) []Member {
 	return list
 }
 
+// skew is how far a node's clock is ahead of this node's, in milliseconds.
+func (v *viewer) skew(uuid string) int64 {
+	own, other := v.clocks.Clocks[v.c.identity.UUID], v.clocks.Clocks[uuid]
+	if other == (skew.Reading{}) {
+		return 0 // it was not measured
+	}
+	return other.Ahead(own).Milliseconds()
+}
+
 // maxSkew is how far clocks may differ before somebody should look.
 const maxSkew = time.Second
 
@@ -360,13 +372,12 @@ func (c *Cluster) problems(o *Overview) (list []string) {
 			add("node '%s' was let in and does not serve yet", m.Name)
 		case m.Alarm != "":
 			add("node '%s' blocks publishers: %s", m.Name, m.Alarm)
-		case m.SkewMillis > maxSkew.Milliseconds() || m.SkewMillis < -maxSkew.Milliseconds():
-			add("the clock of node '%s' differs by %d ms", m.Name, m.SkewMillis)
 		}
 		if m.Leaving {
 			add("node '%s' leaves, and is to hold %d replicas still", m.Name, m.Replicas)
 		}
 	}
+	c.clockProblems(o.Nodes, add)
 	for i, g := range o.Groups {
 		what := "shard " + g.Name
 		if i == 0 {

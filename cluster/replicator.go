@@ -30,7 +30,7 @@ const (
 
 // Propose implements broker.Replicator.
 func (c *Cluster) Propose(ctx context.Context, cmd *catalog.Command) (catalog.Reply, error) {
-	cmd.TimeMillis, cmd.Proposal = c.o.Surroundings.Now().UnixMilli(), rand.Uint64()|1
+	cmd.TimeMillis, cmd.Proposal = c.clocks.entryTime().UnixMilli(), rand.Uint64()|1
 	data, err := catalog.Encode(cmd)
 	if err != nil {
 		return catalog.Reply{}, err

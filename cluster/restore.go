@@ -340,7 +340,7 @@ type target struct {
 
 func (r *restorer) beginMessage(m *backup.Message) error {
 	r.message = &restoredMessage{left: m.Size}
-	now := r.c.o.Surroundings.Now().UnixMilli()
+	now := r.c.clocks.entryTime().UnixMilli()
 	for i := range m.Places {
 		p := &m.Places[i]
 		q := r.made[p.Queue]

@@ -255,16 +255,11 @@ func (c *Cluster) changed(err error) error {
 
 // handOn gives the leadership to one of the nodes that are wanted, since this one is not; false: none can take it now.
 func (c *Cluster) handOn(g *group, wanted []string) bool {
-	for _, uuid := range wanted {
-		p := c.watcher.info(uuid)
-		votes := slices.ContainsFunc(g.members(), func(s raft.Server) bool {
-			return s.Suffrage == raft.Voter && raftnet.NodeOf(string(s.ID)) == uuid
-		})
-		if votes && p.state == pipe.PeerAlive && !p.status.GetDraining() && c.upToDate(g, p) && g.handTo(c.ctx, uuid) {
-			return true
-		}
+	uuid := c.successor(g, wanted, anyClock)
+	if uuid != "" {
+		g.handTo(c.ctx, uuid)
 	}
-	return false
+	return uuid != ""
 }
 
 // seatOf is a node's seat in a group; empty: it has none.

@@ -53,7 +53,7 @@ func newShard(c *Cluster, id queue.ShardID) (*shard, error) {
 	// The library's own snapshots by count and time are off: checkpoints follow the log's files. Logs go with their files.
 	s.config.SnapshotThreshold, s.config.TrailingLogs = 1<<62, 1<<62
 	s.host, err = pipe.NewHost(pipe.HostOptions{Shard: id, State: queue.New(), Bodies: bodies{store}, Log: s, Logger: c.log,
-		VerifyRead: s.verify, QueuesDeleted: c.forgetter.forget, Grace: sessionGrace, Now: c.o.Surroundings.Now, HashEvery: c.o.Surroundings.HashEvery,
+		VerifyRead: s.verify, QueuesDeleted: c.forgetter.forget, Grace: sessionGrace, Now: c.clocks.entryTime, HashEvery: c.o.Surroundings.HashEvery,
 		EntryBytes: c.o.Surroundings.EntryBytes})
 	if err != nil {
 		return nil, fmt.Errorf("shard %d: %w", id, err)

@@ -15,6 +15,7 @@ import (
 
 	"github.com/warrenmq/warren/cluster/pipe"
 	"github.com/warrenmq/warren/cluster/raftnet"
+	"github.com/warrenmq/warren/cluster/skew"
 	nodev1 "github.com/warrenmq/warren/proto/node/v1"
 	"github.com/warrenmq/warren/raftfsm/queue"
 )
@@ -34,9 +35,11 @@ type peerInfo struct {
 	state  pipe.PeerState
 	since  time.Time      // of the state
 	status *nodev1.Status // the last one; nil: none yet
-	skew   time.Duration  // how far its clock is ahead of this node's, about
 	tried  bool           // it has been heard, or not been reached, at least once
-	end    context.CancelFunc
+
+	clock    skew.Reading  // the last one
+	measured time.Duration // when that was, by clocks.now; 0: never
+	end      context.CancelFunc
 }
 
 const (
@@ -113,9 +116,12 @@ func (w *watcher) listen(ctx context.Context, uuid string) error {
 		return err
 	}
 	ctx, cancel := context.WithCancelCause(ctx)
-	defer cancel(nil)
 	silence := time.AfterFunc(silenceLimit, func() { cancel(errSilentNode) })
 	defer silence.Stop()
+	var measuring sync.WaitGroup
+	defer measuring.Wait()
+	defer cancel(nil)
+	measuring.Go(func() { w.c.clocks.measure(ctx, uuid, control) })
 	stream, err := control.Watch(ctx, &nodev1.WatchRequest{Uuid: w.c.identity.UUID, ClusterId: w.c.clusterID()})
 	if err != nil {
 		return err
@@ -149,7 +155,6 @@ func (w *watcher) heard(uuid string, s *nodev1.Status) {
 	}
 	was, before := p.state, p.status
 	p.status, p.state, p.tried = s, pipe.PeerAlive, true
-	p.skew = time.Duration(s.TimeMillis-w.c.o.Surroundings.Now().UnixMilli()) * time.Millisecond
 	if was != pipe.PeerAlive {
 		p.since = time.Now()
 	}
@@ -164,6 +169,15 @@ func (w *watcher) heard(uuid string, s *nodev1.Status) {
 		w.c.sessionIs(queue.SessionID(s.Session), pipe.PeerAlive)
 	}
 	w.c.leaders.heard(uuid, s)
+}
+
+// clockIs takes a reading of a node's clock.
+func (w *watcher) clockIs(uuid string, r skew.Reading, measured time.Duration) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if p := w.peers[uuid]; p != nil {
+		p.clock, p.measured = r, measured
+	}
 }
 
 // lost decides what the end of a node's stream means. A process that has ended leaves a port that refuses; one that is cut
@@ -296,6 +310,9 @@ func (w *watcher) leaderElsewhere(group uint32) bool {
 	return false
 }
 
+// yields implements nodesView.
+func (w *watcher) yields() bool { return w.c.clocks.off.Load() || w.c.draining.Load() }
+
 // info returns a copy of what is known of a node.
 func (w *watcher) info(uuid string) peerInfo {
 	w.mu.Lock()
@@ -319,8 +336,8 @@ func (w *watcher) all() map[string]peerInfo {
 
 // status is how this node is.
 func (c *Cluster) status() *nodev1.Status {
-	s := &nodev1.Status{Uuid: c.identity.UUID, Name: c.o.Name, ClusterId: c.clusterID(), Session: uint64(c.Self().Session), TimeMillis: c.o.Surroundings.Now().UnixMilli()}
-	s.Draining, s.Idle, s.Address, s.Version = c.draining.Load(), c.idle.Load(), c.member().Address, c.o.Version
+	s := &nodev1.Status{Uuid: c.identity.UUID, Name: c.o.Name, ClusterId: c.clusterID(), Session: uint64(c.Self().Session)}
+	s.Draining, s.ClockOff, s.Idle, s.Address, s.Version = c.draining.Load(), c.clocks.off.Load(), c.idle.Load(), c.member().Address, c.o.Version
 	if c.o.Resources != nil {
 		r := c.o.Resources()
 		s.MemoryBytes, s.DiskFreeBytes, s.DiskTotalBytes, s.Alarm = r.Memory, r.DiskFree, r.DiskTotal, r.Alarm

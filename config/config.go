@@ -38,6 +38,8 @@ type Server struct {
 	Expect   int
 	Shards   int
 	Replicas int
+	// MaxClockSkew is how far the node's clock may differ from those of a majority before it is to lead nothing.
+	MaxClockSkew time.Duration
 
 	MemoryLimit    Memory
 	DiskFreeLimit  Size
@@ -87,6 +89,7 @@ func Register(flags *pflag.FlagSet) *Server {
 	fs.IntVar(&c.Expect, "expect", 0, "size of the cluster to bootstrap; nodes wait for one another")
 	fs.IntVar(&c.Shards, "shards", 16, "Raft groups that share the queues; fixed when the cluster is created")
 	fs.IntVar(&c.Replicas, "replicas", 3, "nodes that hold each shard; fixed when the cluster is created")
+	fs.DurationVar(&c.MaxClockSkew, "max-clock-skew", 5*time.Second, "how far the clock may differ from those of most nodes before leaderships go to others")
 	fs.Var(&c.MemoryLimit, "memory-limit", "memory above which publishers are blocked: 40% or a size such as 2GiB")
 	fs.Var(&c.DiskFreeLimit, "disk-free-limit", "free disk space below which publishers are blocked")
 	fs.DurationVar(&c.ConsumerTimeout, "consumer-timeout", 30*time.Minute, "how long a delivery may stay unsettled before its channel is closed; 0: without end")
@@ -276,6 +279,7 @@ func (c *Server) validate() error {
 	check(c.Shards >= 1 && c.Shards <= 1024, "--shards %d: between 1 and 1024", c.Shards)
 	check(c.Replicas >= 1 && c.Replicas <= 7, "--replicas %d: between 1 and 7", c.Replicas)
 	check(c.Expect >= 0 && c.Expect <= 100, "--expect %d: between 0 and 100", c.Expect)
+	check(c.MaxClockSkew >= time.Second, "--max-clock-skew %s: at least 1s, since what is measured on a busy machine is not surer", c.MaxClockSkew)
 	check(c.ConsumerTimeout >= 0, "--consumer-timeout %s: not below 0", c.ConsumerTimeout)
 	check(c.MaxMessageSize >= 1 && c.MaxMessageSize <= 512<<20, "--max-message-size %s: between 1 and 512MiB", c.MaxMessageSize.String())
 	check(c.WALFileSize >= 1<<20 && c.WALFileSize <= 4<<30, "--wal-file-size %s: between 1MiB and 4GiB", c.WALFileSize.String())

@@ -166,7 +166,7 @@ func (n *Node) startCluster(ctx context.Context, version string) (*cluster.Clust
 	defer cancel()
 	c := n.config
 	return cluster.Start(joining, cluster.Options{DataDir: c.DataDir, Name: c.Name, Host: c.Host, Advertise: c.Advertise,
-		ClusterPort: c.ClusterPort, GossipPort: c.GossipPort, Join: c.Join, Expect: c.Expect, Shards: c.Shards, Replicas: c.Replicas,
+		ClusterPort: c.ClusterPort, GossipPort: c.GossipPort, Join: c.Join, Expect: c.Expect, Shards: c.Shards, Replicas: c.Replicas, MaxClockSkew: c.MaxClockSkew,
 		Store: n.store, Observer: n.broker, Logger: n.log, GuestPasswordHash: guest, Version: version, OnFatal: n.stopFor,
 		GossipKeyFile: c.GossipKeyFile, Waiting: func(why string) { n.waiting.Store(&why) }, Surroundings: n.surroundings(), Resources: n.resources, OnEmptied: n.closeClients, OnRemoved: func() { close(n.left) }})
 }

@@ -46,7 +46,7 @@ func NewHost(o HostOptions) (*Host, error) {
 		return nil, err
 	}
 	h := &Host{o: o, state: o.State, attached: map[queue.SessionID]*attachment{}}
-	h.proposer.log, h.proposer.now = o.Log, h.nowMillis
+	h.proposer.log, h.proposer.now = o.Log, func() int64 { return o.Now().UnixMilli() }
 	h.proposer.entryBytes, h.proposer.inFlight, h.proposer.maxPending = o.EntryBytes, o.InFlight, o.PendingBytes
 	h.peers.init()
 	h.applied.Store(appliedBy(o.State))
@@ -54,7 +54,8 @@ func NewHost(o HostOptions) (*Host, error) {
 	return h, nil
 }
 
-func (h *Host) nowMillis() int64 { return h.o.Now().UnixMilli() }
+// nowMillis is the time in the machine's terms, if this host leads.
+func (h *Host) nowMillis() int64 { return h.proposer.time() }
 
 func (h *Host) log() *slog.Logger { return h.o.Logger.With("shard", h.o.Shard) }
 
@@ -180,7 +181,8 @@ func (h *Host) Lead(term, index uint64) {
 	}
 	h.leading, h.term = true, term
 	h.applied.Store(max(h.applied.Load(), index))
-	h.proposer.lead(term)
+	_, time := h.state.Applied()
+	h.proposer.lead(term, time)
 	h.command(func(b *queue.Batch) { b.Tick() })
 	h.peers.judge(h)
 	h.wakeReads()

@@ -54,7 +54,8 @@ type HostOptions struct {
 	// QueuesDeleted tells, while this host leads, that queues deleted themselves; the slice may be kept. It is called
 	// on the goroutine that applies and must not block. May be nil.
 	QueuesDeleted func(ids []queue.QueueID)
-	Now           func() time.Time // default time.Now
+	// Now is the time for entries; it should make no steps (default time.Now).
+	Now func() time.Time
 
 	EntryBytes   int           // an entry is sent when it has so many bytes (default 256 KiB)
 	InFlight     int           // entries in flight at most (default 4)
@@ -88,7 +89,7 @@ type LocalOptions struct {
 	Shard         queue.ShardID // with queue.LocalShard set
 	Logger        *slog.Logger
 	QueuesDeleted func(ids []queue.QueueID) // as in HostOptions
-	Now           func() time.Time          // default time.Now
+	Now           func() time.Time          // as in HostOptions
 }
 
 // ServerOptions configure a Server. All are required but those with a default.

@@ -26,15 +26,42 @@ type proposer struct {
 	building []byte   // header and batches so far; empty: none
 	batches  uint32
 	pending  int // bytes in sealed and building
-	last     int64
+
+	last  int64 // time that was told, or of an entry that was applied
+	ahead int64 // how far the machine's time is ahead of now
+	read  int64 // now, when ahead was made smaller
 }
 
-// lead opens the proposer for a term, empty.
-func (p *proposer) lead(term uint64) {
+// lead opens the proposer for a term, empty, with the machine's time.
+func (p *proposer) lead(term uint64, time int64) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.clear()
-	p.open, p.term = true, term
+	p.open, p.term, p.last, p.ahead = true, term, max(p.last, time), 0
+}
+
+// catchUp is which part of the time that passes a machine that is ahead of its leader's clock gives up.
+const catchUp = 16
+
+// time is that of the machine. It never runs backwards. Where an earlier leader's clock was ahead of this one's it does not stand
+// still either, or nothing would be due until this one has caught up: it goes on a little slower.
+func (p *proposer) time() int64 {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.stamp()
+}
+
+// stamp is time under the lock.
+func (p *proposer) stamp() int64 {
+	now := p.now()
+	if p.ahead == 0 || now < p.read {
+		p.read = now
+	}
+	less := (now - p.read) / catchUp
+	p.read += less * catchUp
+	p.last = max(p.last, now+max(0, p.ahead-less))
+	p.ahead = p.last - now
+	return p.last
 }
 
 // machine notes the version of the machine, for which entries are written from then on.
@@ -127,8 +154,7 @@ func (p *proposer) send() error {
 			p.sealed = nil
 		}
 		p.pending -= len(entry) - queue.EntryHeaderSize
-		p.last = max(p.last, p.now())
-		le.PutUint64(entry[8:], uint64(p.last))
+		le.PutUint64(entry[8:], uint64(p.stamp()))
 		p.flying++
 		if err := p.log.Propose(p.term, entry); err != nil {
 			p.flying--

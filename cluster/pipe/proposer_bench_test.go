@@ -23,7 +23,7 @@ func BenchmarkProposer(b *testing.B) {
 			l := &keptLog{}
 			p := &proposer{log: l, now: func() int64 { return 1 }, entryBytes: 256 << 10, inFlight: 4, maxPending: 16 << 20}
 
-			p.lead(1)
+			p.lead(1, 0)
 			batch := &queue.Batch{Data: make([]byte, 32*(size+64)), Commands: 32}
 			b.SetBytes(int64(len(batch.Data)))
 			b.ReportAllocs()

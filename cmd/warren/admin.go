@@ -216,6 +216,9 @@ func printMembers(w io.Writer, o *node.Overview) {
 		if m.Draining {
 			notes = append(notes, "draining")
 		}
+		if m.ClockOff {
+			notes = append(notes, "clock off")
+		}
 		if m.Alarm != "" {
 			notes = append(notes, m.Alarm)
 		}

@@ -149,6 +149,36 @@ var remedies = []remedy{
 		edits: []edit{{"cluster/group.go", "g.campaign, g.pause = now, pause+rand.N(pause/2)", "g.campaign, g.pause = now, campaignPause+0*rand.N(pause/2)"}},
 	},
 	{
+		name: "wrong clock", what: "a node whose clock is off gives its leaderships to nodes whose clocks are right",
+		where: "cluster Cluster.giveAwayForClock", pkg: "test/sim", test: "TestClockOfALeader",
+		fails: "was led by",
+		edits: []edit{{"cluster/clock.go", "if !k.off.Load() || int64(k.now()) < k.retry.Load() {", "if true {"}},
+	},
+	{
+		name: "one look", what: "a clock is off when several measurements in a row say so",
+		where: "cluster/skew Verdict.Look", pkg: "cluster/skew", test: "TestVerdict",
+		fails: "one measurement is none",
+		edits: []edit{{"cluster/skew/skew.go", "d.views++; d.views >= after {", "d.views++; d.views >= after*0 {"}},
+	},
+	{
+		name: "round trip", what: "a measurement of a clock is as unsure as its answer was slow",
+		where: "cluster/skew Read", pkg: "cluster/skew", test: "TestReadingsHoldTheTruth",
+		fails: "is not within",
+		edits: []edit{{"cluster/skew/skew.go", "High: at - asked}", "High: at - answered}"}},
+	},
+	{
+		name: "steps", what: "the time of entries does not follow a wall clock that jumps",
+		where: "cluster clocks.entryTime", pkg: "cluster", test: "TestEntryTime",
+		fails: "entries are",
+		edits: []edit{{"cluster/skew/steady.go", "most := passed / slew", "most := passed/slew + 1<<62"}},
+	},
+	{
+		name: "standstill", what: "a machine that is ahead of its leader's clock goes on",
+		where: "cluster/pipe proposer.stamp", pkg: "cluster/pipe", test: "TestTimeOfAMachineThatIsAhead",
+		fails: "ms passed in an hour",
+		edits: []edit{{"cluster/pipe/proposer.go", "now+max(0, p.ahead-less)", "now+0*less"}},
+	},
+	{
 		name: "exactly once", what: "a batch that comes again is answered and not applied again",
 		where: "raftfsm/queue State.applyBatch", pkg: "cluster/pipe", test: "TestSchedules",
 		fails: "twice|came after|confirm of|differs",

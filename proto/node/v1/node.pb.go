@@ -82,8 +82,7 @@ type Status struct {
 	Uuid           string                 `protobuf:"bytes,1,opt,name=uuid,proto3" json:"uuid,omitempty"`
 	Name           string                 `protobuf:"bytes,2,opt,name=name,proto3" json:"name,omitempty"`
 	ClusterId      string                 `protobuf:"bytes,3,opt,name=cluster_id,json=clusterId,proto3" json:"cluster_id,omitempty"`
-	Session        uint64                 `protobuf:"varint,4,opt,name=session,proto3" json:"session,omitempty"`                         // of its present run; 0: not registered yet
-	TimeMillis     int64                  `protobuf:"varint,5,opt,name=time_millis,json=timeMillis,proto3" json:"time_millis,omitempty"` // of its clock
+	Session        uint64                 `protobuf:"varint,4,opt,name=session,proto3" json:"session,omitempty"` // of its present run; 0: not registered yet
 	Groups         []*GroupStatus         `protobuf:"bytes,6,rep,name=groups,proto3" json:"groups,omitempty"`
 	Draining       bool                   `protobuf:"varint,7,opt,name=draining,proto3" json:"draining,omitempty"`                                   // it wants to lead nothing
 	Address        string                 `protobuf:"bytes,8,opt,name=address,proto3" json:"address,omitempty"`                                      // where it listens for other nodes, host:port
@@ -91,8 +90,9 @@ type Status struct {
 	MemoryBytes    uint64                 `protobuf:"varint,10,opt,name=memory_bytes,json=memoryBytes,proto3" json:"memory_bytes,omitempty"`         // that the process holds
 	DiskFreeBytes  uint64                 `protobuf:"varint,11,opt,name=disk_free_bytes,json=diskFreeBytes,proto3" json:"disk_free_bytes,omitempty"` // where its data is
 	DiskTotalBytes uint64                 `protobuf:"varint,12,opt,name=disk_total_bytes,json=diskTotalBytes,proto3" json:"disk_total_bytes,omitempty"`
-	Alarm          string                 `protobuf:"bytes,13,opt,name=alarm,proto3" json:"alarm,omitempty"` // why it blocks publishers; empty: it does not
-	Idle           bool                   `protobuf:"varint,14,opt,name=idle,proto3" json:"idle,omitempty"`  // it leaves, holds nothing any more, and serves no clients
+	Alarm          string                 `protobuf:"bytes,13,opt,name=alarm,proto3" json:"alarm,omitempty"`                        // why it blocks publishers; empty: it does not
+	Idle           bool                   `protobuf:"varint,14,opt,name=idle,proto3" json:"idle,omitempty"`                         // it leaves, holds nothing any more, and serves no clients
+	ClockOff       bool                   `protobuf:"varint,15,opt,name=clock_off,json=clockOff,proto3" json:"clock_off,omitempty"` // its clock differs from those of a majority: it wants to lead nothing
 	unknownFields  protoimpl.UnknownFields
 	sizeCache      protoimpl.SizeCache
 }
@@ -151,13 +151,6 @@ func (x *Status) GetClusterId() string {
 func (x *Status) GetSession() uint64 {
 	if x != nil {
 		return x.Session
-	}
-	return 0
-}
-
-func (x *Status) GetTimeMillis() int64 {
-	if x != nil {
-		return x.TimeMillis
 	}
 	return 0
 }
@@ -225,6 +218,101 @@ func (x *Status) GetIdle() bool {
 	return false
 }
 
+func (x *Status) GetClockOff() bool {
+	if x != nil {
+		return x.ClockOff
+	}
+	return false
+}
+
+type ClockRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ClockRequest) Reset() {
+	*x = ClockRequest{}
+	mi := &file_node_v1_node_proto_msgTypes[2]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ClockRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ClockRequest) ProtoMessage() {}
+
+func (x *ClockRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_node_v1_node_proto_msgTypes[2]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ClockRequest.ProtoReflect.Descriptor instead.
+func (*ClockRequest) Descriptor() ([]byte, []int) {
+	return file_node_v1_node_proto_rawDescGZIP(), []int{2}
+}
+
+type ClockResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Uuid          string                 `protobuf:"bytes,1,opt,name=uuid,proto3" json:"uuid,omitempty"` // of the node that answers
+	UnixNanos     int64                  `protobuf:"varint,2,opt,name=unix_nanos,json=unixNanos,proto3" json:"unix_nanos,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ClockResponse) Reset() {
+	*x = ClockResponse{}
+	mi := &file_node_v1_node_proto_msgTypes[3]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ClockResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ClockResponse) ProtoMessage() {}
+
+func (x *ClockResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_node_v1_node_proto_msgTypes[3]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ClockResponse.ProtoReflect.Descriptor instead.
+func (*ClockResponse) Descriptor() ([]byte, []int) {
+	return file_node_v1_node_proto_rawDescGZIP(), []int{3}
+}
+
+func (x *ClockResponse) GetUuid() string {
+	if x != nil {
+		return x.Uuid
+	}
+	return ""
+}
+
+func (x *ClockResponse) GetUnixNanos() int64 {
+	if x != nil {
+		return x.UnixNanos
+	}
+	return 0
+}
+
 // GroupStatus is a node's seat in a Raft group.
 type GroupStatus struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -244,7 +332,7 @@ type GroupStatus struct {
 
 func (x *GroupStatus) Reset() {
 	*x = GroupStatus{}
-	mi := &file_node_v1_node_proto_msgTypes[2]
+	mi := &file_node_v1_node_proto_msgTypes[4]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -256,7 +344,7 @@ func (x *GroupStatus) String() string {
 func (*GroupStatus) ProtoMessage() {}
 
 func (x *GroupStatus) ProtoReflect() protoreflect.Message {
-	mi := &file_node_v1_node_proto_msgTypes[2]
+	mi := &file_node_v1_node_proto_msgTypes[4]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -269,7 +357,7 @@ func (x *GroupStatus) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GroupStatus.ProtoReflect.Descriptor instead.
 func (*GroupStatus) Descriptor() ([]byte, []int) {
-	return file_node_v1_node_proto_rawDescGZIP(), []int{2}
+	return file_node_v1_node_proto_rawDescGZIP(), []int{4}
 }
 
 func (x *GroupStatus) GetGroup() uint32 {
@@ -353,7 +441,7 @@ type Seat struct {
 
 func (x *Seat) Reset() {
 	*x = Seat{}
-	mi := &file_node_v1_node_proto_msgTypes[3]
+	mi := &file_node_v1_node_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -365,7 +453,7 @@ func (x *Seat) String() string {
 func (*Seat) ProtoMessage() {}
 
 func (x *Seat) ProtoReflect() protoreflect.Message {
-	mi := &file_node_v1_node_proto_msgTypes[3]
+	mi := &file_node_v1_node_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -378,7 +466,7 @@ func (x *Seat) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Seat.ProtoReflect.Descriptor instead.
 func (*Seat) Descriptor() ([]byte, []int) {
-	return file_node_v1_node_proto_rawDescGZIP(), []int{3}
+	return file_node_v1_node_proto_rawDescGZIP(), []int{5}
 }
 
 func (x *Seat) GetServer() string {
@@ -404,7 +492,7 @@ type ProposeRequest struct {
 
 func (x *ProposeRequest) Reset() {
 	*x = ProposeRequest{}
-	mi := &file_node_v1_node_proto_msgTypes[4]
+	mi := &file_node_v1_node_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -416,7 +504,7 @@ func (x *ProposeRequest) String() string {
 func (*ProposeRequest) ProtoMessage() {}
 
 func (x *ProposeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_node_v1_node_proto_msgTypes[4]
+	mi := &file_node_v1_node_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -429,7 +517,7 @@ func (x *ProposeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ProposeRequest.ProtoReflect.Descriptor instead.
 func (*ProposeRequest) Descriptor() ([]byte, []int) {
-	return file_node_v1_node_proto_rawDescGZIP(), []int{4}
+	return file_node_v1_node_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *ProposeRequest) GetCommand() []byte {
@@ -449,7 +537,7 @@ type ProposeResponse struct {
 
 func (x *ProposeResponse) Reset() {
 	*x = ProposeResponse{}
-	mi := &file_node_v1_node_proto_msgTypes[5]
+	mi := &file_node_v1_node_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -461,7 +549,7 @@ func (x *ProposeResponse) String() string {
 func (*ProposeResponse) ProtoMessage() {}
 
 func (x *ProposeResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_node_v1_node_proto_msgTypes[5]
+	mi := &file_node_v1_node_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -474,7 +562,7 @@ func (x *ProposeResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ProposeResponse.ProtoReflect.Descriptor instead.
 func (*ProposeResponse) Descriptor() ([]byte, []int) {
-	return file_node_v1_node_proto_rawDescGZIP(), []int{5}
+	return file_node_v1_node_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *ProposeResponse) GetIndex() uint64 {
@@ -502,7 +590,7 @@ type FollowRequest struct {
 
 func (x *FollowRequest) Reset() {
 	*x = FollowRequest{}
-	mi := &file_node_v1_node_proto_msgTypes[6]
+	mi := &file_node_v1_node_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -514,7 +602,7 @@ func (x *FollowRequest) String() string {
 func (*FollowRequest) ProtoMessage() {}
 
 func (x *FollowRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_node_v1_node_proto_msgTypes[6]
+	mi := &file_node_v1_node_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -527,7 +615,7 @@ func (x *FollowRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FollowRequest.ProtoReflect.Descriptor instead.
 func (*FollowRequest) Descriptor() ([]byte, []int) {
-	return file_node_v1_node_proto_rawDescGZIP(), []int{6}
+	return file_node_v1_node_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *FollowRequest) GetNode() uint32 {
@@ -562,7 +650,7 @@ type FollowResponse struct {
 
 func (x *FollowResponse) Reset() {
 	*x = FollowResponse{}
-	mi := &file_node_v1_node_proto_msgTypes[7]
+	mi := &file_node_v1_node_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -574,7 +662,7 @@ func (x *FollowResponse) String() string {
 func (*FollowResponse) ProtoMessage() {}
 
 func (x *FollowResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_node_v1_node_proto_msgTypes[7]
+	mi := &file_node_v1_node_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -587,7 +675,7 @@ func (x *FollowResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FollowResponse.ProtoReflect.Descriptor instead.
 func (*FollowResponse) Descriptor() ([]byte, []int) {
-	return file_node_v1_node_proto_rawDescGZIP(), []int{7}
+	return file_node_v1_node_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *FollowResponse) GetPing() uint64 {
@@ -623,7 +711,7 @@ type CommittedCommand struct {
 
 func (x *CommittedCommand) Reset() {
 	*x = CommittedCommand{}
-	mi := &file_node_v1_node_proto_msgTypes[8]
+	mi := &file_node_v1_node_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -635,7 +723,7 @@ func (x *CommittedCommand) String() string {
 func (*CommittedCommand) ProtoMessage() {}
 
 func (x *CommittedCommand) ProtoReflect() protoreflect.Message {
-	mi := &file_node_v1_node_proto_msgTypes[8]
+	mi := &file_node_v1_node_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -648,7 +736,7 @@ func (x *CommittedCommand) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CommittedCommand.ProtoReflect.Descriptor instead.
 func (*CommittedCommand) Descriptor() ([]byte, []int) {
-	return file_node_v1_node_proto_rawDescGZIP(), []int{8}
+	return file_node_v1_node_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *CommittedCommand) GetPrevious() uint64 {
@@ -683,7 +771,7 @@ type Server struct {
 
 func (x *Server) Reset() {
 	*x = Server{}
-	mi := &file_node_v1_node_proto_msgTypes[9]
+	mi := &file_node_v1_node_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -695,7 +783,7 @@ func (x *Server) String() string {
 func (*Server) ProtoMessage() {}
 
 func (x *Server) ProtoReflect() protoreflect.Message {
-	mi := &file_node_v1_node_proto_msgTypes[9]
+	mi := &file_node_v1_node_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -708,7 +796,7 @@ func (x *Server) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Server.ProtoReflect.Descriptor instead.
 func (*Server) Descriptor() ([]byte, []int) {
-	return file_node_v1_node_proto_rawDescGZIP(), []int{9}
+	return file_node_v1_node_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *Server) GetUuid() string {
@@ -735,7 +823,7 @@ type BootstrapRequest struct {
 
 func (x *BootstrapRequest) Reset() {
 	*x = BootstrapRequest{}
-	mi := &file_node_v1_node_proto_msgTypes[10]
+	mi := &file_node_v1_node_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -747,7 +835,7 @@ func (x *BootstrapRequest) String() string {
 func (*BootstrapRequest) ProtoMessage() {}
 
 func (x *BootstrapRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_node_v1_node_proto_msgTypes[10]
+	mi := &file_node_v1_node_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -760,7 +848,7 @@ func (x *BootstrapRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use BootstrapRequest.ProtoReflect.Descriptor instead.
 func (*BootstrapRequest) Descriptor() ([]byte, []int) {
-	return file_node_v1_node_proto_rawDescGZIP(), []int{10}
+	return file_node_v1_node_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *BootstrapRequest) GetClusterId() string {
@@ -786,7 +874,7 @@ type BootstrapResponse struct {
 
 func (x *BootstrapResponse) Reset() {
 	*x = BootstrapResponse{}
-	mi := &file_node_v1_node_proto_msgTypes[11]
+	mi := &file_node_v1_node_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -798,7 +886,7 @@ func (x *BootstrapResponse) String() string {
 func (*BootstrapResponse) ProtoMessage() {}
 
 func (x *BootstrapResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_node_v1_node_proto_msgTypes[11]
+	mi := &file_node_v1_node_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -811,7 +899,7 @@ func (x *BootstrapResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use BootstrapResponse.ProtoReflect.Descriptor instead.
 func (*BootstrapResponse) Descriptor() ([]byte, []int) {
-	return file_node_v1_node_proto_rawDescGZIP(), []int{11}
+	return file_node_v1_node_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *BootstrapResponse) GetRefusal() string {
@@ -836,7 +924,7 @@ type JoinRequest struct {
 
 func (x *JoinRequest) Reset() {
 	*x = JoinRequest{}
-	mi := &file_node_v1_node_proto_msgTypes[12]
+	mi := &file_node_v1_node_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -848,7 +936,7 @@ func (x *JoinRequest) String() string {
 func (*JoinRequest) ProtoMessage() {}
 
 func (x *JoinRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_node_v1_node_proto_msgTypes[12]
+	mi := &file_node_v1_node_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -861,7 +949,7 @@ func (x *JoinRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use JoinRequest.ProtoReflect.Descriptor instead.
 func (*JoinRequest) Descriptor() ([]byte, []int) {
-	return file_node_v1_node_proto_rawDescGZIP(), []int{12}
+	return file_node_v1_node_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *JoinRequest) GetUuid() string {
@@ -925,7 +1013,7 @@ type JoinResponse struct {
 
 func (x *JoinResponse) Reset() {
 	*x = JoinResponse{}
-	mi := &file_node_v1_node_proto_msgTypes[13]
+	mi := &file_node_v1_node_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -937,7 +1025,7 @@ func (x *JoinResponse) String() string {
 func (*JoinResponse) ProtoMessage() {}
 
 func (x *JoinResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_node_v1_node_proto_msgTypes[13]
+	mi := &file_node_v1_node_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -950,7 +1038,7 @@ func (x *JoinResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use JoinResponse.ProtoReflect.Descriptor instead.
 func (*JoinResponse) Descriptor() ([]byte, []int) {
-	return file_node_v1_node_proto_rawDescGZIP(), []int{13}
+	return file_node_v1_node_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *JoinResponse) GetNotLeader() bool {
@@ -994,7 +1082,7 @@ type SetLeavingRequest struct {
 
 func (x *SetLeavingRequest) Reset() {
 	*x = SetLeavingRequest{}
-	mi := &file_node_v1_node_proto_msgTypes[14]
+	mi := &file_node_v1_node_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1006,7 +1094,7 @@ func (x *SetLeavingRequest) String() string {
 func (*SetLeavingRequest) ProtoMessage() {}
 
 func (x *SetLeavingRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_node_v1_node_proto_msgTypes[14]
+	mi := &file_node_v1_node_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1019,7 +1107,7 @@ func (x *SetLeavingRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SetLeavingRequest.ProtoReflect.Descriptor instead.
 func (*SetLeavingRequest) Descriptor() ([]byte, []int) {
-	return file_node_v1_node_proto_rawDescGZIP(), []int{14}
+	return file_node_v1_node_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *SetLeavingRequest) GetNode() uint32 {
@@ -1067,7 +1155,7 @@ type SetLeavingResponse struct {
 
 func (x *SetLeavingResponse) Reset() {
 	*x = SetLeavingResponse{}
-	mi := &file_node_v1_node_proto_msgTypes[15]
+	mi := &file_node_v1_node_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1079,7 +1167,7 @@ func (x *SetLeavingResponse) String() string {
 func (*SetLeavingResponse) ProtoMessage() {}
 
 func (x *SetLeavingResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_node_v1_node_proto_msgTypes[15]
+	mi := &file_node_v1_node_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1092,7 +1180,7 @@ func (x *SetLeavingResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SetLeavingResponse.ProtoReflect.Descriptor instead.
 func (*SetLeavingResponse) Descriptor() ([]byte, []int) {
-	return file_node_v1_node_proto_rawDescGZIP(), []int{15}
+	return file_node_v1_node_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *SetLeavingResponse) GetNotLeader() bool {
@@ -1118,7 +1206,7 @@ type DrainRequest struct {
 
 func (x *DrainRequest) Reset() {
 	*x = DrainRequest{}
-	mi := &file_node_v1_node_proto_msgTypes[16]
+	mi := &file_node_v1_node_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1130,7 +1218,7 @@ func (x *DrainRequest) String() string {
 func (*DrainRequest) ProtoMessage() {}
 
 func (x *DrainRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_node_v1_node_proto_msgTypes[16]
+	mi := &file_node_v1_node_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1143,7 +1231,7 @@ func (x *DrainRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DrainRequest.ProtoReflect.Descriptor instead.
 func (*DrainRequest) Descriptor() ([]byte, []int) {
-	return file_node_v1_node_proto_rawDescGZIP(), []int{16}
+	return file_node_v1_node_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *DrainRequest) GetOff() bool {
@@ -1162,7 +1250,7 @@ type DrainResponse struct {
 
 func (x *DrainResponse) Reset() {
 	*x = DrainResponse{}
-	mi := &file_node_v1_node_proto_msgTypes[17]
+	mi := &file_node_v1_node_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1174,7 +1262,7 @@ func (x *DrainResponse) String() string {
 func (*DrainResponse) ProtoMessage() {}
 
 func (x *DrainResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_node_v1_node_proto_msgTypes[17]
+	mi := &file_node_v1_node_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1187,7 +1275,7 @@ func (x *DrainResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DrainResponse.ProtoReflect.Descriptor instead.
 func (*DrainResponse) Descriptor() ([]byte, []int) {
-	return file_node_v1_node_proto_rawDescGZIP(), []int{17}
+	return file_node_v1_node_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *DrainResponse) GetLeads() uint32 {
@@ -1207,7 +1295,7 @@ type BackupRequest struct {
 
 func (x *BackupRequest) Reset() {
 	*x = BackupRequest{}
-	mi := &file_node_v1_node_proto_msgTypes[18]
+	mi := &file_node_v1_node_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1219,7 +1307,7 @@ func (x *BackupRequest) String() string {
 func (*BackupRequest) ProtoMessage() {}
 
 func (x *BackupRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_node_v1_node_proto_msgTypes[18]
+	mi := &file_node_v1_node_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1232,7 +1320,7 @@ func (x *BackupRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use BackupRequest.ProtoReflect.Descriptor instead.
 func (*BackupRequest) Descriptor() ([]byte, []int) {
-	return file_node_v1_node_proto_rawDescGZIP(), []int{18}
+	return file_node_v1_node_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *BackupRequest) GetShard() uint32 {
@@ -1258,7 +1346,7 @@ type BackupResponse struct {
 
 func (x *BackupResponse) Reset() {
 	*x = BackupResponse{}
-	mi := &file_node_v1_node_proto_msgTypes[19]
+	mi := &file_node_v1_node_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1270,7 +1358,7 @@ func (x *BackupResponse) String() string {
 func (*BackupResponse) ProtoMessage() {}
 
 func (x *BackupResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_node_v1_node_proto_msgTypes[19]
+	mi := &file_node_v1_node_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1283,7 +1371,7 @@ func (x *BackupResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use BackupResponse.ProtoReflect.Descriptor instead.
 func (*BackupResponse) Descriptor() ([]byte, []int) {
-	return file_node_v1_node_proto_rawDescGZIP(), []int{19}
+	return file_node_v1_node_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *BackupResponse) GetOctets() []byte {
@@ -1307,7 +1395,7 @@ type Member struct {
 
 func (x *Member) Reset() {
 	*x = Member{}
-	mi := &file_node_v1_node_proto_msgTypes[20]
+	mi := &file_node_v1_node_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1319,7 +1407,7 @@ func (x *Member) String() string {
 func (*Member) ProtoMessage() {}
 
 func (x *Member) ProtoReflect() protoreflect.Message {
-	mi := &file_node_v1_node_proto_msgTypes[20]
+	mi := &file_node_v1_node_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1332,7 +1420,7 @@ func (x *Member) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Member.ProtoReflect.Descriptor instead.
 func (*Member) Descriptor() ([]byte, []int) {
-	return file_node_v1_node_proto_rawDescGZIP(), []int{20}
+	return file_node_v1_node_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *Member) GetUuid() string {
@@ -1378,15 +1466,13 @@ const file_node_v1_node_proto_rawDesc = "" +
 	"\fWatchRequest\x12\x12\n" +
 	"\x04uuid\x18\x01 \x01(\tR\x04uuid\x12\x1d\n" +
 	"\n" +
-	"cluster_id\x18\x02 \x01(\tR\tclusterId\"\xae\x03\n" +
+	"cluster_id\x18\x02 \x01(\tR\tclusterId\"\xb0\x03\n" +
 	"\x06Status\x12\x12\n" +
 	"\x04uuid\x18\x01 \x01(\tR\x04uuid\x12\x12\n" +
 	"\x04name\x18\x02 \x01(\tR\x04name\x12\x1d\n" +
 	"\n" +
 	"cluster_id\x18\x03 \x01(\tR\tclusterId\x12\x18\n" +
-	"\asession\x18\x04 \x01(\x04R\asession\x12\x1f\n" +
-	"\vtime_millis\x18\x05 \x01(\x03R\n" +
-	"timeMillis\x123\n" +
+	"\asession\x18\x04 \x01(\x04R\asession\x123\n" +
 	"\x06groups\x18\x06 \x03(\v2\x1b.warren.node.v1.GroupStatusR\x06groups\x12\x1a\n" +
 	"\bdraining\x18\a \x01(\bR\bdraining\x12\x18\n" +
 	"\aaddress\x18\b \x01(\tR\aaddress\x12\x18\n" +
@@ -1396,7 +1482,13 @@ const file_node_v1_node_proto_rawDesc = "" +
 	"\x0fdisk_free_bytes\x18\v \x01(\x04R\rdiskFreeBytes\x12(\n" +
 	"\x10disk_total_bytes\x18\f \x01(\x04R\x0ediskTotalBytes\x12\x14\n" +
 	"\x05alarm\x18\r \x01(\tR\x05alarm\x12\x12\n" +
-	"\x04idle\x18\x0e \x01(\bR\x04idle\"\x9a\x02\n" +
+	"\x04idle\x18\x0e \x01(\bR\x04idle\x12\x1b\n" +
+	"\tclock_off\x18\x0f \x01(\bR\bclockOffJ\x04\b\x05\x10\x06\"\x0e\n" +
+	"\fClockRequest\"B\n" +
+	"\rClockResponse\x12\x12\n" +
+	"\x04uuid\x18\x01 \x01(\tR\x04uuid\x12\x1d\n" +
+	"\n" +
+	"unix_nanos\x18\x02 \x01(\x03R\tunixNanos\"\x9a\x02\n" +
 	"\vGroupStatus\x12\x14\n" +
 	"\x05group\x18\x01 \x01(\rR\x05group\x12\x16\n" +
 	"\x06server\x18\x02 \x01(\tR\x06server\x12\x12\n" +
@@ -1480,9 +1572,10 @@ const file_node_v1_node_proto_rawDesc = "" +
 	"\aaddress\x18\x03 \x01(\tR\aaddress\x12\x1d\n" +
 	"\n" +
 	"cluster_id\x18\x04 \x01(\tR\tclusterId\x12\x16\n" +
-	"\x06expect\x18\x05 \x01(\rR\x06expect2\xde\x04\n" +
+	"\x06expect\x18\x05 \x01(\rR\x06expect2\xa4\x05\n" +
 	"\aControl\x12?\n" +
-	"\x05Watch\x12\x1c.warren.node.v1.WatchRequest\x1a\x16.warren.node.v1.Status0\x01\x12J\n" +
+	"\x05Watch\x12\x1c.warren.node.v1.WatchRequest\x1a\x16.warren.node.v1.Status0\x01\x12D\n" +
+	"\x05Clock\x12\x1c.warren.node.v1.ClockRequest\x1a\x1d.warren.node.v1.ClockResponse\x12J\n" +
 	"\aPropose\x12\x1e.warren.node.v1.ProposeRequest\x1a\x1f.warren.node.v1.ProposeResponse\x12K\n" +
 	"\x06Follow\x12\x1d.warren.node.v1.FollowRequest\x1a\x1e.warren.node.v1.FollowResponse(\x010\x01\x12P\n" +
 	"\tBootstrap\x12 .warren.node.v1.BootstrapRequest\x1a!.warren.node.v1.BootstrapResponse\x12A\n" +
@@ -1504,54 +1597,58 @@ func file_node_v1_node_proto_rawDescGZIP() []byte {
 	return file_node_v1_node_proto_rawDescData
 }
 
-var file_node_v1_node_proto_msgTypes = make([]protoimpl.MessageInfo, 21)
+var file_node_v1_node_proto_msgTypes = make([]protoimpl.MessageInfo, 23)
 var file_node_v1_node_proto_goTypes = []any{
 	(*WatchRequest)(nil),       // 0: warren.node.v1.WatchRequest
 	(*Status)(nil),             // 1: warren.node.v1.Status
-	(*GroupStatus)(nil),        // 2: warren.node.v1.GroupStatus
-	(*Seat)(nil),               // 3: warren.node.v1.Seat
-	(*ProposeRequest)(nil),     // 4: warren.node.v1.ProposeRequest
-	(*ProposeResponse)(nil),    // 5: warren.node.v1.ProposeResponse
-	(*FollowRequest)(nil),      // 6: warren.node.v1.FollowRequest
-	(*FollowResponse)(nil),     // 7: warren.node.v1.FollowResponse
-	(*CommittedCommand)(nil),   // 8: warren.node.v1.CommittedCommand
-	(*Server)(nil),             // 9: warren.node.v1.Server
-	(*BootstrapRequest)(nil),   // 10: warren.node.v1.BootstrapRequest
-	(*BootstrapResponse)(nil),  // 11: warren.node.v1.BootstrapResponse
-	(*JoinRequest)(nil),        // 12: warren.node.v1.JoinRequest
-	(*JoinResponse)(nil),       // 13: warren.node.v1.JoinResponse
-	(*SetLeavingRequest)(nil),  // 14: warren.node.v1.SetLeavingRequest
-	(*SetLeavingResponse)(nil), // 15: warren.node.v1.SetLeavingResponse
-	(*DrainRequest)(nil),       // 16: warren.node.v1.DrainRequest
-	(*DrainResponse)(nil),      // 17: warren.node.v1.DrainResponse
-	(*BackupRequest)(nil),      // 18: warren.node.v1.BackupRequest
-	(*BackupResponse)(nil),     // 19: warren.node.v1.BackupResponse
-	(*Member)(nil),             // 20: warren.node.v1.Member
+	(*ClockRequest)(nil),       // 2: warren.node.v1.ClockRequest
+	(*ClockResponse)(nil),      // 3: warren.node.v1.ClockResponse
+	(*GroupStatus)(nil),        // 4: warren.node.v1.GroupStatus
+	(*Seat)(nil),               // 5: warren.node.v1.Seat
+	(*ProposeRequest)(nil),     // 6: warren.node.v1.ProposeRequest
+	(*ProposeResponse)(nil),    // 7: warren.node.v1.ProposeResponse
+	(*FollowRequest)(nil),      // 8: warren.node.v1.FollowRequest
+	(*FollowResponse)(nil),     // 9: warren.node.v1.FollowResponse
+	(*CommittedCommand)(nil),   // 10: warren.node.v1.CommittedCommand
+	(*Server)(nil),             // 11: warren.node.v1.Server
+	(*BootstrapRequest)(nil),   // 12: warren.node.v1.BootstrapRequest
+	(*BootstrapResponse)(nil),  // 13: warren.node.v1.BootstrapResponse
+	(*JoinRequest)(nil),        // 14: warren.node.v1.JoinRequest
+	(*JoinResponse)(nil),       // 15: warren.node.v1.JoinResponse
+	(*SetLeavingRequest)(nil),  // 16: warren.node.v1.SetLeavingRequest
+	(*SetLeavingResponse)(nil), // 17: warren.node.v1.SetLeavingResponse
+	(*DrainRequest)(nil),       // 18: warren.node.v1.DrainRequest
+	(*DrainResponse)(nil),      // 19: warren.node.v1.DrainResponse
+	(*BackupRequest)(nil),      // 20: warren.node.v1.BackupRequest
+	(*BackupResponse)(nil),     // 21: warren.node.v1.BackupResponse
+	(*Member)(nil),             // 22: warren.node.v1.Member
 }
 var file_node_v1_node_proto_depIdxs = []int32{
-	2,  // 0: warren.node.v1.Status.groups:type_name -> warren.node.v1.GroupStatus
-	3,  // 1: warren.node.v1.GroupStatus.seats:type_name -> warren.node.v1.Seat
-	8,  // 2: warren.node.v1.FollowResponse.commands:type_name -> warren.node.v1.CommittedCommand
-	9,  // 3: warren.node.v1.BootstrapRequest.servers:type_name -> warren.node.v1.Server
-	9,  // 4: warren.node.v1.JoinResponse.members:type_name -> warren.node.v1.Server
+	4,  // 0: warren.node.v1.Status.groups:type_name -> warren.node.v1.GroupStatus
+	5,  // 1: warren.node.v1.GroupStatus.seats:type_name -> warren.node.v1.Seat
+	10, // 2: warren.node.v1.FollowResponse.commands:type_name -> warren.node.v1.CommittedCommand
+	11, // 3: warren.node.v1.BootstrapRequest.servers:type_name -> warren.node.v1.Server
+	11, // 4: warren.node.v1.JoinResponse.members:type_name -> warren.node.v1.Server
 	0,  // 5: warren.node.v1.Control.Watch:input_type -> warren.node.v1.WatchRequest
-	4,  // 6: warren.node.v1.Control.Propose:input_type -> warren.node.v1.ProposeRequest
-	6,  // 7: warren.node.v1.Control.Follow:input_type -> warren.node.v1.FollowRequest
-	10, // 8: warren.node.v1.Control.Bootstrap:input_type -> warren.node.v1.BootstrapRequest
-	12, // 9: warren.node.v1.Control.Join:input_type -> warren.node.v1.JoinRequest
-	14, // 10: warren.node.v1.Control.SetLeaving:input_type -> warren.node.v1.SetLeavingRequest
-	16, // 11: warren.node.v1.Control.Drain:input_type -> warren.node.v1.DrainRequest
-	18, // 12: warren.node.v1.Control.Backup:input_type -> warren.node.v1.BackupRequest
-	1,  // 13: warren.node.v1.Control.Watch:output_type -> warren.node.v1.Status
-	5,  // 14: warren.node.v1.Control.Propose:output_type -> warren.node.v1.ProposeResponse
-	7,  // 15: warren.node.v1.Control.Follow:output_type -> warren.node.v1.FollowResponse
-	11, // 16: warren.node.v1.Control.Bootstrap:output_type -> warren.node.v1.BootstrapResponse
-	13, // 17: warren.node.v1.Control.Join:output_type -> warren.node.v1.JoinResponse
-	15, // 18: warren.node.v1.Control.SetLeaving:output_type -> warren.node.v1.SetLeavingResponse
-	17, // 19: warren.node.v1.Control.Drain:output_type -> warren.node.v1.DrainResponse
-	19, // 20: warren.node.v1.Control.Backup:output_type -> warren.node.v1.BackupResponse
-	13, // [13:21] is the sub-list for method output_type
-	5,  // [5:13] is the sub-list for method input_type
+	2,  // 6: warren.node.v1.Control.Clock:input_type -> warren.node.v1.ClockRequest
+	6,  // 7: warren.node.v1.Control.Propose:input_type -> warren.node.v1.ProposeRequest
+	8,  // 8: warren.node.v1.Control.Follow:input_type -> warren.node.v1.FollowRequest
+	12, // 9: warren.node.v1.Control.Bootstrap:input_type -> warren.node.v1.BootstrapRequest
+	14, // 10: warren.node.v1.Control.Join:input_type -> warren.node.v1.JoinRequest
+	16, // 11: warren.node.v1.Control.SetLeaving:input_type -> warren.node.v1.SetLeavingRequest
+	18, // 12: warren.node.v1.Control.Drain:input_type -> warren.node.v1.DrainRequest
+	20, // 13: warren.node.v1.Control.Backup:input_type -> warren.node.v1.BackupRequest
+	1,  // 14: warren.node.v1.Control.Watch:output_type -> warren.node.v1.Status
+	3,  // 15: warren.node.v1.Control.Clock:output_type -> warren.node.v1.ClockResponse
+	7,  // 16: warren.node.v1.Control.Propose:output_type -> warren.node.v1.ProposeResponse
+	9,  // 17: warren.node.v1.Control.Follow:output_type -> warren.node.v1.FollowResponse
+	13, // 18: warren.node.v1.Control.Bootstrap:output_type -> warren.node.v1.BootstrapResponse
+	15, // 19: warren.node.v1.Control.Join:output_type -> warren.node.v1.JoinResponse
+	17, // 20: warren.node.v1.Control.SetLeaving:output_type -> warren.node.v1.SetLeavingResponse
+	19, // 21: warren.node.v1.Control.Drain:output_type -> warren.node.v1.DrainResponse
+	21, // 22: warren.node.v1.Control.Backup:output_type -> warren.node.v1.BackupResponse
+	14, // [14:23] is the sub-list for method output_type
+	5,  // [5:14] is the sub-list for method input_type
 	5,  // [5:5] is the sub-list for extension type_name
 	5,  // [5:5] is the sub-list for extension extendee
 	0,  // [0:5] is the sub-list for field type_name
@@ -1568,7 +1665,7 @@ func file_node_v1_node_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_node_v1_node_proto_rawDesc), len(file_node_v1_node_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   21,
+			NumMessages:   23,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -23,6 +23,7 @@ const _ = grpc.SupportPackageIsVersion9
 
 const (
 	Control_Watch_FullMethodName      = "/warren.node.v1.Control/Watch"
+	Control_Clock_FullMethodName      = "/warren.node.v1.Control/Clock"
 	Control_Propose_FullMethodName    = "/warren.node.v1.Control/Propose"
 	Control_Follow_FullMethodName     = "/warren.node.v1.Control/Follow"
 	Control_Bootstrap_FullMethodName  = "/warren.node.v1.Control/Bootstrap"
@@ -40,6 +41,8 @@ const (
 type ControlClient interface {
 	// Watch tells how a node is, at once, when something changes, and otherwise twice a second: silence means trouble.
 	Watch(ctx context.Context, in *WatchRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[Status], error)
+	// Clock tells what the node's clock shows, at once: the asker measures how long the answer takes.
+	Clock(ctx context.Context, in *ClockRequest, opts ...grpc.CallOption) (*ClockResponse, error)
 	// Propose commits a change of the catalog; only the catalog's leader takes it.
 	Propose(ctx context.Context, in *ProposeRequest, opts ...grpc.CallOption) (*ProposeResponse, error)
 	// Follow keeps a node's copy of the catalog current and known to be so; only the catalog's leader serves it.
@@ -85,6 +88,16 @@ func (c *controlClient) Watch(ctx context.Context, in *WatchRequest, opts ...grp
 
 // This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
 type Control_WatchClient = grpc.ServerStreamingClient[Status]
+
+func (c *controlClient) Clock(ctx context.Context, in *ClockRequest, opts ...grpc.CallOption) (*ClockResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(ClockResponse)
+	err := c.cc.Invoke(ctx, Control_Clock_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
 
 func (c *controlClient) Propose(ctx context.Context, in *ProposeRequest, opts ...grpc.CallOption) (*ProposeResponse, error) {
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
@@ -176,6 +189,8 @@ type Control_BackupClient = grpc.ServerStreamingClient[BackupResponse]
 type ControlServer interface {
 	// Watch tells how a node is, at once, when something changes, and otherwise twice a second: silence means trouble.
 	Watch(*WatchRequest, grpc.ServerStreamingServer[Status]) error
+	// Clock tells what the node's clock shows, at once: the asker measures how long the answer takes.
+	Clock(context.Context, *ClockRequest) (*ClockResponse, error)
 	// Propose commits a change of the catalog; only the catalog's leader takes it.
 	Propose(context.Context, *ProposeRequest) (*ProposeResponse, error)
 	// Follow keeps a node's copy of the catalog current and known to be so; only the catalog's leader serves it.
@@ -205,6 +220,9 @@ type UnimplementedControlServer struct{}
 
 func (UnimplementedControlServer) Watch(*WatchRequest, grpc.ServerStreamingServer[Status]) error {
 	return status.Error(codes.Unimplemented, "method Watch not implemented")
+}
+func (UnimplementedControlServer) Clock(context.Context, *ClockRequest) (*ClockResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method Clock not implemented")
 }
 func (UnimplementedControlServer) Propose(context.Context, *ProposeRequest) (*ProposeResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method Propose not implemented")
@@ -258,6 +276,24 @@ func _Control_Watch_Handler(srv interface{}, stream grpc.ServerStream) error {
 
 // This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
 type Control_WatchServer = grpc.ServerStreamingServer[Status]
+
+func _Control_Clock_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(ClockRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(ControlServer).Clock(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Control_Clock_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(ControlServer).Clock(ctx, req.(*ClockRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
 
 func _Control_Propose_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
 	in := new(ProposeRequest)
@@ -374,6 +410,10 @@ var Control_ServiceDesc = grpc.ServiceDesc{
 	ServiceName: "warren.node.v1.Control",
 	HandlerType: (*ControlServer)(nil),
 	Methods: []grpc.MethodDesc{
+		{
+			MethodName: "Clock",
+			Handler:    _Control_Clock_Handler,
+		},
 		{
 			MethodName: "Propose",
 			Handler:    _Control_Propose_Handler,
