@@ -26,6 +26,7 @@ var codes = map[broker.Kind]struct {
 	broker.ResourceLocked:     {wire.ResourceLocked, ofChannel},
 	broker.PreconditionFailed: {wire.PreconditionFailed, ofChannel},
 	broker.Exists:             {wire.PreconditionFailed, ofChannel},
+	broker.TimedOut:           {wire.PreconditionFailed, ofChannel},
 	broker.Unavailable:        {wire.NotFound, ofChannel}, // what RabbitMQ says of a queue that does not answer in time
 	broker.NotAllowed:         {wire.NotAllowed, ofConnection},
 	broker.NotImplemented:     {wire.NotImplemented, ofConnection},

@@ -84,3 +84,38 @@ func TestTokens(t *testing.T) {
 		t.Error("a token for no time")
 	}
 }
+
+func TestKeysAreReplaced(t *testing.T) {
+	now := time.Date(2030, 1, 1, 0, 0, 0, 0, time.UTC)
+	keys := tokens(t, "a")
+	old, err := keys.Issue("u", now.Add(-2*time.Hour), now.Add(-time.Hour))
+	if err != nil {
+		t.Fatal(err)
+	}
+	replace := func(text string, changes, fails bool) {
+		t.Helper()
+		if changed, err := keys.Replace([]byte(text)); changed != changes || (err != nil) != fails {
+			t.Errorf("%q: changed %v, %v", text, changed, err)
+		}
+	}
+	line := func(key string) string {
+		return base64.StdEncoding.EncodeToString([]byte(strings.Repeat(key, tokenKeySize))) + "\n"
+	}
+	replace("# the same\n"+line("a"), false, false)
+	replace(line("a")[:10], false, true)
+	replace(line("b")+line("a"), true, false)
+	if !keys.Signed(old) {
+		t.Error("a token of a key that is still there: not signed, because it has expired")
+	}
+	replace(line("b"), true, false)
+	if keys.Signed(old) {
+		t.Error("a token of a key that is gone counts as signed")
+	}
+	token, err := keys.Issue("u", now, now.Add(time.Hour))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if user, err := keys.User(token, now); user != "u" || err != nil {
+		t.Errorf("a token of the new key: %q, %v", user, err)
+	}
+}

@@ -49,6 +49,7 @@ type Conn struct {
 	id      uint64 // of all connections of this run
 	name    string
 	user    string
+	token   string   // of the login; empty: it was by something else
 	tags    []string // the reader's
 	rights  rights   // the reader's
 	vhost   *vhost
@@ -91,7 +92,7 @@ type routing struct {
 
 // newConn makes a connection that has passed all checks.
 func (b *Broker) newConn(id *Identity, v *vhost, o ConnOptions) *Conn {
-	c := &Conn{broker: b, id: b.replicator.NewID(), name: o.Name, user: id.User, tags: id.Tags, vhost: v, channels: map[uint16]*Channel{}, exclusive: map[string]queue.QueueID{}}
+	c := &Conn{broker: b, id: b.replicator.NewID(), name: o.Name, user: id.User, token: id.token, tags: id.Tags, vhost: v, channels: map[uint16]*Channel{}, exclusive: map[string]queue.QueueID{}}
 	c.out.events = o.Events
 	c.window.maxBytes, c.window.maxBehind, c.window.maxMessages = b.options.MaxUnconfirmedBytes, b.options.MaxBehindBytes, b.options.MaxUnconfirmedMessages
 	c.ended, c.end = context.WithCancel(context.Background())

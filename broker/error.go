@@ -26,6 +26,7 @@ const (
 	ResourceError      = raftfsm.ResourceError      // 506
 	Unavailable        = raftfsm.Unavailable        // no majority within the time allowed; the outcome may be unknown
 	Exists             = raftfsm.Exists
+	TimedOut           = raftfsm.TimedOut // 406
 )
 
 func errorf(kind Kind, format string, args ...any) *Error {

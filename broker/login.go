@@ -14,6 +14,8 @@ import (
 type Identity struct {
 	User string
 	Tags []string
+
+	token string // what it was verified by; empty: by something else
 }
 
 // Login checks a user's password. loopback tells that the client is on this machine: the user guest may come from
@@ -38,8 +40,25 @@ func (b *Broker) LoginToken(ctx context.Context, token string, loopback bool) (*
 		b.log.Warn("login refused", "reason", err)
 		return nil, errorf(AccessRefused, "Login was refused")
 	}
-	return b.LoginVerified(ctx, user, loopback)
+	id, err := b.LoginVerified(ctx, user, loopback)
+	if err == nil {
+		id.token = token
+	}
+	return id, err
 }
+
+// refusesToken tells that a token of a login is none any more. That it has expired since does not count.
+func (b *Broker) refusesToken(token string) bool {
+	return token != "" && !b.options.Tokens.Signed(token)
+}
+
+// TokenKeysChanged ends the connections that were begun with a token whose key is gone. Those that begin meanwhile see to it
+// themselves.
+func (b *Broker) TokenKeysChanged() {
+	b.closeWhere(revokedText, func(c *Conn) bool { return b.refusesToken(c.token) })
+}
+
+const revokedText = "the key of the token is not accepted any more"
 
 // login asks verify about the user's stored password, "" for a user that does not exist.
 func (b *Broker) login(ctx context.Context, user string, loopback bool, verify func(stored string) (bool, error)) (*Identity, error) {
@@ -104,6 +123,10 @@ func (b *Broker) Open(ctx context.Context, id *Identity, vhost string, o ConnOpt
 	if b.vhostNamed(vhost) != v { // deleted meanwhile, and the connection may not have been told
 		b.forget(c)
 		return nil, errorf(NotAllowed, "vhost %s not found", vhost)
+	}
+	if b.refusesToken(c.token) { // since the login
+		b.forget(c)
+		return nil, errorf(AccessRefused, "Login was refused")
 	}
 	return c, nil
 }

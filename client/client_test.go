@@ -151,6 +151,44 @@ func TestErrors(t *testing.T) {
 	}
 }
 
+// TestDeliveryTimeout holds a delivery for longer than its queue allows: the consumer starts again by itself, and the message
+// comes again.
+func TestDeliveryTimeout(t *testing.T) {
+	another := newRelay(t)
+	ctx, c, q := testContext(t), connect(t, address, another.address()), name(t)
+	declare(t, c, client.Queue{Name: q, Durable: true, Arguments: client.Table{"x-queue-type": "quorum", "x-consumer-timeout": 1}})
+	p := publisher(t, c)
+	if err := p.Publish(ctx, client.Message{RoutingKey: q, Body: []byte("slow")}); err != nil {
+		t.Fatal(err)
+	}
+	k, err := c.Consume(ctx, q)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer k.Close()
+	held, err := k.Next(ctx)
+	if err != nil || held.Redelivered {
+		t.Fatalf("%v, %v", held, err)
+	}
+	again, err := k.Next(ctx)
+	if err != nil || !again.Redelivered || string(again.Body) != "slow" {
+		t.Fatalf("%v, %v", again, err)
+	}
+	if n := another.taken(); n > 0 {
+		t.Errorf("it went to another node (%d connections), although nothing is wrong with this one", n)
+	}
+	if err := held.Ack(); !errors.Is(err, client.ErrLost) {
+		t.Errorf("what was given back is settled: %v", err)
+	}
+	if err := again.Ack(); err != nil {
+		t.Error(err)
+	}
+	k.Close()
+	if _, err := c.Get(ctx, q, true); !errors.Is(err, client.ErrEmpty) {
+		t.Errorf("the message is still there: %v", err)
+	}
+}
+
 func TestSettling(t *testing.T) {
 	ctx, c, q := testContext(t), connect(t), name(t)
 	declare(t, c, client.Queue{Name: q, Durable: true})

@@ -63,7 +63,7 @@ func WithTemporaryQueue(bindings ...Binding) ConsumeOption {
 const defaultCredit = 256
 
 // Consumer receives a queue's messages. After a lost connection it goes on by another node; what was not settled comes
-// again, marked as redelivered.
+// again, marked as redelivered. So it does after a delivery that was out for longer than the consumer timeout.
 type Consumer struct {
 	client  *Client
 	options *consumeOptions
@@ -345,6 +345,9 @@ func (k *Consumer) receive(ctx context.Context, s *consumeStream) error {
 		case err != nil && k.isClosing():
 			return ErrClosed
 		case errors.Is(err, io.EOF):
+			return errAgain
+		case err != nil && errors.Is(fromStatus(err), &Error{Reason: DeliveryTimeout}):
+			k.client.log.Warn("a delivery was not settled in time; the consumer starts again", "queue", k.name, "err", err)
 			return errAgain
 		case err != nil:
 			return err

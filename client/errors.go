@@ -41,6 +41,9 @@ const (
 	InvalidArgument    Reason = "INVALID_ARGUMENT"
 	QueueFull          Reason = "QUEUE_FULL" // of a message
 	Refused            Reason = "REFUSED"    // of a message
+	// DeliveryTimeout is that of a delivery that was not settled in time (see Delivery.Extend). Consumers start again by
+	// themselves.
+	DeliveryTimeout Reason = "DELIVERY_TIMEOUT"
 )
 
 // Error is a refusal of the broker.

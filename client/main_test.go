@@ -163,6 +163,13 @@ func (r *relay) cut() {
 	}
 }
 
+// taken is how many sides of connections there are.
+func (r *relay) taken() int {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return len(r.conns)
+}
+
 func (r *relay) address() string { return r.listener.Addr().String() }
 
 // name makes a queue's name that no other test has.

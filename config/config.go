@@ -177,7 +177,7 @@ const envPrefix = "WARREN_"
 
 // ClientVariables are the flags of client commands that variables with the server's prefix may set: WARREN_SERVER and so on.
 // Where both are used, they are no settings of a server.
-var ClientVariables = []string{"server", "http-server", "vhost", "user", "password", "password-file", "token-file"}
+var ClientVariables = []string{"server", "amqp-server", "http-server", "vhost", "user", "password", "password-file", "token-file"}
 
 // isClients tells whether a variable is for client commands, of those that speak HTTP as well.
 func isClients(flag string) bool {

@@ -131,7 +131,7 @@ func (n *Node) start(ctx context.Context, version string) (err error) {
 	if consumerTimeout == 0 {
 		consumerTimeout = -1 // none, where 0 is the broker's default
 	}
-	tokens, err := readTokenKeys(c.TokenKeyFile)
+	tokens, err := n.openTokens()
 	if err != nil {
 		return err
 	}
@@ -141,6 +141,7 @@ func (n *Node) start(ctx context.Context, version string) (err error) {
 	}
 	n.metrics.MustRegister(n.cluster.Metrics())
 	n.broker.Start(n.cluster)
+	n.watchTokens(tokens)
 	n.joined.Store(true)
 	if err := n.ensureUser(ctx); err != nil {
 		return err

@@ -28,13 +28,18 @@ func (n *Node) watchTLS(f tlsfiles.Files) (*tlsfiles.Source, error) {
 	if err != nil {
 		return nil, err
 	}
+	n.untilQuit(s.Watch)
+	return s, nil
+}
+
+// untilQuit runs a watcher, which ends with the node.
+func (n *Node) untilQuit(watch func(context.Context)) {
 	n.work.Go(func() {
 		ctx, cancel := context.WithCancel(context.Background())
 		defer cancel()
 		go func() { <-n.quit; cancel() }()
-		s.Watch(ctx)
+		watch(ctx)
 	})
-	return s, nil
 }
 
 // secure makes a listener of clients speak TLS, when there are certificates. The protocols are those of ALPN.

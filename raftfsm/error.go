@@ -19,6 +19,7 @@ const (
 	ResourceError                  // 506: closes the connection
 	Unavailable                    // no majority or no leader within the time allowed; the outcome may be unknown
 	Exists                         // the thing to be created is there already, with other properties or another identity
+	TimedOut                       // 406: a delivery was out for longer than it may; no machine answers it
 )
 
 // Error is a refusal: its kind and a text for the client, without the protocol's own prefix.

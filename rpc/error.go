@@ -32,6 +32,7 @@ var kinds = map[broker.Kind]struct {
 	broker.ResourceError:      {codes.ResourceExhausted, brokerv1.ErrorReason_ERROR_REASON_RESOURCE_ERROR},
 	broker.Unavailable:        {codes.Unavailable, brokerv1.ErrorReason_ERROR_REASON_UNAVAILABLE},
 	broker.Exists:             {codes.AlreadyExists, brokerv1.ErrorReason_ERROR_REASON_ALREADY_EXISTS},
+	broker.TimedOut:           {codes.Aborted, brokerv1.ErrorReason_ERROR_REASON_DELIVERY_TIMEOUT},
 }
 
 // failure makes a status.

@@ -13,6 +13,7 @@ import (
 	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/proto"
 
+	"github.com/warrenmq/warren/broker"
 	brokerv1 "github.com/warrenmq/warren/proto/broker/v1"
 )
 
@@ -210,6 +211,32 @@ func TestErrors(t *testing.T) {
 		if err := stream.Close(); err != nil {
 			t.Error(err)
 		}
+	}
+}
+
+// TestDeliveryTimeout: a delivery that is out for too long ends its stream, with an error by which clients know it.
+func TestDeliveryTimeout(t *testing.T) {
+	w := newWorldWith(t, broker.Options{ConsumerTimeout: time.Millisecond})
+	w.declare("q", nil)
+	p := w.publisher("")
+	p.send(&brokerv1.PublishRequest{Request: &brokerv1.PublishRequest_Batch{Batch: &brokerv1.PublishBatch{Messages: []*brokerv1.Message{{RoutingKey: "q"}}}}})
+	stream, _, err := w.consume(&brokerv1.ConsumeStart{Queue: "q"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := stream.Recv(); err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(w.ctx)
+	defer cancel()
+	go func() {
+		for ticker := time.NewTicker(50 * time.Millisecond); ctx.Err() == nil; <-ticker.C {
+			w.cluster.Broker.Tick()
+		}
+	}()
+	err = ended(stream, nil)
+	if got := reason(t, err); got != "Aborted DELIVERY_TIMEOUT" || !strings.Contains(status.Convert(err).Message(), "timed out. Timeout value used: 1 ms") {
+		t.Errorf("%s: %v", got, err)
 	}
 }
 

@@ -263,6 +263,76 @@ func withToken(ctx context.Context, token string) context.Context {
 	return metadata.AppendToOutgoingContext(ctx, "authorization", "bearer "+token)
 }
 
+// TestTokenKeysChange drops a token's key: what was begun with it ends, and what had only logged in does not begin.
+func TestTokenKeysChange(t *testing.T) {
+	key := func(letter string) []byte {
+		return []byte(base64.StdEncoding.EncodeToString([]byte(strings.Repeat(letter, 32))) + "\n")
+	}
+	tokens, err := auth.ParseTokenKeys(key("a"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	w := newWorldWith(t, broker.Options{Tokens: tokens})
+	w.declare("q", nil)
+	token, err := tokens.Issue("guest", time.Now(), time.Now().Add(time.Hour))
+	if err != nil {
+		t.Fatal(err)
+	}
+	by, _, err := w.consume(&brokerv1.ConsumeStart{Queue: "q"}) // by a password
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Minute)
+	defer cancel()
+	stream, err := w.consuming.Consume(withToken(ctx, token))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := stream.Send(&brokerv1.ConsumeRequest{Request: &brokerv1.ConsumeRequest_Start{Start: &brokerv1.ConsumeStart{Queue: "q"}}}); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := stream.Recv(); err != nil {
+		t.Fatal(err)
+	}
+	id, err := w.cluster.Broker.LoginToken(ctx, token, true)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := tokens.Replace(append(key("b"), key("a")...)); err != nil {
+		t.Fatal(err)
+	}
+	w.cluster.Broker.TokenKeysChanged() // both are good
+	opened, err := w.cluster.Broker.Open(ctx, id, "/", broker.ConnOptions{Events: silent{}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	opened.Close(ctx)
+	if _, err := tokens.Replace(key("b")); err != nil {
+		t.Fatal(err)
+	}
+	var refusal *broker.Error
+	if _, err := w.cluster.Broker.Open(ctx, id, "/", broker.ConnOptions{Events: silent{}}); !errors.As(err, &refusal) || refusal.Kind != broker.AccessRefused {
+		t.Errorf("a login from before the keys were replaced begins a connection: %v", err)
+	}
+	w.cluster.Broker.TokenKeysChanged()
+	if err := ended(stream, nil); reason(t, err) != "Unavailable CLOSED" {
+		t.Error(err)
+	}
+	p := w.publisher("")
+	p.send(&brokerv1.PublishRequest{Request: &brokerv1.PublishRequest_Batch{Batch: &brokerv1.PublishBatch{Messages: []*brokerv1.Message{{RoutingKey: "q"}}}}})
+	if _, err := by.Recv(); err != nil {
+		t.Errorf("a consumer that logged in by a password: %v", err)
+	}
+}
+
+// silent is a front door that nobody hears of.
+type silent struct{}
+
+func (silent) Wake()                {}
+func (silent) Blocked(string)       {}
+func (silent) Unblocked()           {}
+func (silent) Closed(*broker.Error) {}
+
 // TestTokens logs in by bearer tokens: who shows one has the permissions of its user, and no others.
 func TestTokens(t *testing.T) {
 	key := func(b string) string { return base64.StdEncoding.EncodeToString([]byte(strings.Repeat(b, 32))) }

@@ -1,6 +1,7 @@
 // Package tlsfiles makes TLS configurations of certificates in files, and reads the files again when they change, so that
 // certificates are renewed without a restart: connections that are open go on, new ones get what is new. It also makes
-// certificates for development. What a certificate permits is left to others.
+// certificates for development. What a certificate permits is left to others. Other files of secrets are followed in the same
+// way (Follow).
 package tlsfiles
 
 import (
@@ -103,6 +104,21 @@ const readEvery = time.Second
 // Watch reads the files again and again until ctx ends. Files that cannot be used (half-written, a key that does not fit)
 // are told once, and what was read before stays in use.
 func (s *Source) Watch(ctx context.Context) {
+	Follow(ctx, s.readAgain, func(err error) { s.log.Error("certificates cannot be read again; the old ones stay", "err", err) })
+}
+
+func (s *Source) readAgain() error {
+	m, err := s.files.read()
+	if err == nil && m.sum != s.now.Load().sum {
+		s.now.Store(m)
+		s.log.Info("certificates are renewed", "file", s.files.Cert, "serial", m.cert.Leaf.SerialNumber, "until", m.cert.Leaf.NotAfter)
+	}
+	return err
+}
+
+// Follow calls read once a second until ctx ends, to read again what may have changed. An error is told when it is another
+// than the last time.
+func Follow(ctx context.Context, read func() error, tell func(error)) {
 	ticker := time.NewTicker(readEvery)
 	defer ticker.Stop()
 	complaint := ""
@@ -112,17 +128,13 @@ func (s *Source) Watch(ctx context.Context) {
 			return
 		case <-ticker.C:
 		}
-		m, err := s.files.read()
+		err := read()
 		switch {
-		case err != nil && err.Error() != complaint:
-			complaint = err.Error()
-			s.log.Error("certificates cannot be read again; the old ones stay", "err", err)
-		case err == nil && m.sum != s.now.Load().sum:
-			s.now.Store(m)
-			s.log.Info("certificates are renewed", "file", s.files.Cert, "serial", m.cert.Leaf.SerialNumber, "until", m.cert.Leaf.NotAfter)
-		}
-		if err == nil {
+		case err == nil:
 			complaint = ""
+		case err.Error() != complaint:
+			complaint = err.Error()
+			tell(err)
 		}
 	}
 }

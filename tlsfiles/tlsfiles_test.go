@@ -3,6 +3,7 @@ package tlsfiles
 import (
 	"context"
 	"crypto/tls"
+	"errors"
 	"io"
 	"log/slog"
 	"net"
@@ -149,6 +150,30 @@ func TestRenewal(t *testing.T) {
 		}
 		if pass(); serial() == first {
 			t.Error("the renewed certificate is not shown")
+		}
+	})
+}
+
+// TestFollowTellsErrorsOnce lets reading fail, in one way and in another, and succeed in between.
+func TestFollowTellsErrorsOnce(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		ctx, end := context.WithCancel(t.Context())
+		results := []string{"a", "a", "", "a", "b", "b"}
+		var told []string
+		Follow(ctx, func() error {
+			if len(results) == 0 {
+				end()
+				return nil
+			}
+			text := results[0]
+			results = results[1:]
+			if text == "" {
+				return nil
+			}
+			return errors.New(text)
+		}, func(err error) { told = append(told, err.Error()) })
+		if strings.Join(told, "") != "aab" {
+			t.Errorf("told %q", told)
 		}
 	})
 }

@@ -116,13 +116,18 @@ func (a *admin) act(ctx context.Context, name, what, query string, value any) er
 	return a.do(ctx, http.MethodPost, path, value)
 }
 
+// say prints what was done: as a sentence, or as an object.
+func (a *admin) say(out io.Writer, object any, format string, args ...any) error {
+	return (&access{json: a.asJSON}).say(out, object, format, args...)
+}
+
 // errUnhealthy ends a command that has shown what is wrong.
 var errUnhealthy = errors.New("the cluster is not healthy")
 
 // showing makes a command that shows a part of the overview.
-func showing(use, short, long string, table func(io.Writer, *node.Overview), part func(*node.Overview) any) *cobra.Command {
+func showing(use, short, long, example string, table func(io.Writer, *node.Overview), part func(*node.Overview) any) *cobra.Command {
 	a := new(admin)
-	c := &cobra.Command{Use: use, Short: short, Long: long, Args: cobra.NoArgs}
+	c := &cobra.Command{Use: use, Short: short, Long: long, Example: example, Args: cobra.NoArgs}
 	a.register(c)
 	c.RunE = func(c *cobra.Command, _ []string) error {
 		o, err := a.overview(c.Context())
@@ -152,11 +157,12 @@ func showing(use, short, long string, table func(io.Writer, *node.Overview), par
 func statusCommand() *cobra.Command {
 	return showing("status", "Show how the cluster is, and what somebody should look at.",
 		"Show how the cluster is, as one node sees it. The exit status is 0 when nothing is wrong.",
+		"  warren status\n  warren status --server warren1:15672 --tls-ca ca.pem --user admin --password secret\n  warren status --json > status.json",
 		printStatus, func(o *node.Overview) any { return o })
 }
 
 func membersCommand() *cobra.Command {
-	return showing("members", "Show the nodes of the cluster.", "Show the nodes of the cluster.", printMembers,
+	return showing("members", "Show the nodes of the cluster.", "Show the nodes of the cluster.", "  warren members\n  warren members --json", printMembers,
 		func(o *node.Overview) any { return o.Nodes })
 }
 
@@ -164,6 +170,7 @@ func shardsCommand() *cobra.Command {
 	return showing("shards", "Show the shards, and the catalog: who leads, who lags, who is away.",
 		"Show the shards, and the catalog, with their replicas: * leads, + votes, - learns, ? is to begin, x is to go.\n"+
 			"Behind a node is how many entries it lags.",
+		"  warren shards\n  warren shards --json",
 		printShards, func(o *node.Overview) any { return o.Groups })
 }
 

@@ -23,18 +23,26 @@ const watchPeriod = 500 * time.Millisecond
 func leaveCommand() *cobra.Command {
 	return departing("leave NODE", "leave", "Let a node that runs leave the cluster for good.",
 		"Let a node that runs leave the cluster for good: its replicas and leaderships go to others, one at a time; then its\n"+
-			"clients are closed, and its process ends. It is refused when it would cost a healthy majority.")
+			"clients are closed, and its process ends. It is refused when it would cost a healthy majority.",
+		"  warren leave warren4\n\n"+
+			"  # Of three nodes, though each shard should have three replicas.\n"+
+			"  warren leave warren2 --few\n\n"+
+			"  # While it is under way.\n"+
+			"  warren leave warren2 --cancel")
 }
 
 func removeCommand() *cobra.Command {
 	return departing("remove NODE", "remove", "Remove a node that is gone for good.",
 		"Remove a node that has ended and will not come back: its replicas are made anew on others, one at a time. A new node that\n"+
-			"starts under its name takes its place by itself. It is refused when it would cost a healthy majority.")
+			"starts under its name takes its place by itself. It is refused when it would cost a healthy majority.",
+		"  warren remove warren4\n\n"+
+			"  # Of three nodes, though each shard should have three replicas.\n"+
+			"  warren remove warren3 --few")
 }
 
-func departing(use, what, short, long string) *cobra.Command {
+func departing(use, what, short, long, example string) *cobra.Command {
 	a := new(admin)
-	c := &cobra.Command{Use: use, Short: short, Long: long, Args: cobra.ExactArgs(1)}
+	c := &cobra.Command{Use: use, Short: short, Long: long, Example: example, Args: cobra.ExactArgs(1)}
 	a.register(c)
 	few := c.Flags().Bool("few", false, "accept that fewer nodes stay than a shard should have replicas")
 	off := c.Flags().Bool("cancel", false, "call it off")
@@ -45,7 +53,10 @@ func departing(use, what, short, long string) *cobra.Command {
 			query = "few"
 		}
 		if *off {
-			return a.act(c.Context(), args[0], "stay", "", new(struct{}))
+			if err := a.act(c.Context(), args[0], "stay", "", new(struct{})); err != nil {
+				return err
+			}
+			return a.say(c.OutOrStdout(), map[string]any{"node": args[0], "leaving": false}, "node '%s' stays", args[0])
 		}
 		before, err := a.overview(c.Context())
 		if err != nil {
@@ -57,8 +68,11 @@ func departing(use, what, short, long string) *cobra.Command {
 				id = m.ID
 			}
 		}
-		if err := a.act(c.Context(), args[0], what, query, new(struct{})); err != nil || !*wait {
+		if err := a.act(c.Context(), args[0], what, query, new(struct{})); err != nil {
 			return err
+		}
+		if !*wait {
+			return a.say(c.OutOrStdout(), map[string]any{"node": args[0], "leaving": true}, "node '%s' is to leave", args[0])
 		}
 		return a.watch(c.Context(), c.OutOrStdout(), func(o *node.Overview) (int, string) {
 			for _, m := range o.Nodes {
@@ -76,7 +90,8 @@ func drainCommand() *cobra.Command {
 	a := new(admin)
 	c := &cobra.Command{Use: "drain [NODE]", Short: "Move the leaderships away from a node, for its maintenance.", Args: cobra.MaximumNArgs(1),
 		Long: "Move the leaderships away from a node (default: the one that is asked), so that nobody notices when it stops. It leads\n" +
-			"nothing until it is called off with --off or the node has started again."}
+			"nothing until it is called off with --off or the node has started again.",
+		Example: "  warren drain warren2\n  warren drain warren2 --off"}
 	a.register(c)
 	off := c.Flags().Bool("off", false, "let it lead again")
 	c.RunE = func(c *cobra.Command, args []string) error {
@@ -90,8 +105,11 @@ func drainCommand() *cobra.Command {
 			query = "off"
 		}
 		var answer struct{ Leads int }
-		if err := a.act(c.Context(), name, "drain", query, &answer); err != nil || *off {
+		if err := a.act(c.Context(), name, "drain", query, &answer); err != nil {
 			return err
+		}
+		if *off {
+			return a.say(c.OutOrStdout(), map[string]any{"node": name, "draining": false}, "node '%s' may lead again", name)
 		}
 		return a.watch(c.Context(), c.OutOrStdout(), func(o *node.Overview) (int, string) {
 			leads := 0
@@ -112,7 +130,8 @@ func rebalanceCommand() *cobra.Command {
 	a := new(admin)
 	c := &cobra.Command{Use: "rebalance", Short: "Wait until replicas and leaders are spread evenly.", Args: cobra.NoArgs,
 		Long: "Wait until replicas and leaders are spread evenly, and show how far it is. They go where they should be by themselves, one\n" +
-			"at a time, while the nodes that it takes are well."}
+			"at a time, while the nodes that it takes are well.",
+		Example: "  warren rebalance"}
 	a.register(c)
 	c.RunE = func(c *cobra.Command, _ []string) error {
 		return a.watch(c.Context(), c.OutOrStdout(), func(o *node.Overview) (int, string) {

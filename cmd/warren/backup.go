@@ -64,7 +64,7 @@ func backupCommand() *cobra.Command {
 			"queues are left out. The file appears under its name when it is whole and on disk; it has messages and password hashes,\n" +
 			"so only its owner may read it. Every octet is covered by a checksum: --verify reads a file and asks no cluster.",
 		Example: "  warren backup warren-2026-11-25.backup\n  warren backup --server warren1:15672 --tls-ca ca.pem --user admin --password secret nightly.backup --overwrite\n" +
-			"  warren backup --verify nightly.backup"}
+			"  warren backup --verify warren-2026-11-25.backup"}
 	a.register(c)
 	verify := c.Flags().Bool("verify", false, "read the file and tell whether it is whole and undamaged")
 	overwrite := c.Flags().Bool("overwrite", false, "replace a file that is there")

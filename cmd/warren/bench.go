@@ -17,6 +17,7 @@ import (
 
 func benchCommand() *cobra.Command {
 	var o bench.Options
+	var a aim
 	var asJSON bool
 	c := &cobra.Command{
 		Use:   "bench",
@@ -26,12 +27,13 @@ func benchCommand() *cobra.Command {
 			"  warren bench --consumers 0 --confirm 1\n" +
 			"  warren bench --queues 10 --consumers 10 --fanout\n" +
 			"  warren bench --protocol grpc\n" +
+			"  warren bench --context production --rate 1000\n" +
 			"  warren bench --backlog 500000",
 		Args: cobra.NoArgs,
 	}
 	f := c.Flags()
-	targetFlags(f, &o.Target)
-	f.StringVar(&o.Protocol, "protocol", bench.AMQP, "amqp or grpc (--server is 127.0.0.1:7672 then)")
+	a.registerAim(f, &o.Target)
+	f.StringVar(&o.Protocol, "protocol", bench.AMQP, "amqp or grpc (--server is "+defaultServer+" then)")
 	f.StringSliceVar(&o.ConsumerServers, "consumer-server", nil, "brokers of the consumers (default: --server)")
 	f.IntVar(&o.Publishers, "publishers", 1, "publishers, each with a connection of its own")
 	f.IntVar(&o.Consumers, "consumers", 1, "consumers, each with a connection of its own")
@@ -50,8 +52,8 @@ func benchCommand() *cobra.Command {
 	f.IntVar(&o.Backlog, "backlog", 0, "messages to be published first and then consumed, instead of both for the duration")
 	f.BoolVar(&asJSON, "json", false, "print JSON")
 	c.RunE = func(c *cobra.Command, _ []string) error {
-		if o.Protocol == bench.GRPC && !c.Flags().Changed("server") {
-			o.Servers = []string{defaultServer}
+		if err := a.take(); err != nil {
+			return err
 		}
 		result, err := bench.Run(c.Context(), o)
 		if err != nil {
@@ -66,14 +68,39 @@ func benchCommand() *cobra.Command {
 	return c
 }
 
-// targetFlags are the flags of all commands that measure a broker.
-func targetFlags(f *pflag.FlagSet, t *bench.Target) {
-	f.StringSliceVar(&t.Servers, "server", []string{"127.0.0.1:5672"}, "brokers HOST:PORT,…; connections are dealt out over them")
-	f.StringVar(&t.User, "user", "guest", "user")
-	f.StringVar(&t.Password, "password", "guest", "password")
-	f.StringVar(&t.VHost, "vhost", "/", "virtual host")
+// defaultAMQP is where a node on this machine takes AMQP.
+const defaultAMQP = "127.0.0.1:5672"
+
+// aim is the flags of all commands that measure a broker, whose target it fills.
+type aim struct {
+	access
+	target *bench.Target
+}
+
+func (a *aim) registerAim(f *pflag.FlagSet, t *bench.Target) {
+	a.flags, a.target = f, t
+	a.registerReach(f, defaultAMQP, "brokers HOST:PORT,…; connections are dealt out over them")
+	contextFlag(f)
 	f.StringVar(&t.QueueType, "queue-type", "", "x-queue-type of the queues, such as quorum (default: the broker's choice)")
 	f.IntSliceVar(&t.PIDs, "pids", nil, "broker processes that count (default: those of this machine that listen at the servers)")
+}
+
+// take fills the target from flags, variables and the context.
+func (a *aim) take() error {
+	server, otherwise := amqpServer, defaultAMQP
+	if a.target.Protocol == bench.GRPC {
+		server, otherwise = "server", defaultServer
+	}
+	l, err := a.login(server)
+	if err != nil {
+		return err
+	}
+	if !a.flags.Changed("server") {
+		a.servers = []string{otherwise}
+	}
+	t := a.target
+	t.Servers, t.User, t.Password, t.Token, t.VHost, t.TLS = a.servers, l.user, l.password, l.token, a.vhost, l.tls
+	return nil
 }
 
 func printBench(out io.Writer, r *bench.Result) error {

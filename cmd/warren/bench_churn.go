@@ -14,6 +14,7 @@ import (
 
 func benchChurnCommand() *cobra.Command {
 	var o bench.ChurnOptions
+	var a aim
 	var asJSON bool
 	c := &cobra.Command{
 		Use:     "churn",
@@ -22,7 +23,7 @@ func benchChurnCommand() *cobra.Command {
 		Args:    cobra.NoArgs,
 	}
 	f := c.Flags()
-	targetFlags(f, &o.Target)
+	a.registerAim(f, &o.Target)
 	f.StringVar(&o.Kind, "kind", bench.ChurnExclusive, "connection: connect, open a channel, close; exclusive: declare an exclusive queue in between; queue: declare and delete a durable queue")
 	f.IntVar(&o.Workers, "workers", 1, "how many at the same time")
 	f.StringVar(&o.Queue, "queue", "warren-bench-churn", "prefix of the names of durable queues")
@@ -30,6 +31,9 @@ func benchChurnCommand() *cobra.Command {
 	f.DurationVar(&o.Duration, "duration", 10*time.Second, "time of the measurement")
 	f.BoolVar(&asJSON, "json", false, "print JSON")
 	c.RunE = func(c *cobra.Command, _ []string) error {
+		if err := a.take(); err != nil {
+			return err
+		}
 		result, err := bench.Churn(c.Context(), o)
 		if err != nil {
 			return err

@@ -16,6 +16,7 @@ import (
 
 func benchMemoryCommand() *cobra.Command {
 	var o bench.MemoryOptions
+	var a aim
 	var asJSON bool
 	c := &cobra.Command{
 		Use:   "memory",
@@ -26,7 +27,7 @@ func benchMemoryCommand() *cobra.Command {
 		Args: cobra.NoArgs,
 	}
 	f := c.Flags()
-	targetFlags(f, &o.Target)
+	a.registerAim(f, &o.Target)
 	f.IntVar(&o.Connections, "connections", 0, "idle connections, each with a channel")
 	f.IntVar(&o.Queues, "queues", 0, "empty durable queues")
 	f.IntVar(&o.Messages, "messages", 0, "persistent messages in one queue")
@@ -36,6 +37,9 @@ func benchMemoryCommand() *cobra.Command {
 	f.BoolVar(&o.Keep, "keep", false, "leave queues and messages")
 	f.BoolVar(&asJSON, "json", false, "print JSON")
 	c.RunE = func(c *cobra.Command, _ []string) error {
+		if err := a.take(); err != nil {
+			return err
+		}
 		result, err := bench.Memory(c.Context(), o)
 		if err != nil {
 			return err

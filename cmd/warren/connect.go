@@ -42,15 +42,18 @@ type access struct {
 
 func (a *access) register(f *pflag.FlagSet) {
 	a.flags = f
-	a.registerReach(f)
+	a.registerReach(f, defaultServer, grpcServers)
 	contextFlag(f)
 	f.DurationVar(&a.timeout, "timeout", 30*time.Second, "how long to try")
 	f.BoolVar(&a.json, "json", false, "print JSON, one object a line")
 }
 
+// grpcServers describes --server.
+const grpcServers = "gRPC addresses HOST:PORT,… of any nodes; when one fails, the next is used"
+
 // registerReach registers what a context can save.
-func (a *access) registerReach(f *pflag.FlagSet) {
-	f.StringSliceVar(&a.servers, "server", []string{defaultServer}, "gRPC addresses HOST:PORT,… of any nodes; when one fails, the next is used")
+func (a *access) registerReach(f *pflag.FlagSet, server, usage string) {
+	f.StringSliceVar(&a.servers, "server", []string{server}, usage)
 	f.StringVar(&a.user, "user", "guest", "user")
 	f.StringVar(&a.password, "password", "guest", "password; others on this machine can see it: --password-file does not show it")
 	f.StringVar(&a.passwordFile, "password-file", "", "file with the password in its first line")
@@ -100,28 +103,39 @@ func (a *access) secure() (*tls.Config, error) {
 	return c, nil
 }
 
+// login is what the flags say of who logs in, and how.
+type login struct {
+	user, password string // no user: the certificate says who it is
+	token          string // instead of both; empty: there is none
+	tls            *tls.Config
+}
+
+// login fills the flags from variables and the context, and reads the files that they name. server is the saved flag that
+// --server is taken from.
+func (a *access) login(server string) (l login, err error) {
+	if err := fillFlags(a.flags, server); err != nil {
+		return l, err
+	}
+	if a.cert == "" {
+		l.user = a.user
+	}
+	if l.password, err = firstLine(a.passwordFile, "password", a.password); err != nil {
+		return l, err
+	}
+	if l.token, err = firstLine(a.tokenFile, "token", ""); err != nil {
+		return l, err
+	}
+	l.tls, err = a.secure()
+	return l, err
+}
+
 // connect returns a client, and a context that ends with SIGINT, SIGTERM, or in time.
 func (a *access) connect(ctx context.Context, limited bool) (context.Context, *client.Client, func(), error) {
-	if err := fillFlags(a.flags, "server"); err != nil {
-		return nil, nil, nil, err
-	}
-	password, err := firstLine(a.passwordFile, "password", a.password)
+	l, err := a.login("server")
 	if err != nil {
 		return nil, nil, nil, err
 	}
-	token, err := firstLine(a.tokenFile, "token", "")
-	if err != nil {
-		return nil, nil, nil, err
-	}
-	secured, err := a.secure()
-	if err != nil {
-		return nil, nil, nil, err
-	}
-	user := a.user
-	if a.cert != "" {
-		user = ""
-	}
-	c, err := client.New(a.servers, client.WithCredentials(user, password), client.WithToken(token), client.WithVHost(a.vhost), client.WithTLS(secured))
+	c, err := client.New(a.servers, client.WithCredentials(l.user, l.password), client.WithToken(l.token), client.WithVHost(a.vhost), client.WithTLS(l.tls))
 	if err != nil {
 		return nil, nil, nil, err
 	}

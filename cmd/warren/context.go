@@ -32,10 +32,13 @@ var credentials = []string{"user", "password", "password-file", "token-file", "t
 
 // savedFlags are those that a context may set. WARREN_… variables may set config.ClientVariables: not files of TLS, as a
 // node's own settings have the same names.
-var savedFlags = append([]string{"server", httpServer, "vhost", "tls", "tls-ca"}, credentials...)
+var savedFlags = append([]string{"server", amqpServer, httpServer, "vhost", "tls", "tls-ca"}, credentials...)
 
-// httpServer is the saved flag that commands for operators take their --server from.
-const httpServer = "http-server"
+// The saved flags that commands take their --server from which do not speak gRPC: those for operators, and bench.
+const (
+	httpServer = "http-server"
+	amqpServer = "amqp-server"
+)
 
 // contextsFile is where contexts are saved.
 func contextsFile() (string, error) {
@@ -195,13 +198,15 @@ func contextAdd() *cobra.Command {
 	var a access
 	c := &cobra.Command{Use: "add NAME", Short: "Save a context, or replace it.", Args: cobra.ExactArgs(1),
 		Long: "Save the flags given as a context. Client commands take from the context in use what they are not told by flags or by\n" +
-			"the variables WARREN_SERVER, WARREN_HTTP_SERVER, WARREN_USER, WARREN_PASSWORD, WARREN_PASSWORD_FILE, WARREN_TOKEN_FILE and\n" +
-			"WARREN_VHOST; bench knows no contexts. The first context is in use at once. The file is warren/contexts.json in $XDG_CONFIG_HOME or ~/.config, for its owner alone.",
+			"the variables WARREN_SERVER, WARREN_AMQP_SERVER, WARREN_HTTP_SERVER, WARREN_USER, WARREN_PASSWORD, WARREN_PASSWORD_FILE,\n" +
+			"WARREN_TOKEN_FILE and WARREN_VHOST. The first context is in use at once. The file is warren/contexts.json in\n" +
+			"$XDG_CONFIG_HOME or ~/.config, for its owner alone.",
 		Example: "  warren context add local --server 127.0.0.1:7672\n" +
 			"  warren context add production --server 10.0.0.1:7672,10.0.0.2:7672 --http-server 10.0.0.1:15672 --user orders --password-file ~/.warren-password"}
 	f := c.Flags()
-	a.registerReach(f)
+	a.registerReach(f, defaultServer, grpcServers)
 	f.String(httpServer, "", "HTTP port of any node, for status and the other commands of operators")
+	f.String(amqpServer, "", "AMQP addresses HOST:PORT,… of the nodes, for bench")
 	f.BoolVar(&a.json, "json", false, "print JSON")
 	c.RunE = func(c *cobra.Command, args []string) error {
 		all, err := loadContexts()

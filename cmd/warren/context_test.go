@@ -2,16 +2,21 @@ package main
 
 import (
 	"bytes"
+	"context"
 	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
 
+	"github.com/warrenmq/warren/client"
 	"github.com/warrenmq/warren/config"
+	"github.com/warrenmq/warren/internal/bench"
 )
 
 // command runs a command line without a node.
@@ -85,6 +90,29 @@ func TestContexts(t *testing.T) {
 		return strings.Join([]string{a.server, a.user, a.password, a.tls.ca}, " ")
 	}
 	expect(operator(), "h3:3 u from a file ca")
+	measuring := func(protocol string, words ...string) string {
+		t.Helper()
+		f := pflag.NewFlagSet("bench", pflag.ContinueOnError)
+		var a aim
+		target := &bench.Target{Protocol: protocol}
+		a.registerAim(f, target)
+		if err := errors.Join(f.Parse(words), a.take()); err != nil {
+			return err.Error()
+		}
+		return fmt.Sprint(strings.Join(target.Servers, "+"), " ", target.User, " ", target.Password, " ", target.Token, " ", target.VHost, " ", target.TLS != nil)
+	}
+	run("context", "add", "d", "--server", "h1:1", "--amqp-server", "h4:4,h5:5", "--user", "u", "--password-file", file, "--vhost", "v", "--tls")
+	run("context", "add", "e", "--server", "h1:1", "--token-file", file)
+	expect(measuring(bench.AMQP, "--context", "d"), "h4:4+h5:5 u from a file  v true")
+	expect(measuring(bench.GRPC, "--context", "d"), "h1:1 u from a file  v true")
+	expect(measuring(bench.GRPC, "--context", "d", "--server", "x:1", "--user", "me"), "x:1 me guest  v true")
+	expect(measuring(bench.GRPC, "--context", "e"), "h1:1 guest guest from a file / false")
+	expect(measuring(bench.AMQP, "--context", "e"), defaultAMQP+" guest guest from a file / false")
+	if _, err := execute(t, "bench", "--context", "e"); err == nil || !strings.Contains(err.Error(), "AMQP takes no bearer token") {
+		t.Errorf("AMQP with a token: %v", err)
+	}
+	run("context", "remove", "d")
+	run("context", "remove", "e")
 	t.Setenv("WARREN_ADMIN_TLS_CA", "own")
 	expect(operator(), "h3:3 u from a file own")
 	run("context", "remove", "c")
@@ -145,6 +173,33 @@ func TestTokens(t *testing.T) {
 	}
 	if _, err := command("queue", "list", "--token-file", other); err == nil || !strings.Contains(err.Error(), "login was refused") {
 		t.Errorf("a token of other keys: %v", err)
+	}
+	// The key is replaced while the node runs; what goes on with a token of the old one ends.
+	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Minute)
+	defer cancel()
+	held, err := firstLine(token, "token", "")
+	if err != nil {
+		t.Fatal(err)
+	}
+	c, err := client.New([]string{address}, client.WithToken(held))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	k, err := c.Consume(ctx, "q")
+	if err != nil {
+		t.Fatal(err)
+	}
+	write("keys", "half a ke") // it is told, and changes nothing
+	if err := os.Rename(filepath.Join(dir, "keys2"), keys); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := k.Next(ctx); !errors.Is(err, &client.Error{Reason: client.LoginRefused}) {
+		t.Errorf("a consumer whose token's key is gone: %v", err)
+	}
+	run("queue", "list", "--server", address, "--token-file", other, "--timeout", "1m")
+	if _, err := command("queue", "list", "--token-file", token); err == nil || !strings.Contains(err.Error(), "login was refused") {
+		t.Errorf("a token of the key that is gone: %v", err)
 	}
 	for _, wrong := range [][]string{{}, {"--user", "u"}, {"--user", "u", "--key-file", token}, {"--user", "u", "--key-file", keys, "--expires", "-1h"}} {
 		if _, err := command(append([]string{"token", "create"}, wrong...)...); err == nil {

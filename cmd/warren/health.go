@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"crypto/tls"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -30,6 +31,7 @@ func healthCommand() *cobra.Command {
 		Args:    cobra.NoArgs,
 	}
 	live := c.Flags().Bool("live", false, "ask only whether the process answers (/health/live)")
+	asJSON := c.Flags().Bool("json", false, "print JSON")
 	settings := config.Register(c.Flags())
 	c.RunE = func(c *cobra.Command, _ []string) error {
 		if err := settings.Load(os.Environ()); err != nil {
@@ -42,6 +44,9 @@ func healthCommand() *cobra.Command {
 		text, err := askHealth(c.Context(), settings, path)
 		if err != nil {
 			return err
+		}
+		if *asJSON {
+			return json.NewEncoder(c.OutOrStdout()).Encode(map[string]string{"says": text})
 		}
 		_, err = fmt.Fprintln(c.OutOrStdout(), text)
 		return err

@@ -5,6 +5,7 @@ package main
 import (
 	"fmt"
 	"os"
+	"strings"
 
 	"github.com/spf13/cobra"
 )
@@ -14,9 +15,28 @@ var version = "dev"
 
 func main() {
 	if err := rootCommand().Execute(); err != nil {
-		fmt.Fprintln(os.Stderr, "warren:", err)
+		fmt.Fprintln(os.Stderr, "warren:", oneLine(err))
 		os.Exit(1)
 	}
+}
+
+// oneLine is what an error says, in one line: scripts and logs take lines.
+func oneLine(err error) string {
+	var text strings.Builder
+	for line := range strings.Lines(err.Error()) {
+		line = strings.TrimSpace(line)
+		switch before := text.String(); {
+		case line == "":
+			continue
+		case before == "":
+		case strings.HasSuffix(before, "?") || strings.HasSuffix(before, ":"):
+			text.WriteString(" ")
+		default:
+			text.WriteString("; ")
+		}
+		text.WriteString(line)
+	}
+	return text.String()
 }
 
 // rootCommand is the whole command line.

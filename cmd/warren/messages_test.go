@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -23,7 +24,31 @@ import (
 // startNode runs a node for a test, with further flags, and returns its gRPC address.
 func startNode(t *testing.T, more ...string) string {
 	t.Helper()
-	found, err := freeport.Find(4)
+	return launch(t, more...).grpc
+}
+
+// testNode is a node of a test.
+type testNode struct {
+	*node.Node
+	amqp, grpc, http, gossip string // addresses
+	dir                      string // its data
+	stop                     func() // ends it, once
+}
+
+// launch runs a node for a test, with further flags.
+func launch(t *testing.T, more ...string) *testNode {
+	t.Helper()
+	n, begun := launchLater(t, more...)
+	if err := <-begun; err != nil {
+		t.Fatal(err)
+	}
+	return n
+}
+
+// launchLater is launch that does not wait until the node has joined its cluster.
+func launchLater(t *testing.T, more ...string) (*testNode, <-chan error) {
+	t.Helper()
+	found, err := freeport.Find(5)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -33,25 +58,36 @@ func startNode(t *testing.T, more ...string) string {
 	}
 	flags := pflag.NewFlagSet("node", pflag.ContinueOnError)
 	c := config.Register(flags)
-	if err := flags.Parse(append([]string{"--name", "n", "--data-dir", t.TempDir(), "--http-port", "0", "--amqp-port", ports[0], "--grpc-port", ports[1],
+	dir := t.TempDir()
+	if err := flags.Parse(append([]string{"--name", "n", "--data-dir", dir, "--http-port", ports[4], "--amqp-port", ports[0], "--grpc-port", ports[1],
 		"--cluster-port", ports[2], "--gossip-port", ports[3], "--shards", "2", "--memory-limit", "4GiB", "--disk-free-limit", "1MiB"}, more...)); err != nil {
 		t.Fatal(err)
 	}
 	if err := c.Load(nil); err != nil {
 		t.Fatal(err)
 	}
-	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
-	defer cancel()
-	n, err := node.Start(ctx, c, "test", slog.New(slog.DiscardHandler))
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
+	const host = "127.0.0.1:"
+	n := &testNode{amqp: host + ports[0], grpc: host + ports[1], http: host + ports[4], gossip: host + ports[3], dir: dir}
+	begun, started := make(chan error, 1), make(chan struct{})
+	go func() {
+		defer close(started)
+		ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+		defer cancel()
+		var err error
+		n.Node, err = node.Start(ctx, c, "test", slog.New(slog.DiscardHandler))
+		begun <- err
+	}()
+	n.stop = sync.OnceFunc(func() {
+		<-started
+		if n.Node == nil {
+			return
+		}
 		if err := n.Stop(); err != nil {
 			t.Error(err)
 		}
 	})
-	return "127.0.0.1:" + ports[1]
+	t.Cleanup(n.stop)
+	return n, begun
 }
 
 // shell runs commands against a node.

@@ -10,13 +10,7 @@ import (
 )
 
 func storageCommand() *cobra.Command {
-	c := &cobra.Command{
-		Use:   "storage",
-		Short: "Look into the files of a node that is not running.",
-		Args:  cobra.NoArgs,
-	}
-	c.AddCommand(storageDumpCommand())
-	return c
+	return group("storage", "Look into the files of a node that is not running.", storageDumpCommand())
 }
 
 func storageDumpCommand() *cobra.Command {

@@ -12,9 +12,7 @@ import (
 )
 
 func tlsCommand() *cobra.Command {
-	c := &cobra.Command{Use: "tls", Short: "Certificates.", Args: cobra.NoArgs}
-	c.AddCommand(tlsDevCommand())
-	return c
+	return group("tls", "Certificates.", tlsDevCommand())
 }
 
 func tlsDevCommand() *cobra.Command {

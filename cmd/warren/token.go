@@ -29,8 +29,8 @@ func tokenCreate() *cobra.Command {
 		Use:   "create",
 		Short: "Make a bearer token for a user.",
 		Long: "Make a bearer token: who shows it, over gRPC or HTTP, is the user, with his permissions, until it expires. It is signed with\n" +
-			"the first key of the file that the nodes have as --token-key-file; no node is asked. A token cannot be taken back but\n" +
-			"with its user or its key.",
+			"the first key of the file that the nodes have as --token-key-file; no node is asked. A token is taken back with its key:\n" +
+			"see warren token key.",
 		Example: "  warren token key > token.keys\n  warren token create --user orders --expires 24h --key-file token.keys",
 		Args:    cobra.NoArgs,
 		RunE: func(c *cobra.Command, _ []string) error {
@@ -72,10 +72,17 @@ func tokenKey() *cobra.Command {
 	c := &cobra.Command{
 		Use:   "key",
 		Short: "Make a key for tokens: a line for --token-key-file.",
-		Long: "Make a key for tokens: a line for the file that all nodes get as --token-key-file. To replace a key, put the new one first,\n" +
-			"start the nodes again, and drop the old one when its tokens have expired.",
-		Example: "  warren token key > token.keys",
-		Args:    cobra.NoArgs,
+		Long: "Make a key for tokens: a line for the file that all nodes get as --token-key-file. They read it again within seconds of a\n" +
+			"change. To replace a key, put the new one first, and drop the old one when its tokens have expired.\n\n" +
+			"To drop a key is to take back all tokens that it has signed: they are refused, and what was begun with them over gRPC\n" +
+			"ends. So give each program whose tokens may have to be taken back alone a key of its own: sign with a file that has\n" +
+			"this key alone, and give the nodes one with the keys of all.",
+		Example: "  warren token key > token.keys\n\n" +
+			"  # A key for one program, whose tokens can be taken back alone.\n" +
+			"  warren token key > reports.key\n" +
+			"  cat reports.key >> token.keys\n" +
+			"  warren token create --user reports --expires 24h --key-file reports.key",
+		Args: cobra.NoArgs,
 		RunE: func(c *cobra.Command, _ []string) error {
 			key := make([]byte, 32)
 			rand.Read(key) // does not fail

@@ -9,9 +9,10 @@ import (
 	"github.com/warrenmq/warren/client"
 )
 
-// group is a command with others below it.
+// group is a command with others below it, which it shows by itself. The library would do the same, and succeed, for one that is
+// misspelt.
 func group(name, short string, commands ...*cobra.Command) *cobra.Command {
-	c := &cobra.Command{Use: name, Short: short, Args: cobra.NoArgs}
+	c := &cobra.Command{Use: name, Short: short, Args: cobra.NoArgs, RunE: func(c *cobra.Command, _ []string) error { return c.Help() }}
 	c.AddCommand(commands...)
 	return c
 }

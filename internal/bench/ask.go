@@ -11,7 +11,7 @@ import (
 
 // Declare declares a durable queue through a server, where some brokers then put its leader.
 func Declare(ctx context.Context, t Target, server, queue string) error {
-	c, err := dial(ctx, server, t.User, t.Password, t.VHost)
+	c, err := t.dial(ctx, server)
 	if err != nil {
 		return err
 	}
@@ -24,7 +24,7 @@ func Declare(ctx context.Context, t Target, server, queue string) error {
 // Answers publishes one persistent message to a queue through a server and waits for its confirm, for timeout at most: a node
 // that does it serves.
 func Answers(ctx context.Context, t Target, server, queue string, timeout time.Duration) error {
-	c, err := dial(ctx, server, t.User, t.Password, t.VHost)
+	c, err := t.dial(ctx, server)
 	if err != nil {
 		return err
 	}

@@ -5,6 +5,7 @@ package bench
 
 import (
 	"context"
+	"crypto/tls"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -25,11 +26,13 @@ const (
 
 // Target is the broker that is measured.
 type Target struct {
-	Protocol              string   // AMQP or GRPC; empty: AMQP. Only Run knows another
-	Servers               []string // host:port; connections are dealt out over them
-	User, Password, VHost string
-	QueueType             string // x-queue-type of the queues; empty: the broker's own choice
-	PIDs                  []int  // broker processes on this machine whose CPU time and memory count; empty: those that listen at Servers
+	Protocol              string      // AMQP or GRPC; empty: AMQP. Only Run knows another
+	Servers               []string    // host:port; connections are dealt out over them
+	User, Password, VHost string      // without a user, the certificate that TLS shows says who it is
+	Token                 string      // a bearer token, instead of user and password; GRPC alone takes it
+	TLS                   *tls.Config // nil: plain text
+	QueueType             string      // x-queue-type of the queues; empty: the broker's own choice
+	PIDs                  []int       // broker processes on this machine whose CPU time and memory count; empty: those that listen at Servers
 }
 
 func (t *Target) validate() error {
@@ -38,6 +41,9 @@ func (t *Target) validate() error {
 	}
 	if t.Protocol != "" && t.Protocol != AMQP && t.Protocol != GRPC {
 		return fmt.Errorf("protocol %q: neither %s nor %s", t.Protocol, AMQP, GRPC)
+	}
+	if t.Token != "" && t.Protocol != GRPC {
+		return errors.New("AMQP takes no bearer token: log in by user and password, or by a certificate")
 	}
 	return nil
 }

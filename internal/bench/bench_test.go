@@ -60,7 +60,7 @@ func TestRunAgainstANode(t *testing.T) {
 	}
 	t.Run("nothing stays", func(t *testing.T) {
 		server := servers[AMQP]
-		c, err := dial(t.Context(), server.Servers[0], server.User, server.Password, server.VHost)
+		c, err := server.dial(t.Context(), server.Servers[0])
 		if err != nil {
 			t.Fatal(err)
 		}

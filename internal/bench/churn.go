@@ -138,7 +138,7 @@ func (c *churn) work(ctx context.Context, worker int, times *hdrhistogram.Histog
 }
 
 func (c *churn) dial(worker int) (*client, error) {
-	return dial(context.Background(), c.o.Servers[worker%len(c.o.Servers)], c.o.User, c.o.Password, c.o.VHost)
+	return c.o.dial(context.Background(), c.o.Servers[worker%len(c.o.Servers)])
 }
 
 func (c *churn) connection(worker int) func(int) error {

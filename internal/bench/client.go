@@ -2,6 +2,7 @@ package bench
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"net"
@@ -38,19 +39,35 @@ const benchChannel = 1
 const handshakeTimeout = 30 * time.Second
 
 // dial connects, logs in and opens the channel. start begins reading.
-func dial(ctx context.Context, addr, user, password, vhost string) (*client, error) {
-	socket, err := (&net.Dialer{Timeout: handshakeTimeout}).DialContext(ctx, "tcp", addr)
+func (t *Target) dial(ctx context.Context, server string) (*client, error) {
+	socket, err := t.open(ctx, server)
 	if err != nil {
 		return nil, err
 	}
 	c := &client{socket: socket, in: wire.NewScanner(socket, 131072), frameMax: 131072, replies: make(chan wire.Method, 1), gone: make(chan struct{})}
-	if err := c.handshake(user, password, vhost); err != nil {
-		return nil, errors.Join(fmt.Errorf("connect to %s: %w", addr, err), socket.Close())
+	if err := c.handshake(t); err != nil {
+		return nil, errors.Join(fmt.Errorf("connect to %s: %w", server, err), socket.Close())
 	}
 	return c, nil
 }
 
-func (c *client) handshake(user, password, vhost string) error {
+func (t *Target) open(ctx context.Context, server string) (net.Conn, error) {
+	plain := &net.Dialer{Timeout: handshakeTimeout}
+	if t.TLS == nil {
+		return plain.DialContext(ctx, "tcp", server)
+	}
+	return (&tls.Dialer{NetDialer: plain, Config: t.TLS}).DialContext(ctx, "tcp", server)
+}
+
+// credentials are the mechanism of SASL and what it says.
+func (t *Target) credentials() (mechanism, response string) {
+	if t.User == "" {
+		return "EXTERNAL", ""
+	}
+	return "PLAIN", "\x00" + t.User + "\x00" + t.Password
+}
+
+func (c *client) handshake(t *Target) error {
 	if err := c.socket.SetDeadline(time.Now().Add(handshakeTimeout)); err != nil {
 		return err
 	}
@@ -60,7 +77,8 @@ func (c *client) handshake(user, password, vhost string) error {
 	if _, err := expect[*wire.ConnectionStart](c); err != nil {
 		return err
 	}
-	if err := c.send(0, &wire.ConnectionStartOk{Mechanism: "PLAIN", Response: "\x00" + user + "\x00" + password, Locale: "en_US",
+	mechanism, response := t.credentials()
+	if err := c.send(0, &wire.ConnectionStartOk{Mechanism: mechanism, Response: response, Locale: "en_US",
 		ClientProperties: wire.Table{"product": "warren bench", "capabilities": wire.Table{"authentication_failure_close": true}}}); err != nil {
 		return err
 	}
@@ -73,7 +91,7 @@ func (c *client) handshake(user, password, vhost string) error {
 		return err
 	}
 	c.frameMax = min(tune.FrameMax, c.frameMax)
-	if err := c.send(0, &wire.ConnectionOpen{VirtualHost: vhost}); err != nil {
+	if err := c.send(0, &wire.ConnectionOpen{VirtualHost: t.VHost}); err != nil {
 		return err
 	}
 	if _, err := expect[*wire.ConnectionOpenOk](c); err != nil {
@@ -318,7 +336,7 @@ type amqpDoor struct{}
 
 // begin opens a client that reads.
 func (amqpDoor) begin(ctx context.Context, r *run, server string, e events) (*client, error) {
-	c, err := dial(ctx, server, r.o.User, r.o.Password, r.o.VHost)
+	c, err := r.o.dial(ctx, server)
 	if err != nil {
 		return nil, err
 	}

@@ -10,6 +10,7 @@ import (
 	"sync"
 
 	"google.golang.org/grpc"
+	"google.golang.org/grpc/credentials"
 	"google.golang.org/grpc/credentials/insecure"
 	"google.golang.org/grpc/experimental"
 	"google.golang.org/grpc/mem"
@@ -46,11 +47,25 @@ const grpcWindow = 4 << 20
 
 // dial opens a connection, and a context with the login and the virtual host for its calls.
 func (grpcDoor) dial(ctx context.Context, r *run, server string) (context.Context, *grpc.ClientConn, error) {
-	conn, err := grpc.NewClient("passthrough:///"+server, grpc.WithTransportCredentials(insecure.NewCredentials()),
+	transport := insecure.NewCredentials()
+	if r.o.TLS != nil {
+		transport = credentials.NewTLS(r.o.TLS)
+	}
+	conn, err := grpc.NewClient("passthrough:///"+server, grpc.WithTransportCredentials(transport),
 		grpc.WithWriteBufferSize(grpcBatchBytes), grpc.WithReadBufferSize(grpcBatchBytes), experimental.WithBufferPool(buffers), grpc.WithInitialWindowSize(grpcWindow), grpc.WithInitialConnWindowSize(grpcWindow), grpc.WithDisableServiceConfig(),
 		grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(math.MaxInt32)))
-	return metadata.AppendToOutgoingContext(ctx, "warren-vhost", r.o.VHost,
-		"authorization", "Basic "+base64.StdEncoding.EncodeToString([]byte(r.o.User+":"+r.o.Password))), conn, err
+	return metadata.AppendToOutgoingContext(ctx, append(r.o.authorization(), "warren-vhost", r.o.VHost)...), conn, err
+}
+
+// authorization is the login in a call's metadata; none with a certificate.
+func (t *Target) authorization() []string {
+	switch {
+	case t.Token != "":
+		return []string{"authorization", "Bearer " + t.Token}
+	case t.User != "":
+		return []string{"authorization", "Basic " + base64.StdEncoding.EncodeToString([]byte(t.User+":"+t.Password))}
+	}
+	return nil
 }
 
 // topology calls f with a client.

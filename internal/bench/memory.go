@@ -114,8 +114,8 @@ func each(ctx context.Context, n int, work func(ctx context.Context, worker, i i
 	return context.Cause(ctx)
 }
 
-func (o *MemoryOptions) dial(ctx context.Context, i int) (*client, error) {
-	return dial(ctx, o.Servers[i%len(o.Servers)], o.User, o.Password, o.VHost)
+func (o *MemoryOptions) client(ctx context.Context, i int) (*client, error) {
+	return o.dial(ctx, o.Servers[i%len(o.Servers)])
 }
 
 func (o *MemoryOptions) connect(ctx context.Context) (release func(), err error) {
@@ -128,7 +128,7 @@ func (o *MemoryOptions) connect(ctx context.Context) (release func(), err error)
 		}
 	}
 	err = each(ctx, o.Connections, func(ctx context.Context, _, i int) (err error) {
-		clients[i], err = o.dial(ctx, i)
+		clients[i], err = o.client(ctx, i)
 		return err
 	})
 	if err != nil {
@@ -150,7 +150,7 @@ func (o *MemoryOptions) withClients(ctx context.Context, n int, work func(c *cli
 	}()
 	return each(ctx, n, func(ctx context.Context, worker, i int) (err error) {
 		if clients[worker] == nil {
-			if clients[worker], err = o.dial(ctx, worker); err != nil {
+			if clients[worker], err = o.client(ctx, worker); err != nil {
 				return err
 			}
 		}

@@ -42,6 +42,7 @@ class Node:
         self.confirm_until = None  # confirms that many messages of each stream at most; None: all
         self.outcome = {}  # by body: Confirm fields instead of confirmed
         self.refuse = None  # (code, reason, text) for every call
+        self.refuse_later = None  # the same for a consumer that has its deliveries, once
         self.publishes = 0  # streams
         self.consumes = 0
         self.batches = []
@@ -134,6 +135,9 @@ class Node:
             response = consuming_pb2.ConsumeResponse()
             response.deliveries.deliveries.add(delivery_tag=tag, redelivered=self.consumes > 1).message.body = body
             yield response
+        if self.refuse_later is not None:
+            (code, reason, text), self.refuse_later = self.refuse_later, None
+            await context.abort(code, text, details(code, reason, text))
         async for request in requests:
             for settle in request.settles.settles:
                 self.cluster.settles.append((settle.delivery_tag, settle.multiple, settle.settlement))

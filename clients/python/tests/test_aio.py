@@ -210,6 +210,22 @@ class Consuming(WithNodes):
         await eventually(lambda: consumer.queue == "amq.gen-5")
         await consumer.close()
 
+    async def test_it_starts_again_after_a_delivery_that_was_not_settled_in_time(self):
+        self.cluster.queue = [b"a"]
+        self.nodes[0].refuse_later = (grpc.StatusCode.ABORTED, "DELIVERY_TIMEOUT", "timed out")
+        consumer = await self.client.consume("q")
+        first = await consumer.next()
+        if not first.redelivered:  # the end of its stream may come before it is asked for
+            with self.assertRaises(aio.LostError):
+                await eventually(first.is_stale)
+                await first.ack()
+            first = await consumer.next()
+        self.assertTrue(first.redelivered)
+        await first.ack()
+        await consumer.close()
+        self.assertEqual(self.cluster.settles, [(1, True, 1)])
+        self.assertEqual((self.nodes[0].consumes, self.nodes[1].consumes), (2, 0), "nothing is wrong with the node")
+
     async def test_why_it_cannot_start(self):
         self.nodes[0].refuse = (grpc.StatusCode.PERMISSION_DENIED, "ACCESS_REFUSED", "no")
         with self.assertRaises(aio.AccessRefusedError):

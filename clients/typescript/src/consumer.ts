@@ -1,7 +1,7 @@
 import { onAbort } from "./abort.js";
 import type { CallOptions, Core } from "./client.js";
 import { Deque } from "./deque.js";
-import { AgainError, ClosedError, during, isTransient, SettledError } from "./errors.js";
+import { AgainError, ClosedError, during, isDeliveryTimeout, isTransient, SettledError, textOf } from "./errors.js";
 import { toFields, type Table } from "./fields.js";
 import { fromWire, type ReceivedMessage } from "./message.js";
 import type { Node, Stream } from "./node.js";
@@ -134,7 +134,7 @@ interface Waiter {
 
 /**
  * Receives a queue's messages. After a lost connection it goes on by another node; what was not settled comes again,
- * marked as redelivered.
+ * marked as redelivered. So it does after a delivery that was out for longer than the consumer timeout.
  */
 export class Consumer implements AsyncIterable<Delivery> {
   private readonly core: Core;
@@ -292,7 +292,14 @@ export class Consumer implements AsyncIterable<Delivery> {
     try {
       return await Promise.race([stream.ended, cancelled]);
     } catch (error) {
-      throw this.closing && isTransient(error) ? new ClosedError() : error;
+      if (this.closing && isTransient(error)) {
+        throw new ClosedError();
+      }
+      if (isDeliveryTimeout(error)) {
+        this.core.logger.warn("a delivery was not settled in time; the consumer starts again", { queue: this.name, error: textOf(error) });
+        throw new AgainError();
+      }
+      throw error;
     } finally {
       this.stream = undefined;
       own.end();

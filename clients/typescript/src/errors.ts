@@ -16,7 +16,8 @@ export type Reason =
   | "INVALID_ARGUMENT"
   | "QUEUE_FULL"
   | "REFUSED"
-  | "CLOSED";
+  | "CLOSED"
+  | "DELIVERY_TIMEOUT";
 
 /** The base of this package's errors. */
 export class WarrenError extends Error {
@@ -111,6 +112,11 @@ export function fromStatus(error: unknown): unknown {
     return error;
   }
   return new BrokerError(error.code, reasonOf(error), error.details, { cause: error });
+}
+
+/** Tells whether a stream ended because a delivery was not settled in time. */
+export function isDeliveryTimeout(error: unknown): boolean {
+  return isServiceError(error) && reasonOf(error) === "DELIVERY_TIMEOUT";
 }
 
 /** Tells whether another attempt, on another node, may succeed. */

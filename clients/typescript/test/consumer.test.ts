@@ -138,6 +138,23 @@ test("a lost connection is another stream; what was held comes again", async (t)
   assert.equal(consumer.queue, "another");
 });
 
+test("a delivery that was not settled in time is another stream of the same node", async (t) => {
+  const { client, brokers } = await start(t, 2);
+  const starting = client.consume("q");
+  const { stream } = await begin(brokers[0]!);
+  const consumer = await starting;
+  stream.send(delivered(1, "held", "buffered"));
+  const held = await consumer.next();
+  stream.fail(status.ABORTED, "timed out", "DELIVERY_TIMEOUT");
+  const { stream: second } = await begin(brokers[0]!);
+  second.send(delivered(1, "held again"));
+  const again = await consumer.next();
+  assert.equal(again.text(), "held again");
+  assert.equal(await held.ack(), false);
+  assert.equal(await again.ack(), true);
+  assert.deepEqual(await settles(second), [[1, true, "ACK"]]);
+});
+
 test("a consumer that cannot start says why", async (t) => {
   const { client, broker } = await start(t);
   const starting = client.consume("q");

@@ -468,7 +468,8 @@ func (x *Settle) GetDelayMillis() uint64 {
 }
 
 // ExtendLeases says that deliveries are still being worked on: the time that they may be out (the queue's
-// x-consumer-timeout, or the node's) begins anew. One that is not unsettled ends the stream with FAILED_PRECONDITION.
+// x-consumer-timeout, or the node's) begins anew. One that is not unsettled ends the stream with FAILED_PRECONDITION. A stream
+// with a delivery that is out for longer ends with ABORTED.
 type ExtendLeases struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	DeliveryTags  []uint64               `protobuf:"varint,1,rep,packed,name=delivery_tags,json=deliveryTags,proto3" json:"delivery_tags,omitempty"`

@@ -66,6 +66,9 @@ const (
 	ErrorReason_ERROR_REASON_REFUSED ErrorReason = 14
 	// UNAVAILABLE: the node stops, or the connection was closed by an operator.
 	ErrorReason_ERROR_REASON_CLOSED ErrorReason = 15
+	// ABORTED: a delivery of the stream was out for longer than the consumer timeout. What the stream held is delivered again:
+	// the client may open another one at once.
+	ErrorReason_ERROR_REASON_DELIVERY_TIMEOUT ErrorReason = 16
 )
 
 // Enum value maps for ErrorReason.
@@ -87,6 +90,7 @@ var (
 		13: "ERROR_REASON_QUEUE_FULL",
 		14: "ERROR_REASON_REFUSED",
 		15: "ERROR_REASON_CLOSED",
+		16: "ERROR_REASON_DELIVERY_TIMEOUT",
 	}
 	ErrorReason_value = map[string]int32{
 		"ERROR_REASON_UNSPECIFIED":         0,
@@ -105,6 +109,7 @@ var (
 		"ERROR_REASON_QUEUE_FULL":          13,
 		"ERROR_REASON_REFUSED":             14,
 		"ERROR_REASON_CLOSED":              15,
+		"ERROR_REASON_DELIVERY_TIMEOUT":    16,
 	}
 )
 
@@ -954,7 +959,7 @@ const file_broker_v1_message_proto_rawDesc = "" +
 	"\x05value\x18\x02 \x01(\v2\x1c.warren.broker.v1.FieldValueR\x05value:\x028\x01\";\n" +
 	"\aDecimal\x12\x14\n" +
 	"\x05scale\x18\x01 \x01(\rR\x05scale\x12\x1a\n" +
-	"\bunscaled\x18\x02 \x01(\rR\bunscaled*\xfe\x03\n" +
+	"\bunscaled\x18\x02 \x01(\rR\bunscaled*\xa1\x04\n" +
 	"\vErrorReason\x12\x1c\n" +
 	"\x18ERROR_REASON_UNSPECIFIED\x10\x00\x12\x19\n" +
 	"\x15ERROR_REASON_INTERNAL\x10\x01\x12\x1a\n" +
@@ -972,7 +977,8 @@ const file_broker_v1_message_proto_rawDesc = "" +
 	"\x1dERROR_REASON_INVALID_ARGUMENT\x10\f\x12\x1b\n" +
 	"\x17ERROR_REASON_QUEUE_FULL\x10\r\x12\x18\n" +
 	"\x14ERROR_REASON_REFUSED\x10\x0e\x12\x17\n" +
-	"\x13ERROR_REASON_CLOSED\x10\x0fB5Z3github.com/warrenmq/warren/proto/broker/v1;brokerv1b\x06proto3"
+	"\x13ERROR_REASON_CLOSED\x10\x0f\x12!\n" +
+	"\x1dERROR_REASON_DELIVERY_TIMEOUT\x10\x10B5Z3github.com/warrenmq/warren/proto/broker/v1;brokerv1b\x06proto3"
 
 var (
 	file_broker_v1_message_proto_rawDescOnce sync.Once

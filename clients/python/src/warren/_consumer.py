@@ -17,7 +17,7 @@ from ._connection import Again, Connection, Node, converse, of_call, send
 from ._message import Message, from_proto
 from ._proto import consuming_pb2
 from ._topology import Binding, binding_to_proto
-from .errors import ClosedError, Error, LostError, SettledError, from_status
+from .errors import ClosedError, Error, LostError, Reason, SettledError, from_status
 
 DEFAULT_CREDIT = 256
 
@@ -260,9 +260,14 @@ class BaseConsumer(Generic[D]):
         while True:
             try:
                 response = await call.read()
-            except grpc.aio.AioRpcError:
+            except grpc.aio.AioRpcError as e:
                 if self._closing.is_set():
                     raise ClosedError("the consumer is closed") from None
+                if from_status(e).reason is Reason.DELIVERY_TIMEOUT:
+                    self._connection.log.warning(
+                        "consumer of %s starts again, as a delivery was not settled in time: %s", self._queue, e.details()
+                    )
+                    raise Again from None
                 raise
             if response is grpc.aio.EOF and self._closing.is_set():
                 raise ClosedError("the consumer is closed")
@@ -293,7 +298,7 @@ class BaseConsumer(Generic[D]):
 
 class Consumer(BaseConsumer[Delivery]):
     """Receives a queue's messages. After a lost connection it goes on by another node; what was not settled comes again,
-    marked as redelivered. Iterate over it, or call next or handle; several tasks share the deliveries. Client.consume
+    marked as redelivered. So it does after a delivery that was out for longer than the consumer timeout. Iterate over it, or call next or handle; several tasks share the deliveries. Client.consume
     makes it.
     """
 

@@ -31,6 +31,8 @@ class Reason(str, enum.Enum):
     REFUSED = "REFUSED"
     """Of a message: its number is below the lowest that its producer may publish again."""
     CLOSED = "CLOSED"
+    DELIVERY_TIMEOUT = "DELIVERY_TIMEOUT"
+    """A delivery was not settled in time. Consumers start again by themselves."""
     UNSPECIFIED = "UNSPECIFIED"
     """The broker gave none, or one that this version of the SDK does not know."""
 
