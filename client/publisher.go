@@ -42,8 +42,8 @@ const (
 	defaultUnconfirmed      = 4096
 	mostUnconfirmed         = 16000 // the broker takes numbers that are less than 16,384 apart
 	defaultUnconfirmedBytes = 16 << 20
-	// batchBytes and batchMessages are at which size a batch is sent without more.
-	batchBytes    = 128 << 10
+	// batchBytes and batchMessages are at which size a batch is sent without more: as much as the broker hands on at once.
+	batchBytes    = 120 << 10
 	batchMessages = 1024
 	// messageOverhead is about what a message costs beside its body, in bytes.
 	messageOverhead = 64

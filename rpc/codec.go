@@ -124,6 +124,14 @@ func (r *publishRequest) release() {
 	*r = publishRequest{}
 }
 
+// size is about how much memory it holds, in bytes: at least one.
+func (r *publishRequest) size() int {
+	if r.data == nil {
+		return 1
+	}
+	return 1 + r.data.Len()
+}
+
 func (r *publishRequest) read(data mem.BufferSlice) error {
 	r.release()
 	r.data = data.MaterializeToBuffer(messageBuffers)

@@ -56,7 +56,7 @@ type publishStream struct {
 	last       uint64 // the last number
 	lowest     uint64 // the lowest that may be published again
 	lastTag    uint64 // the broker's number of the last message that it took
-	request    publishRequest
+	staged     int    // bytes of messages since the last Flush
 	publish    broker.Publish
 	properties published
 
@@ -77,33 +77,72 @@ const (
 	maxUntold   = 1 << 16
 )
 
+// stagedBytes is how much is handed on at once, in bytes: with what the broker adds it is one of its batches, not one and a
+// small one behind it.
+const (
+	stagedBytes = 120 << 10
+	// stagedOverhead is about what a message has beside its body, in bytes.
+	stagedOverhead = 40
+)
+
+// read publishes what the client sends. A goroutine receives ahead of it.
 func (s *publishStream) read() error {
-	defer s.request.release()
+	arrived := newArrivals()
+	defer arrived.stop()
+	go s.receive(arrived)
 	for {
-		err := s.stream.RecvMsg(&s.request)
+		request, more, err := arrived.take()
 		if errors.Is(err, io.EOF) {
 			return nil
 		}
 		if err != nil {
 			return err
 		}
-		if !s.request.hasBatch {
-			return invalid("a request without batch")
-		}
-		s.server.metrics.received.Add(uint64(len(s.request.messages)))
-		err = s.batch(&s.request)
-		s.request.release()
+		err = s.take(request)
+		request.release()
 		if err != nil {
 			// What was staged before the message that failed goes out, and its confirms come back if they can.
-			if err := s.conn.Flush(s.calls); err != nil {
+			if err := s.flush(); err != nil {
 				s.server.log.Debug("end of a publisher", "err", err)
 			}
 			return err
 		}
-		if err := s.conn.Flush(s.calls); err != nil {
+		if more {
+			continue
+		}
+		if err := s.flush(); err != nil {
 			return err
 		}
 	}
+}
+
+// receive receives requests until the stream ends, or nobody takes them any more.
+func (s *publishStream) receive(to *arrivals) {
+	var err error
+	defer func() { to.end(err) }()
+	defer s.contain(&err)
+	for {
+		request := &publishRequest{}
+		if err = s.stream.RecvMsg(request); err == nil && to.put(request) {
+			continue
+		}
+		request.release()
+		return
+	}
+}
+
+func (s *publishStream) take(request *publishRequest) error {
+	if !request.hasBatch {
+		return invalid("a request without batch")
+	}
+	s.server.metrics.received.Add(uint64(len(request.messages)))
+	return s.batch(request)
+}
+
+// flush hands on what is staged.
+func (s *publishStream) flush() error {
+	s.staged = 0
+	return s.conn.Flush(s.calls)
 }
 
 // batch publishes messages.
@@ -120,6 +159,9 @@ func (s *publishStream) batch(b *publishRequest) error {
 		err := s.message(sequence, &b.messages[i])
 		if err == nil {
 			s.lastTag++
+			if err := s.flushFull(len(b.messages[i].body), len(b.messages)-i-1); err != nil {
+				return err
+			}
 			continue
 		}
 		reason, detail, ok := ofMessage(err)
@@ -132,6 +174,18 @@ func (s *publishStream) batch(b *publishRequest) error {
 		}
 	}
 	return nil
+}
+
+// flushFull notes that a message was staged and hands on what is, if it is enough; so many after it are still expected.
+func (s *publishStream) flushFull(body, after int) error {
+	if s.staged += body + stagedOverhead; s.staged < stagedBytes {
+		return nil
+	}
+	err := s.flush()
+	if err != nil && after > 0 {
+		s.giveUp(after)
+	}
+	return err
 }
 
 // number checks the numbers of a batch.

@@ -58,9 +58,11 @@ const (
 	batchRoom = 4 << 20
 	// maxStreams bounds the streams of one connection.
 	maxStreams = 1000
-	// streamWindow and connWindow are how much a client may send ahead of what has been read, in bytes.
-	streamWindow = 512 << 10
-	connWindow   = 1 << 20
+	// streamWindow and connWindow are how much a client may send ahead of what has been read, in bytes. A stream may be as far
+	// ahead as a connection may have under way (docs/adr/0003): what follows is there when that has been applied, however
+	// late a busy client learns that it may send more.
+	streamWindow = 1 << 20
+	connWindow   = 2 << 20
 	// writeBuffer is how much is gathered for one write, in bytes. Connections share the memory.
 	writeBuffer = 128 << 10
 	// maxHeader bounds the metadata of a call, in bytes.

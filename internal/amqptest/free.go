@@ -76,11 +76,14 @@ func (c *FreeCluster) Submit(ctx context.Context, shard queue.ShardID, b *broker
 	}
 	b.Done(b, nil)
 	if len(c.deliveries) > 0 && c.receiver != nil {
+		ds := c.deliveries
+		c.deliveries = nil // settles are submitted while this waits
 		for c.MaxOut > 0 && c.out >= c.MaxOut && ctx.Err() == nil {
 			c.room.Wait()
 		}
-		c.out += len(c.deliveries)
-		c.receiver.Deliver(c.deliveries)
+		c.out += len(ds)
+		c.receiver.Deliver(ds)
+		c.deliveries = ds
 	}
 	return nil
 }

@@ -35,7 +35,7 @@ func (p *bufferPool) Get(n int) *[]byte {
 		*kept = (*kept)[:n]
 		return kept
 	}
-	made := make([]byte, n, max(n, 2*grpcBatchBytes))
+	made := make([]byte, n, max(n, 2*grpcBuffer))
 	return &made
 }
 
@@ -52,7 +52,8 @@ func (grpcDoor) dial(ctx context.Context, r *run, server string) (context.Contex
 		transport = credentials.NewTLS(r.o.TLS)
 	}
 	conn, err := grpc.NewClient("passthrough:///"+server, grpc.WithTransportCredentials(transport),
-		grpc.WithWriteBufferSize(grpcBatchBytes), grpc.WithReadBufferSize(grpcBatchBytes), experimental.WithBufferPool(buffers), grpc.WithInitialWindowSize(grpcWindow), grpc.WithInitialConnWindowSize(grpcWindow), grpc.WithDisableServiceConfig(),
+		grpc.WithWriteBufferSize(grpcBuffer), grpc.WithReadBufferSize(grpcBuffer), experimental.WithBufferPool(buffers),
+		grpc.WithInitialWindowSize(grpcWindow), grpc.WithInitialConnWindowSize(grpcWindow), grpc.WithDisableServiceConfig(),
 		grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(math.MaxInt32)))
 	return metadata.AppendToOutgoingContext(ctx, append(r.o.authorization(), "warren-vhost", r.o.VHost)...), conn, err
 }
@@ -188,8 +189,10 @@ type grpcConversation struct {
 }
 
 const (
-	// grpcBatchBytes is at which size a batch is sent without more.
-	grpcBatchBytes = 128 << 10
+	// grpcBuffer is how much is gathered for one write or read, and grpcBatchBytes at which size a batch is sent without more:
+	// with its frames it fits into one write, and in the broker into one batch. A little more would be two of each.
+	grpcBuffer     = 128 << 10
+	grpcBatchBytes = 120 << 10
 	// bodyField is Message.body.
 	bodyField = 4
 )
@@ -207,7 +210,7 @@ func (c *grpcConversation) publish(body []byte) error {
 	out = append(out, c.head...)
 	out = protowire.AppendTag(out, bodyField, protowire.BytesType)
 	*c.out = protowire.AppendBytes(out, body)
-	if len(out) < grpcBatchBytes {
+	if len(*c.out) < grpcBatchBytes {
 		return nil
 	}
 	return c.flush()
