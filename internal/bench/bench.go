@@ -30,7 +30,7 @@ type Target struct {
 	Servers               []string    // host:port; connections are dealt out over them
 	User, Password, VHost string      // without a user, the certificate that TLS shows says who it is
 	Token                 string      // a bearer token, instead of user and password; GRPC alone takes it
-	TLS                   *tls.Config // nil: plain text
+	TLS                   *tls.Config `json:"-"` // nil: plain text
 	QueueType             string      // x-queue-type of the queues; empty: the broker's own choice
 	PIDs                  []int       // broker processes on this machine whose CPU time and memory count; empty: those that listen at Servers
 }
