@@ -209,7 +209,12 @@ func TestReadAheadAtAnyPace(t *testing.T) {
 					time.Sleep(time.Duration(random.IntN(5)) * time.Millisecond)
 				case pick < 12:
 					c.SetDelay(time.Duration(random.IntN(60)) * time.Millisecond)
-				case pick < 14:
+				case pick < 13: // slow, with acknowledgements on their way when it is found out
+					for range 30 {
+						time.Sleep(time.Duration(random.IntN(20)) * time.Millisecond)
+						r.ack(1 + random.IntN(3))
+					}
+				case pick < 15:
 					lowered, changed = max(lowered, limit), time.Now()
 					limit = 32 + random.IntN(100)
 					r.run(func() error { r.ch.SetCredit("t", uint32(limit)); return nil })
@@ -222,7 +227,7 @@ func TestReadAheadAtAnyPace(t *testing.T) {
 				if out <= limit && time.Since(changed) > time.Second {
 					lowered = 0
 				}
-				if out == 0 {
+				if out == 0 && r.acked < messages {
 					r.await(func() bool { return len(r.tags) > r.acked })
 				}
 				r.ack(1 + random.IntN(limit))

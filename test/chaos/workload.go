@@ -115,7 +115,7 @@ func orderedQueues(r *run, l *link, share float64) error {
 		for j := range publishers {
 			r.publish(fmt.Sprintf("publisher %d of ordered-%d", j, i), share/queues/publishers, route, target)
 		}
-		r.consume(fmt.Sprintf("consumer of ordered-%d", i), q, 100, nil)
+		r.consume(fmt.Sprintf("consumer of ordered-%d", i), q, 40, nil) // few enough to read ahead after a fault (docs/adr/0009)
 	}
 	return nil
 }

@@ -27,6 +27,18 @@ var remedies = []remedy{
 		edits: []edit{{"cluster/keep.go", "return term != g.unansweredIn || !slices.Contains(g.unanswered, to)", "return term != g.unansweredIn || len(g.unanswered) == 0 || to != \"\""}},
 	},
 	{
+		name: "give back in order", what: "deliveries that a client was not sent do not go back when the consumer has been given later ones",
+		where: "raftfsm/queue State.giveBackLast", pkg: "broker", test: "TestReadAheadAtAnyPace",
+		fails: "is number",
+		edits: []edit{{"raftfsm/queue/settle.go", "if c.lastID != last {", "if c.lastID < last {"}},
+	},
+	{
+		name: "give back what waits", what: "what a consumer has read ahead goes back when its client is slow",
+		where: "broker consumer.look", pkg: "broker", test: "TestReadAhead",
+		fails: "acknowledged, the queue holds",
+		edits: []edit{{"broker/ahead.go", "case !fast && !c.returning", "case !fast && c.gone && !c.returning"}},
+	},
+	{
 		name: "raft#695", what: "heartbeats go through the main loop, not by the library's fast path",
 		where: "cluster/raftnet Group.SetHeartbeatHandler", pkg: "cluster/raftnet", test: "TestHeartbeatGoesThroughTheMainLoop",
 		fails: "no request came out of Consumer",
