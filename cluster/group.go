@@ -50,8 +50,8 @@ type group struct {
 	led      time.Time     // since when a leader is known; zero: none is
 	transfer time.Time     // since when a leadership transfer does not end; zero: none
 
-	// unanswered are the seats to which a transfer of unansweredIn, a term, ended without an answer: see mayHandTo.
-	unanswered   []raft.ServerID
+	// unanswered is when a transfer to a seat, in the term unansweredIn, has ended without an answer: see mayHandTo.
+	unanswered   map[raft.ServerID]time.Time
 	unansweredIn uint64
 }
 

@@ -495,13 +495,18 @@ func (g *group) handTo(ctx context.Context, uuid string) (moved bool) {
 	return true
 }
 
-// mayHandTo tells whether a seat may be offered the leadership in the term: not after an offer that ended without an answer. The
+// unansweredPause is how long a seat is not offered the leadership after an offer that ended without an answer: longer than the
+// library's goroutine takes to ask again after a request that is not answered, with its back-off.
+const unansweredPause = 20 * time.Second
+
+// mayHandTo tells whether a seat may be offered the leadership in the term: not soon after an offer that ended without an answer. The
 // library's question to the goroutine that replicates to that seat lies in a channel with room for one until it is read, and the
 // next transfer would wait to put another there, without end if the leadership is lost before (one way to hashicorp/raft#696).
 func (g *group) mayHandTo(to raft.ServerID, term uint64) bool {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	return term != g.unansweredIn || !slices.Contains(g.unanswered, to)
+	at, asked := g.unanswered[to]
+	return term != g.unansweredIn || !asked || time.Since(at) > unansweredPause
 }
 
 // mayTake tells whether a node has a vote and may be offered the leadership in the present term.
@@ -516,9 +521,9 @@ func (g *group) noteUnanswered(to raft.ServerID, term uint64) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	if term != g.unansweredIn {
-		g.unanswered, g.unansweredIn = nil, term
+		g.unanswered, g.unansweredIn = map[raft.ServerID]time.Time{}, term
 	}
-	g.unanswered = append(g.unanswered, to)
+	g.unanswered[to] = time.Now()
 }
 
 // transferAnswered tells whether the goroutine that replicates has read the library's question: the last step of a transfer, to

@@ -21,10 +21,10 @@ var remedies = []remedy{
 		edits: []edit{{"cluster/group.go", "time.Since(g.transfer) > stuckTransfer {", "time.Since(g.transfer) > stuckTransfer && g.id > catalogGroup {"}},
 	},
 	{
-		name: "second transfer", what: "a seat whose transfer ended without an answer is not offered the leadership again in the term",
+		name: "second transfer", what: "a seat whose transfer ended without an answer is not offered the leadership again at once",
 		where: "cluster group.mayHandTo", pkg: "cluster", test: "TestTransferToAHangingSeat",
-		fails: "it is tried again in the term",
-		edits: []edit{{"cluster/keep.go", "return term != g.unansweredIn || !slices.Contains(g.unanswered, to)", "return term != g.unansweredIn || len(g.unanswered) == 0 || to != \"\""}},
+		fails: "it is tried again at once",
+		edits: []edit{{"cluster/keep.go", "|| !asked || time.Since(at) > unansweredPause", "|| !asked || !at.IsZero()"}},
 	},
 	{
 		name: "give back in order", what: "deliveries that a client was not sent do not go back when the consumer has been given later ones",
