@@ -275,9 +275,10 @@ func (m *model) detach(c *modelConsumer, failed bool, sent uint64) {
 }
 
 func (m *model) returnAll(c *modelConsumer, failed bool, sent uint64) {
+	asNew := c.latest(sent+1, math.MaxUint64) // sent may be the largest: then it is none, from 0 on
 	for _, o := range c.out {
 		if o.id > sent {
-			o.m.queue.join(o.m)
+			m.undelivered(o, asNew)
 			continue
 		}
 		m.giveBack(o.m, failed, 0)
@@ -305,6 +306,7 @@ func (m *model) giveBack(msg *modelMessage, failed bool, delay uint64) {
 
 // join takes a message back to its place.
 func (q *modelQueue) join(msg *modelMessage) {
+	msg.back = true
 	q.ready = append(q.ready, msg)
 	slices.SortFunc(q.ready, func(a, b *modelMessage) int { return cmp.Compare(a.order, b.order) })
 }
@@ -315,9 +317,17 @@ func (m *model) settle(ss *modelSession, c *step) {
 		m.answer(Unknown, 0, 0)
 		return
 	}
+	for _, r := range c.ranges {
+		m.settleRange(k, c, r)
+	}
+	m.forgetIdle(k)
+}
+
+func (m *model) settleRange(k *modelConsumer, c *step, r Range) {
+	asNew := k.latest(r.From, r.To)
 	var left []modelOut
 	for _, o := range k.out {
-		if !slices.ContainsFunc(c.ranges, func(r Range) bool { return r.From <= o.id && o.id <= r.To }) {
+		if o.id < r.From || o.id > r.To {
 			left = append(left, o)
 			continue
 		}
@@ -327,13 +337,41 @@ func (m *model) settle(ss *modelSession, c *step) {
 		case RejectRequeue:
 			m.giveBack(o.m, true, c.delay)
 		case Undelivered:
-			o.m.queue.join(o.m)
+			m.undelivered(o, asNew)
 		default:
 			o.m.queue.gone++
 		}
 	}
 	k.out = left
-	m.forgetIdle(k)
+}
+
+// undelivered returns a message: as it was, if no later one was handed out.
+func (m *model) undelivered(o modelOut, asNew uint64) {
+	if o.id < asNew {
+		o.m.acquired++
+	}
+	o.m.queue.join(o.m)
+}
+
+// latest is the delivery from which on those in the range are the last messages that were handed out.
+func (c *modelConsumer) latest(from, to uint64) uint64 {
+	first := uint64(math.MaxUint64)
+	if c.queue == nil || c.queue.set.MaxPriority > 0 {
+		return first
+	}
+	order := c.queue.total + 1
+	for _, msg := range c.queue.ready {
+		if !msg.back {
+			order = min(order, msg.order)
+		}
+	}
+	for _, o := range slices.Backward(c.out) {
+		if o.id > to || o.id < from || o.m.order != order-1 {
+			break
+		}
+		first, order = o.id, order-1
+	}
+	return first
 }
 
 func (m *model) giveBackLast(ss *modelSession, c *step) {

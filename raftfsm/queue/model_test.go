@@ -27,6 +27,7 @@ type modelMessage struct {
 	queue            *modelQueue
 	pieces           []string
 	order            uint64
+	back             bool // it was out
 	priority         uint8
 	persistent       bool
 	expiry           int64

@@ -249,6 +249,20 @@ func (ps *pages) all() iter.Seq[*entry] {
 	}
 }
 
+// backward yields the entries from the last on; they must not be changed.
+func (ps *pages) backward() iter.Seq[*entry] {
+	return func(yield func(*entry) bool) {
+		for i := len(ps.list) - 1; i >= 0; i-- {
+			live := ps.list[i].live()
+			for k := len(live) - 1; k >= 0; k-- {
+				if !yield(&live[k]) {
+					return
+				}
+			}
+		}
+	}
+}
+
 // pin returns the pages as they are; they will not change.
 func (ps *pages) pin() []*page {
 	if ps.n == 0 {

@@ -114,6 +114,14 @@ func (s *State) enqueue(q *queue, r *record) {
 	s.joined(q, r)
 }
 
+// nextFresh is the order of the first message of a queue without priorities that was never out; there may be none yet.
+func (q *queue) nextFresh() uint64 {
+	if l := q.lane(0); l.fresh > 0 {
+		return l.head.records[l.skip].order
+	}
+	return q.lastOrder + 1
+}
+
 // putBack takes a message that was out to its old place.
 func (s *State) putBack(q *queue, r *record) {
 	q.lane(r.priority).putBack(&s.pool, r)

@@ -21,6 +21,10 @@ func (s *State) settle(ss *session, id ConsumerID, o Outcome, due int64, ranges 
 
 // settleRange costs what it settles, however wide the range.
 func (s *State) settleRange(c *consumer, o Outcome, due int64, from, to uint64) {
+	asNew := uint64(math.MaxUint64)
+	if o == Undelivered {
+		asNew = c.latest(from, to)
+	}
 	for from <= to {
 		i, a, b := c.out.run(from, to)
 		if a == b {
@@ -28,13 +32,32 @@ func (s *State) settleRange(c *consumer, o Outcome, due int64, from, to uint64) 
 		}
 		entries := c.out.list[i].entries[a:b]
 		for k := range entries {
-			s.settleOne(c, o, due, &entries[k])
+			s.settleOne(c, o, due, &entries[k], entries[k].id >= asNew)
 		}
 		c.out.cut(&s.pool, i, a, b)
 	}
 }
 
-func (s *State) settleOne(c *consumer, o Outcome, due int64, e *entry) {
+// latest returns the delivery from which on those in the range are the messages of the queue that were handed out last: nobody has
+// been given a later one. What is given back from there on can be taken for new; what is older cannot, or who has been given a later one
+// would get it out of order without a sign. In a queue with priorities that is not known of any.
+func (c *consumer) latest(from, to uint64) uint64 {
+	first := uint64(math.MaxUint64)
+	if c.queue == nil || c.queue.settings.MaxPriority > 0 || c.out.n == 0 {
+		return first
+	}
+	order := c.queue.nextFresh()
+	for e := range c.out.backward() {
+		if e.id > to || e.id < from || e.record.order != order-1 {
+			break
+		}
+		first, order = e.id, order-1
+	}
+	return first
+}
+
+// settleOne ends a delivery. asNew is for one that is Undelivered.
+func (s *State) settleOne(c *consumer, o Outcome, due int64, e *entry, asNew bool) {
 	q := c.queue
 	if q == nil {
 		q = s.queue(e.queue)
@@ -47,6 +70,9 @@ func (s *State) settleOne(c *consumer, o Outcome, due int64, e *entry) {
 		s.giveBack(q, &e.record, o == RejectRequeue, due)
 	case Undelivered:
 		r := e.record
+		if !asNew {
+			r.returned(false)
+		}
 		s.putBack(q, &r)
 	default:
 		s.release(&e.record) // dead-lettering would begin here, unless o is Ack

@@ -73,7 +73,7 @@ const (
 	RejectRequeue                // basic.reject with requeue, or its channel died: delivery-count raised too
 	Discard                      // basic.nack without requeue: dead-lettered or dropped, reason rejected
 	Reject                       // basic.reject without requeue: likewise, delivery-count raised
-	Undelivered                  // the client was never sent it: back to its place, nothing counted
+	Undelivered                  // the client was never sent it: back to its place, as new unless somebody was given a later message, otherwise acquired-count raised
 )
 
 // Range is a run of delivery ids of one consumer, both ends included.
