@@ -39,11 +39,18 @@ func sleep(ctx context.Context, d time.Duration) {
 // anyRun is a run that serves clients, by a client's choice; nil: none does.
 func (s *sim) anyRun(random *rand.Rand) *run {
 	for _, i := range random.Perm(len(s.nodes)) {
-		if r := s.nodes[i].serving(); r != nil {
+		if r := s.nodes[i].serving(); r != nil && !r.stops() {
 			return r
 		}
 	}
 	return nil
+}
+
+// stops tells whether a run has been asked to stop: it takes no clients any more.
+func (r *run) stops() bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.pleased
 }
 
 // connected opens a session on any node and lets use go on with it until that returns; again and again until ctx ends, or use

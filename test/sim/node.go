@@ -215,6 +215,9 @@ func (r *run) bury() {
 	}
 }
 
+// stopsWithin is how long a run is given to close its clients' connections when it is stopped.
+const stopsWithin = 30 * time.Second
+
 // stop ends a run gracefully and waits for it.
 func (n *node) stop(r *run) error {
 	r.mu.Lock()
@@ -229,7 +232,15 @@ func (n *node) stop(r *run) error {
 		return nil
 	}
 	r.broker.CloseConnections("broker forced connection closure with reason 'shutdown'")
-	r.clients.Wait()
+	left := make(chan struct{})
+	go func() { r.clients.Wait(); close(left) }()
+	select {
+	case <-left:
+	case <-time.After(stopsWithin): // then whoever manages the process kills it
+		n.kill(r, false)
+		<-left
+		return nil
+	}
 	r.mu.Lock()
 	if r.ended {
 		r.mu.Unlock()

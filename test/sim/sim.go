@@ -236,9 +236,18 @@ func (s *sim) harm(begin time.Duration) {
 	}
 	slices.SortStableFunc(steps, func(a, b step) int { return int(a.at - b.at) })
 	var acting sync.WaitGroup
-	for _, st := range steps {
+	begun, healed := map[*action]chan struct{}{}, map[*action]chan struct{}{}
+	for _, a := range s.plan.actions {
+		begun[a], healed[a] = make(chan struct{}), make(chan struct{})
+	}
+	for i, st := range steps {
 		time.Sleep(begin + st.at - s.now())
 		if !st.heal {
+			for _, before := range steps[:i] { // a node that takes long to stop would be one too many beside the next
+				if before.heal {
+					<-healed[before.a]
+				}
+			}
 			s.choose(st.a)
 			for _, v := range st.a.victims {
 				s.trouble.Open(st.a.fault.name, v, s.now())
@@ -252,6 +261,12 @@ func (s *sim) harm(begin time.Duration) {
 			what = "begins"
 		}
 		acting.Go(func() {
+			if st.heal {
+				<-begun[st.a]
+				defer close(healed[st.a])
+			} else {
+				defer close(begun[st.a])
+			}
 			st.do(s, st.a)
 			s.note(fmt.Sprintf("--- %s %s %v %s", st.a.fault.name, what, st.a.victims, st.a.detail))
 		})
