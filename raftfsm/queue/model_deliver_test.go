@@ -366,7 +366,7 @@ func (c *modelConsumer) latest(from, to uint64) uint64 {
 		}
 	}
 	for _, o := range slices.Backward(c.out) {
-		if o.id > to || o.id < from || o.m.order != order-1 {
+		if o.id > to || o.id < from || o.m.order != order-1 || o.m.acquired > 0 {
 			break
 		}
 		first, order = o.id, order-1

@@ -38,8 +38,8 @@ func (s *State) settleRange(c *consumer, o Outcome, due int64, from, to uint64) 
 	}
 }
 
-// latest returns the delivery from which on those in the range are the messages of the queue that were handed out last: nobody has
-// been given a later one. What is given back from there on can be taken for new; what is older cannot, or who has been given a later one
+// latest returns the delivery from which on those in the range are the messages of the queue that were handed out last, and only this
+// once: nobody else has been given a later one. What is given back from there on can be taken for new; what is older cannot, or who has been given a later one
 // would get it out of order without a sign. In a queue with priorities that is not known of any.
 func (c *consumer) latest(from, to uint64) uint64 {
 	first := uint64(math.MaxUint64)
@@ -48,7 +48,7 @@ func (c *consumer) latest(from, to uint64) uint64 {
 	}
 	order := c.queue.nextFresh()
 	for e := range c.out.backward() {
-		if e.id > to || e.id < from || e.record.order != order-1 {
+		if e.id > to || e.id < from || e.record.order != order-1 || e.record.acquired > 0 {
 			break
 		}
 		first, order = e.id, order-1
