@@ -157,7 +157,7 @@ func (s *catalogSeat) lead(uint64, uint64) { s.c.leases.lead(time.Now()) }
 func (s *catalogSeat) follow() { s.c.leases.follow() }
 
 // changed implements groupParts.
-func (s *catalogSeat) changed() { s.c.follower.leaderChanged(); s.c.statusChanged() }
+func (s *catalogSeat) changed() { s.c.follower.lookAgain(); s.c.statusChanged() }
 
 // read calls f with the state, under the lock.
 func (s *catalogSeat) read(f func(*catalog.State)) {

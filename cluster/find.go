@@ -186,6 +186,7 @@ func (c *Cluster) register(ctx context.Context) error {
 		if err == nil {
 			c.self.Store(&broker.Self{Node: reply.Node, Name: c.o.Name, Session: queue.MakeSessionID(reply.Node, reply.Run),
 				Local: queue.LocalShard | queue.ShardID(reply.Node)})
+			c.follower.lookAgain()
 			c.statusChanged()
 			return nil
 		}

@@ -20,7 +20,7 @@ type follower struct {
 	began      time.Time
 	until      atomic.Int64  // end of the lease, nanoseconds since began
 	everywhere atomic.Uint64 // every node acts on the commands up to this one, or knows that it does not
-	wake       chan struct{} // has room for one: the leader may be another
+	wake       chan struct{} // has room for one: the leader may be another, or the node has been registered
 
 	mu      sync.Mutex // guards what follows
 	ping    uint64
@@ -58,7 +58,8 @@ func (f *follower) isSettled(index uint64) {
 	}
 }
 
-func (f *follower) leaderChanged() {
+// lookAgain says that the leader may be another, or that this node has its number now.
+func (f *follower) lookAgain() {
 	select {
 	case f.wake <- struct{}{}:
 	default:
@@ -97,12 +98,21 @@ func (f *follower) followHere(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
-		f.renew(grant{until: asked.Add(leaseTime)})
+		f.confirmed(asked)
 		select {
+		case <-f.wake:
 		case <-time.After(leasePause):
 		case <-ctx.Done():
 			return ctx.Err()
 		}
+	}
+}
+
+// confirmed takes a lease since a majority has confirmed that this node leads, after it was asked. Not before the catalog has the
+// node: the next leader waits for the leases of those alone, see leases.lead.
+func (f *follower) confirmed(asked time.Time) {
+	if f.c.Self().Node != 0 {
+		f.renew(grant{until: asked.Add(leaseTime)})
 	}
 }
 

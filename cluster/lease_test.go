@@ -7,6 +7,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/warrenmq/warren/broker"
 	raftv1 "github.com/warrenmq/warren/proto/raft/v1"
 	"github.com/warrenmq/warren/raftfsm/catalog"
 )
@@ -107,6 +108,23 @@ func TestNewLeaderWaits(t *testing.T) {
 		l.lead(time.Now())
 		if got := settling(t, l, nil); got != leaseTime {
 			t.Errorf("settled after %v", got)
+		}
+	})
+}
+
+// TestNoLeaseBeforeRegistration: the next leader would not know of the lease of a node that leads and is not in the catalog yet.
+func TestNoLeaseBeforeRegistration(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		l := bareLeases(t)
+		f := newFollower(l.c)
+		f.confirmed(time.Now())
+		if f.fresh() == nil {
+			t.Error("a node without a number takes a lease")
+		}
+		l.c.self.Store(&broker.Self{Node: 1})
+		f.confirmed(time.Now())
+		if err := f.fresh(); err != nil {
+			t.Error(err)
 		}
 	})
 }

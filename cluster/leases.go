@@ -24,7 +24,8 @@ import (
 //   - A node's copy may hold a change before all others do. What a client is told because of it waits until they do, or the next
 //     client, of another node, would be told the opposite (Cluster.Settle).
 //   - A new leader does not know the leases that the one before has given. None was asked for after the election, since no
-//     majority would have confirmed the old leader; so all are over leaseTime after it.
+//     majority would have confirmed the old leader; so all are over leaseTime after it. Only a node that the catalog has is given any,
+//     so the new leader knows whose there may be.
 const (
 	leaseTime  = 1500 * time.Millisecond
 	leasePause = 300 * time.Millisecond // between two pings

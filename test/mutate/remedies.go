@@ -39,6 +39,12 @@ var remedies = []remedy{
 		edits: []edit{{"broker/ahead.go", "case !fast && !c.returning", "case !fast && c.gone && !c.returning"}},
 	},
 	{
+		name: "unknown lease", what: "a node that leads takes no lease before the catalog has it",
+		where: "cluster follower.confirmed", pkg: "cluster", test: "TestNoLeaseBeforeRegistration",
+		fails: "a node without a number takes a lease",
+		edits: []edit{{"cluster/follow.go", "if f.c.Self().Node != 0 {", "if f.c.Self().Node != 1<<15 {"}},
+	},
+	{
 		name: "raft#695", what: "heartbeats go through the main loop, not by the library's fast path",
 		where: "cluster/raftnet Group.SetHeartbeatHandler", pkg: "cluster/raftnet", test: "TestHeartbeatGoesThroughTheMainLoop",
 		fails: "no request came out of Consumer",
