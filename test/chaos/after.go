@@ -95,7 +95,7 @@ func (r *run) usages(ctx context.Context) ([]usage, error) {
 	return list, nil
 }
 
-// How much more than before the load a node may have at the end. Memory has caches of a fixed size, and Go returns it late.
+// How much more than before the load a node may have at the end. Memory has caches of a fixed size.
 const (
 	moreMemory     = 256 << 20
 	moreGoroutines = 40
@@ -142,7 +142,7 @@ func (r *run) comesBack(ctx context.Context, n *Node, before usage) (usage, erro
 		select {
 		case <-ctx.Done():
 			return last, err
-		case <-time.After(200 * time.Millisecond):
+		case <-time.After(time.Second):
 		}
 	}
 }

@@ -372,12 +372,17 @@ func (u usage) String() string {
 	return fmt.Sprintf("%d MiB, %d goroutines, %d files", u.RSS>>20, u.Goroutines, u.Files)
 }
 
-// usage reads the process's memory, goroutines and open files.
+// usage reads the process's memory, goroutines and open files. Garbage is collected before, and what Go has free and has not given
+// back yet does not count: by itself it collects an idle process's garbage after two minutes, and gives memory back slowly.
 func (n *Node) usage(ctx context.Context) (usage, error) {
+	if _, _, err := n.get(ctx, "/debug/pprof/heap?gc=1"); err != nil {
+		return usage{}, err
+	}
 	_, metrics, err := n.get(ctx, "/metrics")
 	if err != nil {
 		return usage{}, err
 	}
+	free := metric(metrics, "go_memstats_heap_idle_bytes") - metric(metrics, "go_memstats_heap_released_bytes")
 	u := usage{Goroutines: int(metric(metrics, "go_goroutines"))}
 	files, err := os.ReadDir(fmt.Sprintf("/proc/%d/fd", n.pid()))
 	if err != nil {
@@ -393,7 +398,7 @@ func (n *Node) usage(ctx context.Context) (usage, error) {
 			if _, err := fmt.Sscan(rest, &u.RSS); err != nil {
 				return usage{}, err
 			}
-			u.RSS <<= 10
+			u.RSS = max(0, u.RSS<<10-int64(free))
 		}
 	}
 	return u, nil
