@@ -145,11 +145,14 @@ func (s *shard) checkpoint() error {
 	if r == nil {
 		return nil
 	}
-	err := r.Snapshot().Error()
-	if errors.Is(err, raft.ErrNothingNewToSnapshot) || errors.Is(err, raft.ErrRaftShutdown) {
+	switch err := r.Snapshot().Error(); {
+	case errors.Is(err, raft.ErrNothingNewToSnapshot): // nothing was applied since the start: the checkpoint is of this state
+		return raftstore.SaveAgain(s.store, s.pin())
+	case errors.Is(err, raft.ErrRaftShutdown):
 		return nil
+	default:
+		return err
 	}
-	return err
 }
 
 // shardMachine is the machine as the library drives it.

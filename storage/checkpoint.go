@@ -189,6 +189,9 @@ func (g *Group) SaveCheckpoint(c Checkpoint, writeState func(io.Writer) error, l
 	if err := g.Damaged(); err != nil {
 		return err
 	}
+	if latest, ok := g.LatestCheckpoint(); ok && c.Index < latest.Index { // another was installed meanwhile
+		return fmt.Errorf("checkpoint of group %d at %d: there is one at %d", g.id, c.Index, latest.Index)
+	}
 	if err := g.save(c, writeState, live); err != nil {
 		return fmt.Errorf("checkpoint of group %d at %d: %w", g.id, c.Index, err)
 	}

@@ -205,6 +205,16 @@ func SaveState(sink raft.SnapshotSink, state State) error {
 	return s.group.SaveCheckpoint(s.at, write, state.LiveRefs)
 }
 
+// SaveAgain makes a checkpoint anew, of the state that it has, so that log files retire that had not been to retire when it was made: the
+// library makes no snapshot when nothing was applied since its instance began, and a follower of an idle shard would keep them for ever.
+func SaveAgain(g *storage.Group, p Pinned) error {
+	if c, ok := g.LatestCheckpoint(); !ok || c.Index != p.Index {
+		return nil // there is none, or one has just been installed
+	}
+	at := storage.Checkpoint{Index: p.Index, Term: p.Term, Extra: encodeExtra(p.Configuration, p.ConfigIndex)}
+	return SaveState(&shardSink{group: g, at: at}, p.State)
+}
+
 // ID implements raft.SnapshotSink.
 func (s *shardSink) ID() string { return checkpointID }
 

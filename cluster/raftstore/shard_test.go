@@ -6,6 +6,7 @@ import (
 	"io"
 	"log/slog"
 	"reflect"
+	"strings"
 	"testing"
 	"time"
 
@@ -229,4 +230,57 @@ func TestStreamThatWasCutChangesNothing(t *testing.T) {
 		t.Error("half a stream has become a checkpoint")
 	}
 	install(t, other, stream, 20)
+}
+
+// TestSaveAgain: a group that applies nothing more lets log files go that were not to retire yet when its checkpoint was made.
+func TestSaveAgain(t *testing.T) {
+	fs := vfs.NewMem()
+	idle, store := openGroup(t, fs)
+	busy, err := store.Group(2)
+	set(t, err)
+	save := func(g *storage.Group, index uint64) {
+		t.Helper()
+		sink, err := (&ShardSnapshots{Group: g}).Create(1, index, 2, testMembers, 3, nil)
+		set(t, err)
+		set(t, SaveState(sink, testState{text: "a state"}))
+	}
+	files := func() (n int) {
+		t.Helper()
+		names, err := fs.ReadDir("data/wal")
+		set(t, err)
+		for _, name := range names {
+			if strings.HasSuffix(name, ".wal") && name != "spare.wal" {
+				n++
+			}
+		}
+		return n
+	}
+	set(t, ShardLog{idle}.StoreLogs(shardEntries(1, 30, 2)))
+	save(idle, 30)
+	const last = 100
+	for i := uint64(1); i <= last; i++ {
+		set(t, ShardLog{busy}.StoreLog(&raft.Log{Index: i, Term: 2, Type: raft.LogCommand, Data: make([]byte, 100<<10)}))
+	}
+	save(busy, last)
+	before := files()
+	if before < 8 {
+		t.Fatalf("%d log files, of %d entries of 100 KiB", before, last)
+	}
+	if needs := <-store.NeedsCheckpoint(); len(needs) != 1 || needs[0] != 1 {
+		t.Errorf("groups %v keep the oldest file", needs)
+	}
+	again := Pinned{Index: 30, Term: 2, Configuration: testMembers, ConfigIndex: 3, State: testState{text: "a state"}}
+	older := again
+	older.Index = 29
+	set(t, SaveAgain(idle, older)) // not what the checkpoint is of: nothing happens
+	if n := files(); n != before {
+		t.Errorf("%d log files, were %d", n, before)
+	}
+	set(t, SaveAgain(idle, again))
+	if n := files(); n > 4 {
+		t.Errorf("%d log files are left of %d", n, before)
+	}
+	m, err := CheckpointMeta(idle)
+	set(t, err)
+	wantMeta(t, m, checkpointID, 30)
 }
