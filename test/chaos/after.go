@@ -97,7 +97,7 @@ func (r *run) usages(ctx context.Context) ([]usage, error) {
 
 // How much more than before the load a node may have at the end. Memory has caches of a fixed size.
 const (
-	moreMemory     = 256 << 20
+	moreMemory     = 128 << 20
 	moreGoroutines = 40
 	moreFiles      = 40
 )
@@ -110,7 +110,7 @@ func (r *run) checkResources(ctx context.Context, baseline []usage) []string {
 	// Who leads has more to do, and others lead now: what the busiest took before, any may take afterwards.
 	var most usage
 	for _, u := range baseline {
-		most = usage{max(most.RSS, u.RSS), max(most.Goroutines, u.Goroutines), max(most.Files, u.Files)}
+		most = usage{max(most.Memory, u.Memory), max(most.Goroutines, u.Goroutines), max(most.Files, u.Files)}
 	}
 	for i, n := range r.cluster.nodes {
 		u, err := r.comesBack(ctx, n, most)
@@ -133,7 +133,7 @@ func (r *run) comesBack(ctx context.Context, n *Node, before usage) (usage, erro
 				err = errors.New("goroutines")
 			case u.Files > before.Files+moreFiles:
 				err = errors.New("files")
-			case u.RSS > before.RSS+moreMemory:
+			case u.Memory > before.Memory+moreMemory:
 				err = errors.New("memory")
 			default:
 				return u, nil

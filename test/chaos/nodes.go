@@ -363,17 +363,18 @@ func (n *Node) lastUnready() string {
 
 // usage is what a node takes from its machine.
 type usage struct {
-	RSS        int64
+	Memory     int64 // bytes
 	Goroutines int
 	Files      int
 }
 
 func (u usage) String() string {
-	return fmt.Sprintf("%d MiB, %d goroutines, %d files", u.RSS>>20, u.Goroutines, u.Files)
+	return fmt.Sprintf("%d MiB, %d goroutines, %d files", u.Memory>>20, u.Goroutines, u.Files)
 }
 
-// usage reads the process's memory, goroutines and open files. Garbage is collected before, and what Go has free and has not given
-// back yet does not count: by itself it collects an idle process's garbage after two minutes, and gives memory back slowly.
+// usage reads what the process has in use: memory, goroutines and open files. Memory is that of Go's heap after a collection, and of
+// the stacks. What is resident says less: an idle process collects its garbage after two minutes only, gives memory back slowly, and under
+// the race detector never gives back the shadow of what it once used.
 func (n *Node) usage(ctx context.Context) (usage, error) {
 	if _, _, err := n.get(ctx, "/debug/pprof/heap?gc=1"); err != nil {
 		return usage{}, err
@@ -382,25 +383,16 @@ func (n *Node) usage(ctx context.Context) (usage, error) {
 	if err != nil {
 		return usage{}, err
 	}
-	free := metric(metrics, "go_memstats_heap_idle_bytes") - metric(metrics, "go_memstats_heap_released_bytes")
-	u := usage{Goroutines: int(metric(metrics, "go_goroutines"))}
+	u := usage{Goroutines: int(metric(metrics, "go_goroutines")),
+		Memory: int64(metric(metrics, "go_memstats_heap_inuse_bytes") + metric(metrics, "go_memstats_stack_inuse_bytes"))}
+	if u.Memory == 0 {
+		return usage{}, errors.New("the metrics have no memory")
+	}
 	files, err := os.ReadDir(fmt.Sprintf("/proc/%d/fd", n.pid()))
 	if err != nil {
 		return usage{}, err
 	}
 	u.Files = len(files)
-	status, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", n.pid()))
-	if err != nil {
-		return usage{}, err
-	}
-	for line := range strings.Lines(string(status)) {
-		if rest, ok := strings.CutPrefix(line, "VmRSS:"); ok {
-			if _, err := fmt.Sscan(rest, &u.RSS); err != nil {
-				return usage{}, err
-			}
-			u.RSS = max(0, u.RSS<<10-int64(free))
-		}
-	}
 	return u, nil
 }
 
