@@ -111,7 +111,7 @@ func (c *consumer) look() {
 	o.mu.Lock()
 	handed := c.handed
 	c.watched, c.handed = false, 0
-	fast := c.ahead > 0 && handed >= int(c.credit.Load()) && c.channel.limit.Load() == 0
+	fast := c.ahead > 0 && handed >= max(1, int(c.credit.Load())) && c.channel.limit.Load() == 0
 	switch waits := c.waiting.len() > 0 && c.room() == 0; {
 	case c.gone, c.channel.conn.ended.Err() != nil, c.ahead == 0 && !waits && !c.returning:
 		o.mu.Unlock()

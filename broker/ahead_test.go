@@ -133,6 +133,40 @@ func TestReadAhead(t *testing.T) {
 	})
 }
 
+// TestReadAheadPaused: a consumer that read ahead, was paused and has settled all goes on when it may have something again.
+func TestReadAheadPaused(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		const messages = 4000
+		c := amqptest.NewAsyncCluster(t, broker.Options{})
+		defer c.Stop()
+		r := newReader(t, c, aheadPrefetch)
+		defer r.close()
+		publishTo(t, c, 0, messages)
+		c.SetDelay(time.Millisecond)
+		r.consume()
+		for r.acked < 1000 {
+			r.await(func() bool { return len(r.tags) > r.acked })
+			r.ack(aheadPrefetch)
+		}
+		synctest.Wait()
+		r.run(func() error { r.ch.SetCredit("t", 0); return nil })
+		for r.ack(aheadPrefetch) > 0 {
+			synctest.Wait()
+		}
+		time.Sleep(time.Second)
+		if n := c.Holds(c.Find("q").ID); n.Unsettled != 0 {
+			t.Errorf("paused, it holds %+v", n)
+		}
+		before := len(r.got)
+		r.run(func() error { r.ch.SetCredit("t", aheadPrefetch); return nil })
+		time.Sleep(time.Second)
+		if n := len(r.got) - before; n != aheadPrefetch {
+			t.Errorf("%d deliveries came, it may have %d", n, aheadPrefetch)
+		}
+		r.wantNumbers(0)
+	})
+}
+
 // TestReadAheadEnds: what has not been sent when the consumer, or its channel, ends goes back as it was; what has been sent, is
 // redelivered.
 func TestReadAheadEnds(t *testing.T) {

@@ -94,6 +94,7 @@ func (ch *Channel) SetCredit(tag string, credit uint32) {
 	if c != nil {
 		c.credit.Store(min(credit, maxCredit))
 		ch.stageCredit(c)
+		ch.resumeHeld() // it may have been held at a lower bound, with nothing left to settle
 	}
 }
 
