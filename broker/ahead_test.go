@@ -154,12 +154,14 @@ func TestReadAheadPaused(t *testing.T) {
 			synctest.Wait()
 		}
 		time.Sleep(time.Second)
+		synctest.Wait()
 		if n := c.Holds(c.Find("q").ID); n.Unsettled != 0 {
 			t.Errorf("paused, it holds %+v", n)
 		}
 		before := len(r.got)
 		r.run(func() error { r.ch.SetCredit("t", aheadPrefetch); return nil })
 		time.Sleep(time.Second)
+		synctest.Wait()
 		if n := len(r.got) - before; n != aheadPrefetch {
 			t.Errorf("%d deliveries came, it may have %d", n, aheadPrefetch)
 		}
