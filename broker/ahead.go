@@ -58,10 +58,15 @@ func (c *consumer) room() int {
 	return max(0, int(c.channel.creditOf(c))-int(c.out.Load()))
 }
 
-// countSettled counts a settled delivery and tells whether the consumer is fast. The channel's mu is held.
+// countSettled counts a settled delivery and tells whether the consumer is fast, if it may read ahead at all; a getter, whose limit is 0, may
+// not. The channel's mu is held.
 func (c *consumer) countSettled() (fast bool) {
+	credit := c.credit.Load()
+	if credit < c.options().MinLimit {
+		return false
+	}
 	c.round++
-	if c.round < int(c.credit.Load()) {
+	if c.round < int(credit) {
 		return false
 	}
 	now := time.Now()
@@ -72,8 +77,7 @@ func (c *consumer) countSettled() (fast bool) {
 
 // readAhead lets a fast consumer have more, unless it has. It is called by the reader.
 func (ch *Channel) readAhead(c *consumer) {
-	credit := c.credit.Load()
-	if c.noAck || c.getter || credit < c.options().MinLimit || ch.limit.Load() > 0 {
+	if ch.limit.Load() > 0 {
 		return
 	}
 	o := &ch.conn.out
