@@ -46,6 +46,7 @@ type pipe struct {
 	greeting *hello    // to be sent by the link
 
 	incarnation uint64 // of the machine that answered last, local shards only
+	term        uint64 // the latest that this edge was welcomed in
 	retry       *time.Timer
 	waiting     bool // retry is running
 	behind      bool // the leader said so with its last replies
@@ -205,7 +206,7 @@ func (p *pipe) connect() {
 
 // hello says what this edge has seen. mu is held.
 func (p *pipe) hello() *hello {
-	hi := &hello{p.edge.o.Session, p.attempt, make(map[queue.ConsumerID]seen, len(p.subs))}
+	hi := &hello{p.edge.o.Session, p.attempt, p.term, make(map[queue.ConsumerID]seen, len(p.subs))}
 	for id, s := range p.subs {
 		hi.consumers[id] = seen{s.seen, s.established && !s.cancelled}
 	}
@@ -254,6 +255,7 @@ func (p *pipe) welcome(w welcome) {
 		p.window.first = w.last + 1
 	}
 	p.phase, p.pause, p.incarnation = up, 0, w.incarnation
+	p.term = max(p.term, w.term)
 	p.answer(w.last, nil)
 	p.sent = p.window.first - 1
 	if p.host != nil {

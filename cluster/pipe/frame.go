@@ -16,11 +16,11 @@ import (
 // shard: what belongs to an earlier one is dropped.
 //
 //	greeting    version u32 | reserved u32 | session u64 (from the server: 0) | inline window u64, bytes (from the server: 0)
-//	hello       generation u32 | last u32 (1: the last part) | consumer…
+//	hello       generation u32 | last u32 (1: the last part) | term u64 | consumer…
 //	  consumer  consumer u64 | id seen last u64 | established u64 (1: its Attach was answered)
 //	batch       generation u32 | commands u32 | seq u64 | acked u64 | commands
 //	credit      bytes u64: envelopes that came along and are consumed
-//	welcome     generation u32 | reserved u32 | last batch applied u64 | incarnation u64
+//	welcome     generation u32 | reserved u32 | last batch applied u64 | incarnation u64 | term u64
 //	reset       generation u32: not the leader, or not any more
 //	deliveries  generation u32 | count u32 | delivery…
 //	  delivery  flags u8 | reserved u8 ×3 | pieces u32 | inline u32, bytes | delivery count u32 | acquired count u32 |
@@ -48,7 +48,7 @@ const (
 	greetingSize       = 24
 	helloConsumerSize  = 24
 	batchItemSize      = 24
-	welcomeSize        = 24
+	welcomeSize        = 32
 	deliverySize       = 48
 	pieceSize          = 16
 	replySize          = 16
@@ -185,6 +185,7 @@ type seen struct {
 type hello struct {
 	session    queue.SessionID
 	generation uint32
+	term       uint64 // the latest that a leader has welcomed this edge in: the leader of an earlier one knows too little
 	consumers  map[queue.ConsumerID]seen
 }
 
@@ -201,6 +202,7 @@ func appendHello(dst []byte, shard queue.ShardID, h *hello) []byte {
 			last = 1
 		}
 		dst = le.AppendUint32(dst, last)
+		dst = le.AppendUint64(dst, h.term)
 	}
 	begin()
 	inItem := 0
@@ -229,11 +231,12 @@ func decodeHello(p []byte, into *hello) (last bool, err error) {
 	c := cursor{b: p}
 	generation := c.u32()
 	last = c.u32() == 1
+	term := c.u64()
 	if c.bad || len(c.b)%helloConsumerSize != 0 {
 		return false, fmt.Errorf("hello: %w", errMalformed)
 	}
 	if into.consumers == nil || into.generation != generation {
-		into.generation = generation
+		into.generation, into.term = generation, term
 		into.consumers = make(map[queue.ConsumerID]seen, len(c.b)/helloConsumerSize)
 	}
 	for len(c.b) > 0 {
@@ -281,6 +284,7 @@ type welcome struct {
 	generation  uint32
 	last        uint64 // the session's last batch applied
 	incarnation uint64 // another one than before: a machine that knows nothing of the batches before
+	term        uint64 // that the host leads in
 }
 
 func (w *welcome) append(dst []byte, shard queue.ShardID) []byte {
@@ -289,6 +293,7 @@ func (w *welcome) append(dst []byte, shard queue.ShardID) []byte {
 	dst = le.AppendUint32(dst, 0)
 	dst = le.AppendUint64(dst, w.last)
 	dst = le.AppendUint64(dst, w.incarnation)
+	dst = le.AppendUint64(dst, w.term)
 	endItem(dst, mark)
 	return dst
 }
@@ -297,7 +302,7 @@ func decodeWelcome(p []byte) (w welcome, err error) {
 	if len(p) < welcomeSize {
 		return w, fmt.Errorf("welcome: %w", errMalformed)
 	}
-	return welcome{le.Uint32(p), le.Uint64(p[8:]), le.Uint64(p[16:])}, nil
+	return welcome{le.Uint32(p), le.Uint64(p[8:]), le.Uint64(p[16:]), le.Uint64(p[24:])}, nil
 }
 
 func appendReset(dst []byte, shard queue.ShardID, generation uint32) []byte {

@@ -37,7 +37,7 @@ func TestItemsComeBack(t *testing.T) {
 	if got, err := decodeBatch(payload(t, b.append(nil, 6), itemBatch, 6)); err != nil || !reflect.DeepEqual(got, b) {
 		t.Errorf("batch: %+v, %v", got, err)
 	}
-	w := welcome{generation: 1, last: 2, incarnation: 3}
+	w := welcome{generation: 1, last: 2, incarnation: 3, term: 4}
 	if got, err := decodeWelcome(payload(t, w.append(nil, 6), itemWelcome, 6)); err != nil || got != w {
 		t.Errorf("welcome: %+v, %v", got, err)
 	}
@@ -45,7 +45,7 @@ func TestItemsComeBack(t *testing.T) {
 
 func TestHelloOfManyPartsComesBack(t *testing.T) {
 	for _, n := range []int{0, 1, 10_921, 10_922, 30_000} {
-		h := hello{session: 4, generation: 3, consumers: map[queue.ConsumerID]seen{}}
+		h := hello{session: 4, generation: 3, term: 5, consumers: map[queue.ConsumerID]seen{}}
 		for i := range n {
 			h.consumers[queue.ConsumerID(i)] = seen{uint64(i), i%3 == 0}
 		}
@@ -61,7 +61,7 @@ func TestHelloOfManyPartsComesBack(t *testing.T) {
 			}
 			frame = rest
 		}
-		if len(frame) != 0 || got.generation != 3 || !maps.Equal(got.consumers, h.consumers) {
+		if len(frame) != 0 || got.generation != 3 || got.term != 5 || !maps.Equal(got.consumers, h.consumers) {
 			t.Errorf("%d consumers: %d parts, %d came, %d bytes left", n, parts, len(got.consumers), len(frame))
 		}
 	}

@@ -64,11 +64,14 @@ func TestRefusedEntriesAreNotRepeatedAtOnce(t *testing.T) {
 // told is a stream that notes what it is told.
 type told struct {
 	welcomed, resets []uint32
+	cancelled        int
 }
 
-func (s *told) effects(queue.SessionID, uint32, *queue.Effects, bool) {}
-func (s *told) welcome(w welcome)                                     { s.welcomed = append(s.welcomed, w.generation) }
-func (s *told) reset(generation uint32)                               { s.resets = append(s.resets, generation) }
+func (s *told) effects(_ queue.SessionID, _ uint32, e *queue.Effects, _ bool) {
+	s.cancelled += len(e.Cancels)
+}
+func (s *told) welcome(w welcome)       { s.welcomed = append(s.welcomed, w.generation) }
+func (s *told) reset(generation uint32) { s.resets = append(s.resets, generation) }
 
 // immediate is a log that has committed what it is given; apply applies it.
 type immediate struct{ entries []Entry }
@@ -105,6 +108,34 @@ func TestLateHello(t *testing.T) {
 	}
 	if len(newer.welcomed) != 1 || len(newer.resets) != 0 || len(older.welcomed) != 0 || len(older.resets) != 1 {
 		t.Errorf("the new stream was told %+v, the old one %+v", newer, older)
+	}
+}
+
+// TestHelloToLeaderOfEarlierTerm: a host that has lost its leadership and was not told yet does not answer an edge that the next
+// leader has welcomed: what this host has not applied yet, it would take for gone.
+func TestHelloToLeaderOfEarlierTerm(t *testing.T) {
+	log := &immediate{}
+	h := hostFor(t, log)
+	defer h.Close()
+	session := queue.MakeSessionID(2, 1)
+	h.Lead(1, 0)
+	early := &told{}
+	h.hello(early, &hello{session: session, generation: 1}) // its entry is committed, and applied later
+	s := &told{}
+	h.hello(s, &hello{session: session, generation: 2, term: 2, consumers: map[queue.ConsumerID]seen{7: {0, true}}})
+	if err := h.ApplyBatch(log.entries); err != nil {
+		t.Fatal(err)
+	}
+	if len(s.welcomed) != 0 || s.cancelled != 0 || len(s.resets) != 1 {
+		t.Errorf("the leader of an earlier term said %+v", s)
+	}
+	h.Lead(2, h.Applied())
+	h.hello(s, &hello{session: session, generation: 3, term: 2})
+	if err := h.ApplyBatch(log.entries[h.Applied():]); err != nil {
+		t.Fatal(err)
+	}
+	if len(s.welcomed) != 1 || s.welcomed[0] != 3 {
+		t.Errorf("the leader of the term said %+v", s)
 	}
 }
 

@@ -8,10 +8,11 @@ import (
 
 // hello attaches a session's stream once an entry has said that the session is up. The stream is then told what the
 // edge missed, and welcomed; or it is reset. A hello that was under way on a link that the edge has given up since is late: it
-// must not take the place of a newer one.
+// must not take the place of a newer one. A host that led in an earlier term than the edge has been welcomed in since, and was not
+// told yet, would take what it has not applied for what is gone.
 func (h *Host) hello(s stream, hi *hello) {
 	h.mu.Lock()
-	if a := h.attached[hi.session]; h.leading && (a == nil || a.generation <= hi.generation) {
+	if a := h.attached[hi.session]; h.leading && h.term >= hi.term && (a == nil || a.generation <= hi.generation) {
 		h.detachLocked(hi.session)
 		h.attached[hi.session] = &attachment{s, hi.generation, hi}
 		h.helloes++
@@ -57,7 +58,7 @@ func (h *Host) admitOne(s queue.SessionID, a *attachment) {
 		}
 	}
 	a.stream.effects(s, a.generation, e, false)
-	a.stream.welcome(welcome{a.generation, last, h.incarnation})
+	a.stream.welcome(welcome{a.generation, last, h.incarnation, h.term})
 	e.Reset()
 }
 
