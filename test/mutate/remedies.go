@@ -221,6 +221,12 @@ var remedies = []remedy{
 		edits: []edit{{"cluster/pipe/sessions.go", "(a == nil || a.generation <= hi.generation)", "(a == nil || a.generation != 0)"}},
 	},
 	{
+		name: "earlier term", what: "who leads in an earlier term than an edge was welcomed in does not answer it",
+		where: "cluster/pipe Host.hello", pkg: "cluster/pipe", test: "TestHelloToLeaderOfEarlierTerm",
+		fails: "the leader of an earlier term said",
+		edits: []edit{{"cluster/pipe/sessions.go", "h.leading && h.term >= hi.term && (a == nil", "h.leading && (a == nil"}},
+	},
+	{
 		name: "written first", what: "what a channel holds goes back after what waits for the socket was written",
 		where: "amqp writer.settle", pkg: "amqp", test: "TestNoMessageAfterItIsBack",
 		fails: "before the message was written",
