@@ -7,6 +7,7 @@ import (
 	"cmp"
 	"context"
 	"crypto/tls"
+	"errors"
 	"log/slog"
 	"net"
 	"sync"
@@ -137,7 +138,11 @@ func (s *Server) Serve(l net.Listener) error {
 	s.work.Add(1)
 	s.mu.Unlock()
 	go func() { defer s.work.Done(); s.watchHealth() }()
-	return s.grpc.Serve(netutil.LimitListener(l, s.options.MaxConnections))
+	err := s.grpc.Serve(netutil.LimitListener(l, s.options.MaxConnections))
+	if errors.Is(err, grpc.ErrServerStopped) { // Shutdown came in between
+		return nil
+	}
+	return err
 }
 
 // watchHealth keeps what the health service says current.
