@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
+	"os"
 	"slices"
 	"strings"
 	"time"
@@ -69,8 +71,18 @@ func refusedWith(why string) error {
 	return errors.New(why)
 }
 
-// hasData tells whether this node has had a seat in a group, or has anything in its store.
-func (c *Cluster) hasData() bool { return !c.db.Blank() || len(c.o.Store.Groups()) > 0 }
+// hasData tells whether this node has had a seat in a group, or has anything in its store. Where the votes are lost, the catalog's
+// directory tells: a seat has it before it votes.
+func (c *Cluster) hasData() bool {
+	switch {
+	case len(c.o.Store.Groups()) > 0:
+		return true
+	case !c.db.Renewed():
+		return !c.db.Blank()
+	}
+	_, err := os.Stat(c.catalog.dir)
+	return !errors.Is(err, fs.ErrNotExist)
+}
 
 // begin decides who is in the new cluster, if that is for this node to do and enough are there.
 func (c *Cluster) begin(ctx context.Context) {

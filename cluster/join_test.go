@@ -221,6 +221,32 @@ func TestLostClusterFile(t *testing.T) {
 	})
 }
 
+// TestVotesLostBeforeJoining: a node that has been of no cluster has promised nothing by votes that cannot be read any more: it is let
+// in.
+func TestVotesLostBeforeJoining(t *testing.T) {
+	members := startMembers(t, 3)
+	m := newMember(t, members, 3)
+	if err := os.MkdirAll(m.o.DataDir, 0o750); err != nil {
+		t.Fatal(err)
+	}
+	id, db, err := openIdentity(m.o.DataDir, m.o.Logger)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := db.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Truncate(filepath.Join(m.o.DataDir, "raft.db"), 8494); err != nil {
+		t.Fatal(err)
+	}
+	if err := m.start(); err != nil {
+		t.Fatal(err)
+	}
+	if !m.db.Renewed() || m.identity.UUID != id.UUID || m.clusterID() != members[0].clusterID() {
+		t.Errorf("%s is in %s, votes lost: %v", m.identity.UUID, m.clusterID(), m.db.Renewed())
+	}
+}
+
 // newMember prepares a node that joins others.
 func newMember(t *testing.T, members []*member, number int) *member {
 	t.Helper()
