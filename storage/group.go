@@ -18,6 +18,9 @@ type Entry struct {
 	Extensions  []byte
 }
 
+// size is the length of its record.
+func (e *Entry) size() int64 { return int64(padded(recordSize + len(e.Data) + len(e.Extensions))) }
+
 // loc is where an entry lies in the log.
 type loc struct {
 	number uint32 // of the file
@@ -50,11 +53,16 @@ type Group struct {
 	cacheMu sync.RWMutex // guards cached
 	cached  map[uint64]*piece
 
+	early early // what AppendEarly has taken
+
 	working sync.Mutex // held for a checkpoint or an install: one at a time
 }
 
 func newGroup(s *Store, id uint32) *Group {
-	return &Group{s: s, id: id, dir: path.Join(s.o.Dir, fmt.Sprintf("group-%d", id)), cached: map[uint64]*piece{}}
+	g := &Group{s: s, id: id, dir: path.Join(s.o.Dir, fmt.Sprintf("group-%d", id)), cached: map[uint64]*piece{}}
+	g.early.init()
+	s.known.Add(1)
+	return g
 }
 
 // begin takes the right to make a checkpoint, an install or a discard: one at a time, and none once the store is closed.
@@ -123,6 +131,9 @@ func (g *Group) Append(entries []Entry) error {
 	if err := g.Damaged(); err != nil {
 		return err
 	}
+	if err := g.Settle(); err != nil {
+		return err
+	}
 	next := entries[0].Index
 	if next == 0 {
 		return fmt.Errorf("append to group %d: index 0", g.id)
@@ -137,15 +148,23 @@ func (g *Group) Append(entries []Entry) error {
 	default:
 		return fmt.Errorf("append to group %d: index %d does not follow %d", g.id, next, last)
 	}
+	if err := g.check(entries); err != nil {
+		return err
+	}
+	return g.submit(entries, record{})
+}
+
+// check tells whether entries follow one another, and fit.
+func (g *Group) check(entries []Entry) error {
 	for i, e := range entries {
-		if e.Index != next+uint64(i) {
+		if e.Index != entries[0].Index+uint64(i) {
 			return fmt.Errorf("append to group %d: index %d is not in line", g.id, e.Index)
 		}
-		if size := padded(recordSize + len(e.Data) + len(e.Extensions)); int64(size) > g.s.o.WALFileSize/2 {
+		if size := e.size(); size > g.s.o.WALFileSize/2 {
 			return fmt.Errorf("append to group %d: a record of %d octets is more than half a log file of %d", g.id, size, g.s.o.WALFileSize)
 		}
 	}
-	return g.submit(entries, record{})
+	return nil
 }
 
 // end is the last index, also of a log that was given up to its end.

@@ -57,6 +57,41 @@ func (m *machine) append(t *rapid.T) {
 	}
 }
 
+// appendEarly appends a few times without waiting, and then waits, or does what waits by itself.
+func (m *machine) appendEarly(t *rapid.T) {
+	_, g, p := m.pick(t)
+	for range rapid.IntRange(1, 3).Draw(t, "times") {
+		m.term++
+		from := max(p.last, p.checkpoint) + 1
+		list := entries(g.id, from, from+rapid.Uint64Range(0, 3).Draw(t, "more"), m.term, rapid.IntRange(0, 400).Draw(t, "size"))
+		if !g.AppendEarly(slices.Clone(list)) {
+			if err := g.Append(list); err != nil {
+				t.Fatal(err)
+			}
+		}
+		for _, e := range list {
+			if got, err := g.Entry(e.Index); err != nil || got.Term != e.Term || !bytes.Equal(got.Data, e.Data) {
+				t.Fatalf("entry %d is not there at once: %v", e.Index, err)
+			}
+			p.entries[e.Index], p.last = e, e.Index
+		}
+	}
+	var err error
+	switch rapid.IntRange(0, 2).Draw(t, "then") {
+	case 0:
+		err = g.Settle()
+	case 1:
+		from := rapid.Uint64Range(p.checkpoint+1, p.last+1).Draw(t, "from")
+		err = g.TruncateSuffix(from)
+		p.last = min(p.last, from-1)
+	case 2:
+		err = g.WaitDurable(p.last)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
 func (m *machine) truncate(t *rapid.T) {
 	_, g, p := m.pick(t)
 	if p.last <= p.checkpoint {
@@ -182,6 +217,8 @@ func TestModel(t *testing.T) {
 			"append":     m.append,
 			"append2":    m.append,
 			"append3":    m.append,
+			"early":      m.appendEarly,
+			"early2":     m.appendEarly,
 			"truncate":   m.truncate,
 			"checkpoint": m.checkpoint,
 			"discard":    m.discard,

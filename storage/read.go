@@ -17,6 +17,9 @@ func (g *Group) fromCache(index uint64) *piece {
 // Entry returns an entry of the log: ErrNotFound when there is none (any more), ErrCorrupt when the disk does not give back
 // what was written. Nothing in it may be changed.
 func (g *Group) Entry(index uint64) (Entry, error) {
+	if e, ok := g.early.get(index); ok {
+		return e, nil
+	}
 	if index < g.FirstIndex() || index > g.LastIndex() || index == 0 {
 		return Entry{}, ErrNotFound
 	}

@@ -93,6 +93,7 @@ func (w *wal) begin(number uint64, f vfs.File) error {
 	w.files = append(w.files, w.newest)
 	w.filesMu.Unlock()
 	w.tail = int64(len(header))
+	w.measure()
 	w.dirty = false
 	return nil
 }

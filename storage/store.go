@@ -18,6 +18,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/warrenmq/warren/storage/vfs"
@@ -87,6 +88,7 @@ type Store struct {
 
 	mu     sync.RWMutex // guards groups
 	groups map[uint32]*Group
+	known  atomic.Int64 // how many there are
 	needs  chan []uint32
 }
 
@@ -123,6 +125,7 @@ func Open(o Options) (_ *Store, err error) {
 	if err := s.recoverWAL(); err != nil {
 		return nil, fmt.Errorf("open store: %w", err)
 	}
+	s.wal.measure()
 	go s.wal.run()
 	for _, g := range s.sortedGroups() {
 		if g.cutShort {

@@ -21,8 +21,10 @@ type wal struct {
 
 	background sync.WaitGroup // what the writer has begun beside itself
 
-	mu      sync.Mutex // guards waiting, closed and failed
+	mu      sync.Mutex // guards what follows, up to failed
 	waiting []*request
+	queued  int64 // what the requests that are not answered may take
+	room    int64 // left in the newest file
 	closed  bool
 	failed  bool // OnFatal has been called
 
@@ -61,8 +63,12 @@ type request struct {
 	entries []Entry
 	other   record // when there are no entries
 	next    int    // records before it are written
+	takes   int64  // of a file, at most
 	done    chan error
 }
+
+// early tells whether nobody waits for the answer.
+func (r *request) early() bool { return r.done == nil }
 
 func (r *request) len() int { return max(len(r.entries), 1) }
 
@@ -92,21 +98,64 @@ func (w *wal) walName(number uint64) string {
 	return path.Join(w.dir, fmt.Sprintf("%016x.wal", number))
 }
 
-// submit queues records and waits until they are durable.
+// submit queues records and waits until they are durable, as all of the group before them are then.
 func (w *wal) submit(g *Group, entries []Entry, other record) error {
+	if err := g.Settle(); err != nil {
+		return err
+	}
 	r := &request{group: g, entries: entries, other: other, done: make(chan error, 1)}
-	w.mu.Lock()
-	if w.closed {
-		w.mu.Unlock()
+	if !w.queue(r) {
 		return ErrClosed
 	}
+	return <-r.done
+}
+
+// submitEarly queues entries that nobody waits for. It returns false when they might not fit into the newest file: for the next one
+// there may be no room on the disk, and who has not waited cannot be told.
+func (w *wal) submitEarly(g *Group, entries []Entry) bool {
+	return w.queue(&request{group: g, entries: entries})
+}
+
+// queue queues a request; false: it is not taken.
+func (w *wal) queue(r *request) bool {
+	// It may be alone in its batch, whose front names the groups of all that wait.
+	r.takes = int64(padded(batchHeaderSize + 4*int(w.s.known.Load())))
+	for i := range r.len() {
+		rec := r.record(i)
+		r.takes += int64(rec.size())
+	}
+	w.mu.Lock()
+	if w.closed || r.early() && w.queued+r.takes > w.room {
+		w.mu.Unlock()
+		return false
+	}
 	w.waiting = append(w.waiting, r)
+	w.queued += r.takes
 	w.mu.Unlock()
 	select {
 	case w.wake <- struct{}{}:
 	default:
 	}
-	return <-r.done
+	return true
+}
+
+// answer tells what became of a request.
+func (w *wal) answer(r *request, err error) {
+	w.mu.Lock()
+	w.queued -= r.takes
+	w.mu.Unlock()
+	if r.early() {
+		r.group.early.answer(len(r.entries), err)
+		return
+	}
+	r.done <- err
+}
+
+// measure notes how much room the newest file has.
+func (w *wal) measure() {
+	w.mu.Lock()
+	w.room = w.newest.size - w.tail
+	w.mu.Unlock()
 }
 
 // run writes until close.
@@ -185,7 +234,7 @@ func (w *wal) stop() {
 	w.waiting = nil
 	w.mu.Unlock()
 	for _, r := range left {
-		r.done <- fmt.Errorf("%w after it failed: whether the records are durable is not known", ErrClosed)
+		w.answer(r, fmt.Errorf("%w after it failed: whether the records are durable is not known", ErrClosed))
 	}
 	w.background.Wait()
 }
@@ -235,7 +284,7 @@ func (w *wal) writeAll(requests []*request) ([]*request, error) {
 			return requests, err
 		}
 		for len(requests) > 0 && requests[0].next == requests[0].len() {
-			requests[0].done <- nil
+			w.answer(requests[0], nil)
 			requests = requests[1:]
 		}
 	}
@@ -249,7 +298,7 @@ func (w *wal) writeAll(requests []*request) ([]*request, error) {
 func (w *wal) makeRoom(r *request) (answered bool, err error) {
 	rec := r.record(r.next)
 	if w.tail == w.current().begin && w.current().size >= w.s.o.WALFileSize {
-		r.done <- fmt.Errorf("a record of %d octets fits into no log file of %d", rec.size(), w.s.o.WALFileSize)
+		w.answer(r, fmt.Errorf("a record of %d octets fits into no log file of %d", rec.size(), w.s.o.WALFileSize))
 		return true, nil
 	}
 	err = w.rotate()
@@ -259,12 +308,12 @@ func (w *wal) makeRoom(r *request) (answered bool, err error) {
 	w.s.log.Error("no space for the next log file", "err", err)
 	if w.isClosed() {
 		err = fmt.Errorf("%w: %w", ErrClosed, err)
-	} else if r.next > 0 {
-		// A part is durable, so neither yes nor no would be true. It waits until there is space.
+	} else if r.next > 0 || r.early() {
+		// A part is durable, or was taken, so neither yes nor no would be true. It waits until there is space.
 		time.Sleep(fullPause)
 		return false, nil
 	}
-	r.done <- err
+	w.answer(r, err)
 	return true, nil
 }
 
@@ -316,6 +365,7 @@ func (w *wal) write(batch []placed) error {
 		return fmt.Errorf("sync %s: %w", w.walName(f.number), err)
 	}
 	w.tail += int64(len(w.buf))
+	w.measure()
 	w.dirty = true
 	items := w.items[:0]
 	for i := 0; i < len(batch); {
