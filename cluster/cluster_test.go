@@ -20,6 +20,7 @@ import (
 	"github.com/warrenmq/warren/raftfsm/catalog"
 	"github.com/warrenmq/warren/raftfsm/queue"
 	"github.com/warrenmq/warren/storage"
+	"github.com/warrenmq/warren/storage/vfs"
 )
 
 // patience bounds every wait of these tests; a busy machine with the race detector needs seconds.
@@ -30,6 +31,7 @@ type member struct {
 	*Cluster
 	t     *testing.T
 	o     Options
+	fs    vfs.FS // of the store; nil: the operating system's
 	store *storage.Store
 	gone  chan struct{} // closed when the node is no member any more
 }
@@ -103,7 +105,7 @@ func (m *member) start() error {
 
 func (m *member) startUntil(ctx context.Context) (err error) {
 	fatal := func(err error) { panic(err) }
-	m.store, err = storage.Open(storage.Options{Dir: filepath.Join(m.o.DataDir, "store"), WALFileSize: 4 << 20, OnFatal: fatal})
+	m.store, err = storage.Open(storage.Options{Dir: filepath.Join(m.o.DataDir, "store"), FS: m.fs, WALFileSize: 4 << 20, SyncTimeout: patience, OnFatal: fatal})
 	if err != nil {
 		return err
 	}

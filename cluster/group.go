@@ -26,8 +26,10 @@ type group struct {
 	uuid   string
 	stable *raftstore.Stable
 	logs   raft.LogStore
-	parts  groupParts
-	config raft.Config // without what belongs to an instance
+	// durable is an index up to which the log is durable here; nil: all of it is, whenever the library has stored it.
+	durable func() uint64
+	parts   groupParts
+	config  raft.Config // without what belongs to an instance
 
 	running atomic.Pointer[raft.Raft] // nil: no instance; changed under mu
 
@@ -154,6 +156,9 @@ func (g *group) run(first *raft.Configuration) error {
 	}
 	facade.Refused(func(q *raft.RequestVoteRequest) { g.passedOver(r, facade, q) })
 	facade.Elects(r)
+	if g.durable != nil {
+		facade.Durable(g.durable)
+	}
 	facade.Members(func(seat raft.ServerAddress) bool { return hasMember(r, seat) })
 	g.facade, g.quit, g.work = facade, make(chan struct{}), new(sync.WaitGroup)
 	g.running.Store(r)

@@ -32,6 +32,7 @@ type shard struct {
 	configuration   raft.Configuration
 	configurationAt uint64
 	entries         []pipe.Entry
+	lost            bool // the log has failed: nothing is applied any more
 }
 
 // agreement is the members of a group that a majority has agreed on last, as far as the replica has applied the log.
@@ -49,7 +50,7 @@ func newShard(c *Cluster, id queue.ShardID) (*shard, error) {
 	name := fmt.Sprintf("shard-%d", id)
 	log := c.log.With("shard", id)
 	s.group = &group{id: uint32(id), name: name, log: log, net: c.raftnet, uuid: c.identity.UUID, stable: c.db.Stable(uint32(id)),
-		logs: raftstore.ShardLog{Group: store}, parts: s, config: baseConfig(c.log, name)}
+		logs: raftstore.ShardLog{Group: store, Leads: s.leadsNow}, durable: store.Durable, parts: s, config: baseConfig(c.log, name)}
 	// The library's own snapshots by count and time are off: checkpoints follow the log's files. Logs go with their files.
 	s.config.SnapshotThreshold, s.config.TrailingLogs = 1<<62, 1<<62
 	s.host, err = pipe.NewHost(pipe.HostOptions{Shard: id, State: queue.New(), Bodies: bodies{store}, Log: s, Logger: c.log,
@@ -59,6 +60,12 @@ func newShard(c *Cluster, id queue.ShardID) (*shard, error) {
 		return nil, fmt.Errorf("shard %d: %w", id, err)
 	}
 	return s, nil
+}
+
+// leadsNow tells whether the instance is the leader. Only its main loop changes that, which is also what stores entries.
+func (s *shard) leadsNow() bool {
+	r := s.instance()
+	return r != nil && r.State() == raft.Leader
 }
 
 // bodies reads bodies from the node's log and segments.
@@ -164,10 +171,22 @@ var (
 )
 
 // ApplyBatch implements raft.BatchingFSM. A replica that cannot apply what was committed stops the node.
+//
+// A leader's entries may be stored by a majority of the others before they are here (raftstore.ShardLog), and the library counts them as
+// stored here all along. What it says is committed is so when it is durable here, too: it is not applied, and clients are not answered,
+// before.
 func (m shardMachine) ApplyBatch(logs []*raft.Log) []any {
 	s := m.s
+	err := s.store.WaitDurable(logs[len(logs)-1].Index)
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	if err != nil && !s.lost {
+		s.lost = true
+		s.c.o.OnFatal(fmt.Errorf("shard %d: %w", s.id, err))
+	}
+	if s.lost {
+		return make([]any, len(logs))
+	}
 	s.entries = s.entries[:0]
 	for _, l := range logs {
 		e := pipe.Entry{Index: l.Index}
@@ -196,8 +215,15 @@ func (m shardMachine) Apply(l *raft.Log) any { return m.ApplyBatch([]*raft.Log{l
 // StoreConfiguration implements raft.ConfigurationStore; with ApplyBatch, configurations come there.
 func (m shardMachine) StoreConfiguration(uint64, raft.Configuration) {}
 
+var errLogFailed = errors.New("the log has failed")
+
 // Snapshot implements raft.FSM.
 func (m shardMachine) Snapshot() (raft.FSMSnapshot, error) {
+	m.s.mu.Lock()
+	defer m.s.mu.Unlock()
+	if m.s.lost { // the library believes that more was applied
+		return nil, errLogFailed
+	}
 	return pinnedShard{m.s.host.Snapshot()}, nil
 }
 

@@ -13,6 +13,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"math"
 	"strings"
 	"sync"
 	"time"
@@ -70,7 +71,8 @@ func NodeOf(server string) string {
 // Group returns the facade of a group on this node, under the id that its seat has. It replaces one that was there.
 func (t *Transport) Group(group uint32, server raft.ServerID) *Group {
 	g := &Group{t: t, group: group, server: string(server), requests: make(chan raft.RPC), followed: map[raft.ServerAddress]following{},
-		member: func(raft.ServerAddress) bool { return true }, refused: func(*raft.RequestVoteRequest) {}, judged: func(candidate raft.ServerID) raft.ServerID { return candidate }}
+		durable: func() uint64 { return math.MaxUint64 },
+		member:  func(raft.ServerAddress) bool { return true }, refused: func(*raft.RequestVoteRequest) {}, judged: func(candidate raft.ServerID) raft.ServerID { return candidate }}
 	g.life, g.endLife = context.WithCancel(context.Background())
 	g.leads, g.endLeads = context.WithCancel(g.life)
 	t.mu.Lock()
@@ -119,6 +121,7 @@ type Group struct {
 	followed map[raft.ServerAddress]following
 	leads    context.Context // ends with Release, and is replaced
 	endLeads context.CancelFunc
+	durable  func() uint64
 	member   func(raft.ServerAddress) bool
 	refused  func(*raft.RequestVoteRequest)
 	judged   func(raft.ServerID) raft.ServerID
@@ -175,6 +178,14 @@ func (g *Group) Members(member func(raft.ServerAddress) bool) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	g.member = member
+}
+
+// Durable tells how to find out up to which index this seat's log is durable, when the library takes entries for stored that are not yet.
+// Followers are not told that more is committed than that. durable must not block.
+func (g *Group) Durable(durable func() uint64) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.durable = durable
 }
 
 // Refused names who is told, on a goroutine of its own, when this seat has refused a candidate its vote.
@@ -258,9 +269,11 @@ func (g *Group) Release() {
 func (g *Group) AppendEntries(_ raft.ServerID, to raft.ServerAddress, q *raft.AppendEntriesRequest, p *raft.AppendEntriesResponse) error {
 	heartbeat := q.PrevLogEntry == 0 && q.LeaderCommitIndex == 0 && len(q.Entries) == 0
 	g.mu.Lock()
-	leads := g.leads
+	leads, durable := g.leads, g.durable
 	g.mu.Unlock()
+	committed := q.LeaderCommitIndex
 	for {
+		q.LeaderCommitIndex = min(committed, durable())
 		err := g.appendEntries(to, q, p)
 		if err == nil || heartbeat || !isAway(err) || !g.await(leads, to) {
 			return err

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 	"sync/atomic"
 	"time"
 
@@ -14,7 +15,13 @@ import (
 )
 
 // ShardLog is a shard's raft.LogStore, in the node's shared log.
-type ShardLog struct{ Group *storage.Group }
+type ShardLog struct {
+	Group *storage.Group
+	// Leads tells, when StoreLogs is called, whether the instance leads. A leader's commands are taken early: its followers are sent
+	// them while they are written here. The library then counts them as stored at once, so whoever uses it must hold back what it says
+	// is committed until storage.Group.WaitDurable or Durable allows it (default: nothing is taken early).
+	Leads func() bool
+}
 
 var (
 	_ raft.LogStore          = ShardLog{}
@@ -27,8 +34,13 @@ func (l ShardLog) IsMonotonic() bool { return true }
 // FirstIndex implements raft.LogStore.
 func (l ShardLog) FirstIndex() (uint64, error) { return l.Group.FirstIndex(), nil }
 
-// LastIndex implements raft.LogStore.
-func (l ShardLog) LastIndex() (uint64, error) { return l.Group.LastIndex(), nil }
+// LastIndex implements raft.LogStore. An instance that begins asks for it: what the one before has left is durable first.
+func (l ShardLog) LastIndex() (uint64, error) {
+	if err := l.Group.Settle(); err != nil {
+		return 0, err
+	}
+	return l.Group.LastIndex(), nil
+}
 
 // GetLog implements raft.LogStore. The entry's data is shared: it must not be changed.
 func (l ShardLog) GetLog(index uint64, e *raft.Log) error {
@@ -48,7 +60,7 @@ func (l ShardLog) GetLog(index uint64, e *raft.Log) error {
 // StoreLog implements raft.LogStore.
 func (l ShardLog) StoreLog(e *raft.Log) error { return l.StoreLogs([]*raft.Log{e}) }
 
-// StoreLogs implements raft.LogStore.
+// StoreLogs implements raft.LogStore. What the library itself acts on when it is committed, such as configurations, is never taken early.
 func (l ShardLog) StoreLogs(logs []*raft.Log) error {
 	entries := make([]storage.Entry, len(logs))
 	for i, e := range logs {
@@ -57,11 +69,21 @@ func (l ShardLog) StoreLogs(logs []*raft.Log) error {
 			entries[i].AppendedAt = e.AppendedAt.UnixNano()
 		}
 	}
+	if l.Leads != nil && l.Leads() && onlyCommands(logs) && l.Group.AppendEarly(entries) {
+		return nil
+	}
 	return l.Group.Append(entries)
+}
+
+func onlyCommands(logs []*raft.Log) bool {
+	return !slices.ContainsFunc(logs, func(e *raft.Log) bool { return e.Type != raft.LogCommand })
 }
 
 // DeleteRange implements raft.LogStore: of the front of the log or of its end, nothing else occurs.
 func (l ShardLog) DeleteRange(min, max uint64) error {
+	if err := l.Group.Settle(); err != nil {
+		return err
+	}
 	first, last := l.Group.FirstIndex(), l.Group.LastIndex()
 	if last == 0 {
 		return nil

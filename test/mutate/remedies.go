@@ -56,6 +56,18 @@ var remedies = []remedy{
 		},
 	},
 	{
+		name: "leader's disk", what: "a leader applies nothing that is not on its own disk",
+		where: "cluster shardMachine.ApplyBatch", pkg: "cluster", test: "TestNotCommittedBeforeDurable",
+		fails: "are not durable on the leader",
+		edits: []edit{{"cluster/shard.go", "err := s.store.WaitDurable(logs[len(logs)-1].Index)", "err := s.store.WaitDurable(0)"}},
+	},
+	{
+		name: "told too early", what: "followers are not told that more is committed than what is on the leader's disk",
+		where: "cluster/raftnet Group.AppendEntries", pkg: "cluster/raftnet", test: "TestCommittedIsDurableHere",
+		fails: "followers are told of 9",
+		edits: []edit{{"cluster/raftnet/raftnet.go", "q.LeaderCommitIndex = min(committed, durable())", "q.LeaderCommitIndex = max(committed, min(committed, durable()))"}},
+	},
+	{
 		name: "raft#612", what: "there is no pipeline",
 		where: "cluster/raftnet Group.AppendEntriesPipeline", pkg: "cluster/raftnet", test: "TestThereIsNoPipeline",
 		fails: "AppendEntriesPipeline gave",
