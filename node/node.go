@@ -123,7 +123,7 @@ func (n *Node) start(ctx context.Context, version string) (err error) {
 		return err
 	}
 	n.store, err = storage.Open(storage.Options{Dir: filepath.Join(c.DataDir, "store"), WALFileSize: int64(c.WALFileSize),
-		CacheBytes: int64(c.CacheSize), Logger: log, OnFatal: n.stopFor})
+		CacheBytes: int64(c.CacheSize), Logger: log, OnFatal: n.stopFor, OnSync: n.measureSyncs()})
 	if err != nil {
 		return err
 	}
@@ -170,6 +170,14 @@ func (n *Node) startCluster(ctx context.Context, version string) (*cluster.Clust
 		ClusterPort: c.ClusterPort, GossipPort: c.GossipPort, Join: c.Join, Expect: c.Expect, Shards: c.Shards, Replicas: c.Replicas, MaxClockSkew: c.MaxClockSkew,
 		Store: n.store, Observer: n.broker, Logger: n.log, GuestPasswordHash: guest, Version: version, OnFatal: n.stopFor,
 		GossipKeyFile: c.GossipKeyFile, Waiting: func(why string) { n.waiting.Store(&why) }, Surroundings: n.surroundings(), Resources: n.resources, OnEmptied: n.closeClients, OnRemoved: func() { close(n.left) }})
+}
+
+// measureSyncs shows how long fsyncs of the log take: what every confirm waits for, and the first thing to look at when they are slow.
+func (n *Node) measureSyncs() func(time.Duration) {
+	h := prometheus.NewHistogram(prometheus.HistogramOpts{Name: "warren_log_sync_seconds", Help: "How long fsyncs of the node's log took.",
+		Buckets: prometheus.ExponentialBuckets(0.0001, 2, 15)}) // to 1.6 s
+	n.metrics.MustRegister(h)
+	return func(took time.Duration) { h.Observe(took.Seconds()) }
 }
 
 func (n *Node) serveHTTP() error {

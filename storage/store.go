@@ -46,6 +46,8 @@ type Options struct {
 	// OnFatal is called when a write or fsync fails or hangs: nobody may assume anything about the file, so the process
 	// must end. The store does nothing after it. Default: panic.
 	OnFatal func(error)
+	// OnSync is told how long each fsync of the log took; it must not block. Default: nobody is.
+	OnSync func(time.Duration)
 }
 
 func (o *Options) setDefaults() {
@@ -69,6 +71,9 @@ func (o *Options) setDefaults() {
 	}
 	if o.Logger == nil {
 		o.Logger = slog.New(slog.DiscardHandler)
+	}
+	if o.OnSync == nil {
+		o.OnSync = func(time.Duration) {}
 	}
 	if o.OnFatal == nil {
 		o.OnFatal = func(err error) { panic(err) }

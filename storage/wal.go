@@ -385,7 +385,12 @@ func (w *wal) write(batch []placed) error {
 }
 
 // sync is an fsync with a watchdog: a disk that hangs is a dead disk.
-func (w *wal) sync(f vfs.File) error { return w.watched(f.Sync) }
+func (w *wal) sync(f vfs.File) error {
+	began := time.Now()
+	err := w.watched(f.Sync)
+	w.s.o.OnSync(time.Since(began))
+	return err
+}
 
 func (w *wal) watched(work func() error) error {
 	watchdog := Watch(w.s.o.SyncTimeout, func() {

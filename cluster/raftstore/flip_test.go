@@ -107,6 +107,9 @@ func openAndRead(t *testing.T, file []byte, bit int) {
 	if err := readAll(db); err != nil {
 		t.Errorf("octet %#x, bit %d: %v", bit/8, bit%8, err)
 	}
+	db.OnFatal(func(err error) { t.Errorf("octet %#x, bit %d: %v", bit/8, bit%8, err) })
+	_ = db.Stable(7).SetUint64([]byte(keyTerm), 1) // a record that is damaged may be an error
+	_ = db.CatalogLog().StoreLogs(catalogEntries(13, 13))
 	set(t, db.Close())
 }
 
@@ -127,6 +130,45 @@ func TestFlippedBitInTheHeadOfAPage(t *testing.T) {
 			}
 		}
 	}
+}
+
+// A small bucket has its page in the page of its parent. Bolt takes the number in that page's head for one that it may give away, and
+// panics at the next write when another is there.
+func TestFlippedBitInTheHeadOfAnInnerPage(t *testing.T) {
+	dir := t.TempDir()
+	db := openDB(t, dir)
+	set(t, db.Stable(1).SaveSeat(Seat{Incarnation: 1, Ready: true}))
+	set(t, db.Close())
+	file, err := os.ReadFile(filepath.Join(dir, fileName))
+	set(t, err)
+	pageSize := int(native.Uint32(file[pageHead+8:]))
+	newer := file[pageHead:]
+	if second := file[pageSize+pageHead:]; native.Uint64(second[48:]) > native.Uint64(newer[48:]) {
+		newer = second
+	}
+	root := int(native.Uint64(newer[16:])) * pageSize
+	inner := 0
+	for n := range int(native.Uint16(file[root+10:])) {
+		element := root + pageHead + n*elementSize
+		e := cutElement(leafPage, file[element:])
+		bucket := element + int(e.position+e.key)
+		if native.Uint64(file[bucket:]) != 0 {
+			continue // its page is elsewhere
+		}
+		inner++
+		head := bucket + bucketHead
+		for bit := head * 8; bit < (head+pageHead)*8; bit++ {
+			file[bit/8] ^= 1 << (bit % 8)
+			if err := inspectFile(file); !errors.Is(err, ErrDamaged) {
+				t.Errorf("bucket %d, octet %d of the head, bit %d: %v", n, bit/8-head, bit%8, err)
+			}
+			file[bit/8] ^= 1 << (bit % 8)
+		}
+	}
+	if inner != 2 {
+		t.Errorf("%d inner pages", inner)
+	}
+	set(t, inspectFile(file))
 }
 
 // Bolt would take the older of its meta pages, and give the newest transaction up silently.

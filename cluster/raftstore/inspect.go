@@ -22,7 +22,7 @@ import (
 //	page    id u64 | flags u16 (1 branch, 2 leaf) | count u16 | overflow u32 | element… | key, value…
 //	branch  position u32 (from the element) | key's size u32 | page u64
 //	leaf    flags u32 (1: a bucket) | position u32 | key's size u32 | value's size u32
-//	bucket  root page u64 (0: the page follows) | sequence u64 | page
+//	bucket  root page u64 (0: the page follows) | sequence u64 | page, whose id and overflow are 0
 //	meta    page's head | magic u32 | version u32 | page size u32 | flags u32 | root bucket | free list u64 | pages u64 |
 //	        transaction u64 | FNV-1a over the meta up to here u64
 const (
@@ -252,7 +252,11 @@ func (i *inspector) subBucket(name string, e element) error {
 	if id := native.Uint64(e.data); id != 0 {
 		return i.page(id, nil, nil)
 	}
-	used, err := i.elements(e.data[bucketHead:], nil, nil)
+	inner := e.data[bucketHead:]
+	if len(inner) >= pageHead && (native.Uint64(inner) != 0 || native.Uint32(inner[12:]) != 0) {
+		return damaged("the page in bucket %q says that it is %d and %d more", name, native.Uint64(inner), native.Uint32(inner[12:])) // bolt would give them away
+	}
+	used, err := i.elements(inner, nil, nil)
 	if err == nil && used != uint64(len(e.data)-bucketHead) {
 		err = damaged("%d of %d bytes used", used, len(e.data)-bucketHead)
 	}
