@@ -279,3 +279,26 @@ func TestCampaignsGetRarer(t *testing.T) {
 		t.Error("after a leader that stayed the pause is not the shortest")
 	}
 }
+
+// TestTurnsCountFromTheSameMoment: seats that learn together that none of them knows a leader do not stand together, also when one of
+// them has known none for long.
+func TestTurnsCountFromTheSameMoment(t *testing.T) {
+	first, second := &group{}, &group{}
+	now := time.Now()
+	for range 100 {
+		now = now.Add(50 * time.Millisecond)
+		if second.hasTurn(now, false, 1) {
+			t.Fatal("it stands though another knows a leader")
+		}
+	}
+	now = now.Add(50 * time.Millisecond)
+	if !first.hasTurn(now, true, 0) || second.hasTurn(now, true, 1) {
+		t.Error("both stand, or the first does not")
+	}
+	if second.hasTurn(now.Add(rankDelay-time.Millisecond), true, 1) || !second.hasTurn(now.Add(rankDelay), true, 1) {
+		t.Error("the second does not stand in its turn")
+	}
+	if second.hasTurn(now.Add(time.Second), false, 1) || second.hasTurn(now.Add(2*time.Second), true, 1) {
+		t.Error("what kept it from standing is forgotten")
+	}
+}

@@ -45,7 +45,7 @@ type group struct {
 	work     *sync.WaitGroup
 	leads    bool // established
 	term     uint64
-	lonely   time.Time     // since when no leader is known; zero: one is
+	able     time.Time     // since when nothing but its turn keeps this seat from standing for election; zero: something does
 	campaign time.Time     // the last one
 	pause    time.Duration // after it, until the next
 	tries    int           // campaigns since a leader has last stayed
@@ -162,7 +162,6 @@ func (g *group) run(first *raft.Configuration) error {
 	facade.Members(func(seat raft.ServerAddress) bool { return hasMember(r, seat) })
 	g.facade, g.quit, g.work = facade, make(chan struct{}), new(sync.WaitGroup)
 	g.running.Store(r)
-	g.lonely = time.Now()
 	g.parts.started()
 	observations := make(chan raft.Observation, 16)
 	r.RegisterObserver(raft.NewObserver(observations, false, func(o *raft.Observation) bool {
@@ -399,7 +398,7 @@ func (g *group) consider(now time.Time, nodes nodesView) {
 	leader, _ := g.leader()
 	if leader != "" && nodes.maybeLeads(leader) {
 		g.mu.Lock()
-		g.lonely = time.Time{}
+		g.able = time.Time{}
 		if g.led.IsZero() {
 			g.led = now
 		} else if now.Sub(g.led) >= stays {
@@ -413,12 +412,10 @@ func (g *group) consider(now time.Time, nodes nodesView) {
 	if rank >= 0 && nodes.yields() {
 		rank += living
 	}
+	able := rank >= 0 && !led && 2*living > voters
 	g.mu.Lock()
 	g.led = time.Time{}
-	if g.lonely.IsZero() {
-		g.lonely = now
-	}
-	stands := rank >= 0 && !led && 2*living > voters && now.Sub(g.lonely) >= time.Duration(rank)*rankDelay && g.mayStand(now)
+	stands := g.hasTurn(now, able, rank) && g.mayStand(now)
 	r, facade := g.running.Load(), g.facade
 	g.mu.Unlock()
 	if stands && r != nil {
@@ -443,6 +440,20 @@ func (g *group) passedOver(r *raft.Raft, facade *raftnet.Group, q *raft.RequestV
 	if stands {
 		g.stand(r, facade)
 	}
+}
+
+// hasTurn tells whether this seat's turn has come: so long after nothing else has kept it from standing as its rank says. Seats learn at the
+// same moment that none of them knows a leader, also when some have known none for long; they would stand together then and split
+// the votes. mu is held.
+func (g *group) hasTurn(now time.Time, able bool, rank int) bool {
+	if !able {
+		g.able = time.Time{}
+		return false
+	}
+	if g.able.IsZero() {
+		g.able = now
+	}
+	return now.Sub(g.able) >= time.Duration(rank)*rankDelay
 }
 
 func (g *group) stand(r *raft.Raft, facade *raftnet.Group) {

@@ -179,6 +179,12 @@ var remedies = []remedy{
 		edits: []edit{{"cluster/group.go", "g.campaign, g.pause = now, pause+rand.N(pause/2)", "g.campaign, g.pause = now, campaignPause+0*rand.N(pause/2)"}},
 	},
 	{
+		name: "turns", what: "seats that learn together that there is no leader stand for election one after the other",
+		where: "cluster group.hasTurn", pkg: "cluster", test: "TestTurnsCountFromTheSameMoment",
+		fails: "both stand",
+		edits: []edit{{"cluster/group.go", "\tif !able {\n\t\tg.able = time.Time{}\n", "\tif !able {\n\t\tg.able = cmp.Or(g.able, now)\n"}, {"cluster/group.go", "import (\n", "import (\n\t\"cmp\"\n"}},
+	},
+	{
 		name: "wrong clock", what: "a node whose clock is off gives its leaderships to nodes whose clocks are right",
 		where: "cluster Cluster.giveAwayForClock", pkg: "test/sim", test: "TestClockOfALeader",
 		fails: "was led by",
