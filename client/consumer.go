@@ -459,7 +459,7 @@ func (s *consumeStream) end() {
 	s.mu.Unlock()
 }
 
-// send sends what was settled, until the consumer closes. An error shows in Recv as well.
+// send sends what was settled, until the consumer closes. An error shows in Recv as well, see halfClose.
 func (s *consumeStream) send(ctx context.Context, closing <-chan struct{}) {
 	for last := false; !last; {
 		select {
@@ -473,17 +473,17 @@ func (s *consumeStream) send(ctx context.Context, closing <-chan struct{}) {
 		if len(extends) > 0 { // first: what is settled cannot be extended
 			request := &brokerv1.ConsumeRequest{Request: &brokerv1.ConsumeRequest_ExtendLeases{ExtendLeases: &brokerv1.ExtendLeases{DeliveryTags: extends}}}
 			if s.stream.Send(request) != nil {
-				return
+				break
 			}
 		}
 		if len(settles) > 0 {
 			request := &brokerv1.ConsumeRequest{Request: &brokerv1.ConsumeRequest_Settles{Settles: &brokerv1.Settles{Settles: settles}}}
 			if s.stream.Send(request) != nil {
-				return
+				break
 			}
 		}
 	}
-	_ = s.stream.CloseSend() // as above
+	halfClose(s.stream)
 }
 
 // take turns what was settled into as few settles as can be: what is done from the front on is one.

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"strings"
 
 	"google.golang.org/genproto/googleapis/rpc/errdetails"
@@ -99,9 +100,10 @@ func reasonOf(r brokerv1.ErrorReason) Reason {
 	return Reason(strings.TrimPrefix(r.String(), "ERROR_REASON_"))
 }
 
-// isTransient tells whether another attempt, on another node, may succeed.
+// isTransient tells whether another attempt, on another node, may succeed. A call that could not be sent ends with io.EOF
+// (grpc/grpc-go#4691).
 func isTransient(err error) bool {
-	if errors.Is(err, errAgain) {
+	if errors.Is(err, errAgain) || errors.Is(err, io.EOF) {
 		return true
 	}
 	switch status.Code(err) {

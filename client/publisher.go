@@ -259,6 +259,7 @@ func (p *Publisher) run(ctx context.Context, node *grpc.ClientConn, up func()) e
 	p.mu.Unlock()
 	err = p.send(ctx, stream, failed)
 	if errors.Is(err, io.EOF) {
+		halfClose(stream)
 		err = <-failed
 	}
 	return err
@@ -281,8 +282,21 @@ func (p *Publisher) waitForWork(ctx context.Context) error {
 	}
 }
 
+// halfClose says that nothing more will be sent on a stream that has failed to send. It may not be at its end: gRPC opens a
+// stream that the node has not seen yet anew by itself, when it receives, and what had failed is sent by that
+// (grpc/grpc-go#4691). The node would wait for more, and the receiver for the node.
+func halfClose(stream interface{ CloseSend() error }) {
+	_ = stream.CloseSend() // of a stream that is at its end
+}
+
 // receiveError returns what a stream really failed for.
-func receiveError[R any](stream interface{ Recv() (R, error) }, err error) error {
+func receiveError[R any](stream interface {
+	CloseSend() error
+	Recv() (R, error)
+}, err error) error {
+	if errors.Is(err, io.EOF) {
+		halfClose(stream)
+	}
 	for errors.Is(err, io.EOF) {
 		if _, e := stream.Recv(); e != nil {
 			if errors.Is(e, io.EOF) {
