@@ -9,12 +9,15 @@ import (
 	"sync"
 	"sync/atomic"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/hashicorp/raft"
 
+	"github.com/warrenmq/warren/cluster/pipe"
 	"github.com/warrenmq/warren/cluster/raftnet"
 	"github.com/warrenmq/warren/cluster/raftstore"
+	nodev1 "github.com/warrenmq/warren/proto/node/v1"
 )
 
 // countingParts is a machine that counts what it applies, slowly when told so, and notes when it is told that it leads.
@@ -287,18 +290,121 @@ func TestTurnsCountFromTheSameMoment(t *testing.T) {
 	now := time.Now()
 	for range 100 {
 		now = now.Add(50 * time.Millisecond)
-		if second.hasTurn(now, false, 1) {
+		if second.hasTurn(now, false, rankDelay) {
 			t.Fatal("it stands though another knows a leader")
 		}
 	}
 	now = now.Add(50 * time.Millisecond)
-	if !first.hasTurn(now, true, 0) || second.hasTurn(now, true, 1) {
+	if !first.hasTurn(now, true, 0) || second.hasTurn(now, true, rankDelay) {
 		t.Error("both stand, or the first does not")
 	}
-	if second.hasTurn(now.Add(rankDelay-time.Millisecond), true, 1) || !second.hasTurn(now.Add(rankDelay), true, 1) {
+	if second.hasTurn(now.Add(rankDelay-time.Millisecond), true, rankDelay) || !second.hasTurn(now.Add(rankDelay), true, rankDelay) {
 		t.Error("the second does not stand in its turn")
 	}
-	if second.hasTurn(now.Add(time.Second), false, 1) || second.hasTurn(now.Add(2*time.Second), true, 1) {
+	if second.hasTurn(now.Add(time.Second), false, rankDelay) || second.hasTurn(now.Add(2*time.Second), true, rankDelay) {
 		t.Error("what kept it from standing is forgotten")
+	}
+}
+
+// nodesSeen is what a seat is told of the nodes.
+type nodesSeen struct{ elsewhere, dead bool }
+
+func (n nodesSeen) alive(string) bool           { return true }
+func (n nodesSeen) maybeLeads(string) bool      { return !n.dead }
+func (n nodesSeen) leaderElsewhere(uint32) bool { return n.elsewhere }
+func (n nodesSeen) yields() bool                { return false }
+
+// TestStandsWhenNobodyHearsTheLeader: a leader that cannot be reached counts until this seat has not heard it for a while, and
+// nobody else hears it.
+func TestStandsWhenNobodyHearsTheLeader(t *testing.T) {
+	db, _, err := raftstore.OpenDB(t.TempDir())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer db.Close()
+	synctest.Test(t, func(t *testing.T) {
+		log := slog.New(slog.DiscardHandler)
+		ctx, cancel := context.WithCancel(context.Background())
+		defer cancel()
+		var here, there *raftnet.Transport
+		open := func(to **raftnet.Transport) func(context.Context, string, bool) (raftnet.Stream, error) {
+			return func(context.Context, string, bool) (raftnet.Stream, error) {
+				near, far := memoryStreams()
+				go (*to).Serve(ctx, far)
+				return near, nil
+			}
+		}
+		here, there = raftnet.New(raftnet.Options{Logger: log, Open: open(&there)}), raftnet.New(raftnet.Options{Logger: log, Open: open(&here)})
+		other := there.Group(1, "b.1")
+		config := baseConfig(log, "test")
+		config.HeartbeatTimeout, config.ElectionTimeout = time.Hour, time.Hour // the library keeps still
+		parts := newCountingParts()
+		close(parts.gate)
+		g := &group{id: 1, name: "test", log: log, net: here, uuid: "a", stable: db.Stable(1), logs: raft.NewInmemStore(),
+			config: config, seat: raftstore.Seat{Incarnation: 1}, parts: parts}
+		if err := g.start(firstConfiguration([]string{"a", "b"})); err != nil {
+			t.Fatal(err)
+		}
+		defer func() { // the goroutines of the test
+			g.stop()
+			other.Close()
+			here.Close()
+			there.Close()
+			cancel()
+		}()
+		beat := func() {
+			t.Helper()
+			q := &raft.AppendEntriesRequest{RPCHeader: raft.RPCHeader{ProtocolVersion: raft.ProtocolVersionMax, ID: []byte("b.1"), Addr: []byte("b.1")}, Term: 7}
+			var p raft.AppendEntriesResponse
+			if err := other.AppendEntries("a.1", "a.1", q, &p); err != nil || !p.Success {
+				t.Fatalf("heartbeat: %+v, %v", p, err)
+			}
+		}
+		// stands lets the seat look around for a time and tells whether, and when, it asks for a vote.
+		stands := func(during time.Duration, seen nodesSeen) (after time.Duration, asks bool) {
+			began := time.Now()
+			for time.Since(began) < during {
+				go g.consider(time.Now(), seen)
+				synctest.Wait()
+				select {
+				case vote := <-other.Consumer():
+					q := vote.Command.(*raft.RequestVoteRequest)
+					if !q.LeadershipTransfer {
+						t.Error("it asks as one that may disturb a leader")
+					}
+					vote.Respond(&raft.RequestVoteResponse{Term: q.Term}, nil)
+					return time.Since(began), true
+				case <-time.After(campaignPeriod):
+				}
+			}
+			return 0, false
+		}
+		beat()
+		if _, asks := stands(unheardLimit-campaignPeriod, nodesSeen{}); asks {
+			t.Fatal("it stands though it has heard the leader")
+		}
+		if _, asks := stands(time.Minute, nodesSeen{elsewhere: true}); asks {
+			t.Fatal("it stands though another hears the leader")
+		}
+		beat()
+		if after, asks := stands(time.Minute, nodesSeen{}); !asks || after < unheardLimit || after > unheardLimit+2*rankDelay {
+			t.Errorf("it stands: %v, after %v", asks, after)
+		}
+		if g.groupStatus(0).UnheardMillis != 0 {
+			t.Error("a candidate tells of a leader")
+		}
+	})
+}
+
+// TestWhoHearsTheLeader: who follows a leader and has not heard it for long does not keep others from standing.
+func TestWhoHearsTheLeader(t *testing.T) {
+	w := newWatcher(context.Background(), &Cluster{identity: identity{UUID: "a"}})
+	w.peers["b"] = &peerInfo{state: pipe.PeerUnreachable}
+	w.peers["c"] = &peerInfo{state: pipe.PeerAlive, status: &nodev1.Status{Groups: []*nodev1.GroupStatus{{Group: 1, Leader: "b.1"}}}}
+	group := w.peers["c"].status.Groups[0]
+	for unheard, elsewhere := range map[time.Duration]bool{0: true, unheardLimit - time.Millisecond: true, unheardLimit: false, time.Hour: false} {
+		if group.UnheardMillis = uint32(unheard.Milliseconds()); w.leaderElsewhere(1) != elsewhere {
+			t.Errorf("unheard for %v: a leader elsewhere: %v", unheard, !elsewhere)
+		}
 	}
 }

@@ -361,7 +361,22 @@ const (
 	maxCampaignPause = 8 * time.Second
 	// stays is how long a leader must be known to count as one that stays.
 	stays = 2 * time.Second
+	// unheardLimit is how long a leader may not be heard before it counts as none: more than the library takes for silence, by the
+	// age that another node's word may have. A leader that no majority hears has given up by then (leaseTimeout).
+	unheardLimit = heartbeatTimeout + statusPeriod
 )
+
+// unheard is how long an instance has not heard the leader that it follows; 0: it follows none.
+func unheard(r *raft.Raft) time.Duration {
+	if r.State() != raft.Follower {
+		return 0
+	}
+	last := r.LastContact()
+	if leader, _ := r.LeaderWithID(); leader == "" || last.IsZero() {
+		return 0
+	}
+	return time.Since(last)
+}
 
 // mayStand tells whether enough time has passed since this seat stood last, and notes that it stands. The pause grows while no
 // leader stays, and is never the same: seats that stand in step depose one another before any is established, for ever. mu is held.
@@ -381,22 +396,24 @@ type nodesView interface {
 	alive(uuid string) bool
 	// maybeLeads tells whether a node that leads may still do so.
 	maybeLeads(uuid string) bool
-	// leaderElsewhere tells whether a node that lives takes another for the group's leader that may still be it.
+	// leaderElsewhere tells whether a node that lives takes another for the group's leader that may still be it, and has heard it.
 	leaderElsewhere(group uint32) bool
 	// yields tells whether this node would not lead for long, so that the others are to stand first.
 	yields() bool
 }
 
 // consider lets this seat stand for election when the group has no leader that lives. A seat that is behind is refused by
-// the others' votes, and the next in rank stands. Who merely cannot reach the leader does not stand: that is left to the
-// library's pre-votes, so that a healthy leader is not disturbed.
+// the others' votes, and the next in rank stands. Who merely cannot reach the leader does not stand while another hears it, or it
+// says itself that it leads: a healthy leader is not disturbed. The library would find out that nobody hears a leader, too, but each
+// seat looks at a time of its own, which makes three times heartbeatTimeout.
 func (g *group) consider(now time.Time, nodes nodesView) {
 	if !g.standing.TryLock() {
 		return // the main loop is busy with the last one
 	}
 	defer g.standing.Unlock()
 	leader, _ := g.leader()
-	if leader != "" && nodes.maybeLeads(leader) {
+	follows := leader != "" && nodes.maybeLeads(leader)
+	if r := g.instance(); follows && (r == nil || unheard(r) < unheardLimit) {
 		g.mu.Lock()
 		g.able = time.Time{}
 		if g.led.IsZero() {
@@ -413,9 +430,13 @@ func (g *group) consider(now time.Time, nodes nodesView) {
 		rank += living
 	}
 	able := rank >= 0 && !led && 2*living > voters
+	delay := time.Duration(rank) * rankDelay
+	if follows { // it may be a new leader, whose first entries are being written; no other seat has its turn then
+		delay += rankDelay / 2
+	}
 	g.mu.Lock()
 	g.led = time.Time{}
-	stands := g.hasTurn(now, able, rank) && g.mayStand(now)
+	stands := g.hasTurn(now, able, delay) && g.mayStand(now)
 	r, facade := g.running.Load(), g.facade
 	g.mu.Unlock()
 	if stands && r != nil {
@@ -442,10 +463,10 @@ func (g *group) passedOver(r *raft.Raft, facade *raftnet.Group, q *raft.RequestV
 	}
 }
 
-// hasTurn tells whether this seat's turn has come: so long after nothing else has kept it from standing as its rank says. Seats learn at the
+// hasTurn tells whether this seat's turn has come: delay after nothing else has kept it from standing. Seats learn at the
 // same moment that none of them knows a leader, also when some have known none for long; they would stand together then and split
 // the votes. mu is held.
-func (g *group) hasTurn(now time.Time, able bool, rank int) bool {
+func (g *group) hasTurn(now time.Time, able bool, delay time.Duration) bool {
 	if !able {
 		g.able = time.Time{}
 		return false
@@ -453,7 +474,7 @@ func (g *group) hasTurn(now time.Time, able bool, rank int) bool {
 	if g.able.IsZero() {
 		g.able = now
 	}
-	return now.Sub(g.able) >= time.Duration(rank)*rankDelay
+	return now.Sub(g.able) >= delay
 }
 
 func (g *group) stand(r *raft.Raft, facade *raftnet.Group) {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math"
 	"sync"
 	"syscall"
 	"time"
@@ -183,6 +184,9 @@ func (w *watcher) clockIs(uuid string, r skew.Reading, measured time.Duration) {
 // lost decides what the end of a node's stream means. A process that has ended leaves a port that refuses; one that is cut
 // off, or hangs, leaves nothing. sure: it has been tried several times.
 func (w *watcher) lost(ctx context.Context, uuid string, why error, sure bool) {
+	if errors.Is(why, errSilentNode) && w.alive(uuid) {
+		w.is(uuid, pipe.PeerUnreachable, why) // whatever the port says
+	}
 	state := pipe.PeerUnreachable
 	probing, cancel := context.WithTimeout(ctx, probeTimeout)
 	err := w.c.network.Probe(probing, uuid)
@@ -197,6 +201,11 @@ func (w *watcher) lost(ctx context.Context, uuid string, why error, sure bool) {
 	case errors.Is(err, syscall.ECONNRESET) && !sure:
 		return // it took the connection and ended; the next try tells
 	}
+	w.is(uuid, state, why)
+}
+
+// is notes that a node is not alive, as far as can be seen.
+func (w *watcher) is(uuid string, state pipe.PeerState, why error) {
 	w.mu.Lock()
 	p := w.peers[uuid]
 	if p == nil {
@@ -299,7 +308,7 @@ func (w *watcher) leaderElsewhere(group uint32) bool {
 		}
 		for _, g := range p.status.Groups {
 			leader := raftnet.NodeOf(g.Leader)
-			if g.Group != group || leader == "" || leader == w.c.identity.UUID {
+			if g.Group != group || leader == "" || leader == w.c.identity.UUID || time.Duration(g.UnheardMillis)*time.Millisecond >= unheardLimit {
 				continue
 			}
 			if of := w.peers[leader]; of == nil || of.state != pipe.PeerDead {
@@ -380,7 +389,7 @@ func (g *group) groupStatus(applied uint64) *nodev1.GroupStatus {
 	s.Term, s.Committed = r.CurrentTerm(), r.CommitIndex()
 	_, s.Leads = g.leading()
 	_, leader := r.LeaderWithID()
-	s.Leader = string(leader)
+	s.Leader, s.UnheardMillis = string(leader), uint32(min(unheard(r).Milliseconds(), math.MaxUint32))
 	return s
 }
 

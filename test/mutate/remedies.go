@@ -185,6 +185,18 @@ var remedies = []remedy{
 		edits: []edit{{"cluster/group.go", "\tif !able {\n\t\tg.able = time.Time{}\n", "\tif !able {\n\t\tg.able = cmp.Or(g.able, now)\n"}, {"cluster/group.go", "import (\n", "import (\n\t\"cmp\"\n"}},
 	},
 	{
+		name: "unheard", what: "a leader that nobody hears counts as none, also before the library's timers say so",
+		where: "cluster group.consider", pkg: "cluster", test: "TestStandsWhenNobodyHearsTheLeader",
+		fails: "it stands: false",
+		edits: []edit{{"cluster/group.go", "follows && (r == nil || unheard(r) < unheardLimit)", "follows && (r == nil || unheard(r) < time.Hour)"}},
+	},
+	{
+		name: "who hears", what: "who has not heard its leader for long does not keep others from standing",
+		where: "cluster watcher.leaderElsewhere", pkg: "cluster", test: "TestWhoHearsTheLeader",
+		fails: "a leader elsewhere: true",
+		edits: []edit{{"cluster/watch.go", "time.Millisecond >= unheardLimit {", "time.Millisecond >= 2*time.Hour {"}},
+	},
+	{
 		name: "wrong clock", what: "a node whose clock is off gives its leaderships to nodes whose clocks are right",
 		where: "cluster Cluster.giveAwayForClock", pkg: "test/sim", test: "TestClockOfALeader",
 		fails: "was led by",

@@ -322,10 +322,11 @@ type GroupStatus struct {
 	Leads         bool                   `protobuf:"varint,4,opt,name=leads,proto3" json:"leads,omitempty"` // established: its state holds everything committed before its term
 	Applied       uint64                 `protobuf:"varint,5,opt,name=applied,proto3" json:"applied,omitempty"`
 	Committed     uint64                 `protobuf:"varint,6,opt,name=committed,proto3" json:"committed,omitempty"`
-	Leader        string                 `protobuf:"bytes,7,opt,name=leader,proto3" json:"leader,omitempty"`                             // the server it takes for the leader
-	Damage        string                 `protobuf:"bytes,8,opt,name=damage,proto3" json:"damage,omitempty"`                             // why it does not take part; empty: it does
-	Seats         []*Seat                `protobuf:"bytes,9,rep,name=seats,proto3" json:"seats,omitempty"`                               // if it leads: the group's members, as a majority has agreed on them
-	SeatsIndex    uint64                 `protobuf:"varint,10,opt,name=seats_index,json=seatsIndex,proto3" json:"seats_index,omitempty"` // of the entry that made them so; 0: of the catalog
+	Leader        string                 `protobuf:"bytes,7,opt,name=leader,proto3" json:"leader,omitempty"`                                      // the server it takes for the leader
+	Damage        string                 `protobuf:"bytes,8,opt,name=damage,proto3" json:"damage,omitempty"`                                      // why it does not take part; empty: it does
+	Seats         []*Seat                `protobuf:"bytes,9,rep,name=seats,proto3" json:"seats,omitempty"`                                        // if it leads: the group's members, as a majority has agreed on them
+	SeatsIndex    uint64                 `protobuf:"varint,10,opt,name=seats_index,json=seatsIndex,proto3" json:"seats_index,omitempty"`          // of the entry that made them so; 0: of the catalog
+	UnheardMillis uint32                 `protobuf:"varint,11,opt,name=unheard_millis,json=unheardMillis,proto3" json:"unheard_millis,omitempty"` // since it heard the leader that it follows; 0: it follows none
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -426,6 +427,13 @@ func (x *GroupStatus) GetSeats() []*Seat {
 func (x *GroupStatus) GetSeatsIndex() uint64 {
 	if x != nil {
 		return x.SeatsIndex
+	}
+	return 0
+}
+
+func (x *GroupStatus) GetUnheardMillis() uint32 {
+	if x != nil {
+		return x.UnheardMillis
 	}
 	return 0
 }
@@ -1488,7 +1496,7 @@ const file_node_v1_node_proto_rawDesc = "" +
 	"\rClockResponse\x12\x12\n" +
 	"\x04uuid\x18\x01 \x01(\tR\x04uuid\x12\x1d\n" +
 	"\n" +
-	"unix_nanos\x18\x02 \x01(\x03R\tunixNanos\"\x9a\x02\n" +
+	"unix_nanos\x18\x02 \x01(\x03R\tunixNanos\"\xc1\x02\n" +
 	"\vGroupStatus\x12\x14\n" +
 	"\x05group\x18\x01 \x01(\rR\x05group\x12\x16\n" +
 	"\x06server\x18\x02 \x01(\tR\x06server\x12\x12\n" +
@@ -1501,7 +1509,8 @@ const file_node_v1_node_proto_rawDesc = "" +
 	"\x05seats\x18\t \x03(\v2\x14.warren.node.v1.SeatR\x05seats\x12\x1f\n" +
 	"\vseats_index\x18\n" +
 	" \x01(\x04R\n" +
-	"seatsIndex\"4\n" +
+	"seatsIndex\x12%\n" +
+	"\x0eunheard_millis\x18\v \x01(\rR\runheardMillis\"4\n" +
 	"\x04Seat\x12\x16\n" +
 	"\x06server\x18\x01 \x01(\tR\x06server\x12\x14\n" +
 	"\x05votes\x18\x02 \x01(\bR\x05votes\"*\n" +
