@@ -462,16 +462,17 @@ func (s *sim) fork() *rand.Rand {
 	return rand.New(rand.NewPCG(s.random.Uint64(), s.random.Uint64()))
 }
 
-// maxLines bounds what is kept of the nodes' logs.
+// maxLines is how much of the nodes' logs is kept at the least, from the end.
 const maxLines = 5000
 
 // note adds a line to the schedule's log.
 func (s *sim) note(line string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if len(s.lines) < maxLines {
-		s.lines = append(s.lines, fmt.Sprintf("%10.4f %s", s.now().Seconds(), line))
+	if len(s.lines) == 2*maxLines {
+		s.lines = append(s.lines[:0], s.lines[maxLines:]...)
 	}
+	s.lines = append(s.lines, fmt.Sprintf("%10.4f %s", s.now().Seconds(), line))
 }
 
 // logger is a run's log: lines of the schedule's.

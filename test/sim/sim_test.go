@@ -4,6 +4,7 @@ import (
 	"flag"
 	"fmt"
 	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -14,6 +15,7 @@ var (
 	seedFlag      = flag.Uint64("seed", 0, "run the schedule of this seed alone, or -schedules from it on")
 	schedulesFlag = flag.Int("schedules", 0, "how many schedules to run")
 	logFlag       = flag.Bool("log", false, "with -v: the nodes' logs of schedules without a finding, too")
+	logsFlag      = flag.String("logs", "", "a directory for what schedules with a finding say, with the whole of their nodes' logs; written as they end")
 	nodesFlag     = flag.Int("nodes", 0, "only schedules with so many nodes (3 or 5); 0: all")
 	faultsFlag    = flag.String("faults", "", "names or groups of faults, with commas; default all")
 )
@@ -56,6 +58,12 @@ func runSchedule(t *testing.T, seed uint64, p *plan) {
 	switch {
 	case o.failed():
 		test, _, _ := strings.Cut(t.Name(), "/")
+		if *logsFlag != "" {
+			whole := []byte(fmt.Sprintf("%v\n%s\n", o, strings.Join(o.lines, "\n")))
+			if err := os.WriteFile(filepath.Join(*logsFlag, fmt.Sprintf("%s-%d.log", test, seed)), whole, 0o644); err != nil {
+				t.Error(err)
+			}
+		}
 		t.Errorf("%v\nthe end of the log:\n%s\nagain: go test ./test/sim -run %s -seed %d -v", o, tail(o.lines, 150), test, seed)
 	case testing.Verbose():
 		t.Log(o)
