@@ -23,11 +23,14 @@ var binary = sync.OnceValues(func() (string, error) {
 	if path := os.Getenv("WARREN_BIN"); path != "" {
 		return path, nil
 	}
-	dir, err := os.MkdirTemp("", "warren-deploy-")
+	dir, err := filepath.Abs(filepath.Join(root, "bin", "test"))
 	if err != nil {
 		return "", err
 	}
-	path := filepath.Join(dir, "warren")
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		return "", err
+	}
+	path := filepath.Join(dir, "warren-deploy")
 	build := exec.Command("go", "build", "-o", path, "./cmd/warren")
 	build.Dir = root
 	if out, err := build.CombinedOutput(); err != nil {

@@ -26,25 +26,35 @@ import (
 // readyWithin bounds the wait for a node to serve; a busy machine with the race detector needs seconds.
 const readyWithin = 90 * time.Second
 
-// build makes the binary once for all tests of a package's run.
+// build makes the binary once for all tests of a package's run, in bin/test of the module. Packages are tested side by side:
+// each puts a whole binary in place of the last one, which nodes that run keep.
 var build = sync.OnceValues(func() (string, error) {
 	if path := os.Getenv("WARREN_BIN"); path != "" {
 		return path, nil
 	}
-	dir, err := os.MkdirTemp("", "warren-test-")
+	mod, err := exec.Command("go", "env", "GOMOD").Output()
+	if err != nil {
+		return "", fmt.Errorf("find the module: %w", err)
+	}
+	dir := filepath.Join(filepath.Dir(strings.TrimSpace(string(mod))), "bin", "test")
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		return "", err
+	}
+	scratch, err := os.MkdirTemp(dir, "build-")
 	if err != nil {
 		return "", err
 	}
-	path := filepath.Join(dir, "warren")
-	args := []string{"build", "-o", path}
+	defer os.RemoveAll(scratch)
+	name, args := "warren", []string{"build"}
 	if RaceDetector {
-		args = append(args, "-race")
+		name, args = "warren-race", append(args, "-race")
 	}
-	out, err := exec.Command("go", append(args, "github.com/warrenmq/warren/cmd/warren")...).CombinedOutput()
+	made, path := filepath.Join(scratch, name), filepath.Join(dir, name)
+	out, err := exec.Command("go", append(args, "-o", made, "github.com/warrenmq/warren/cmd/warren")...).CombinedOutput()
 	if err != nil {
 		return "", fmt.Errorf("build warren: %w\n%s", err, out)
 	}
-	return path, nil
+	return path, os.Rename(made, path)
 })
 
 // Binary makes the binary, once for a package's run, and says where it is: for tests that start nodes themselves.
