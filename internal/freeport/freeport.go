@@ -15,7 +15,7 @@ import (
 	"syscall"
 )
 
-// Find finds so many ports that are free for TCP and UDP, and that no other process that asks here finds as long as this one runs.
+// Find finds so many ports that are free for TCP and UDP, and that nobody who asks here finds again as long as this process runs.
 func Find(count int) ([]int, error) {
 	return find(count, 1)
 }
@@ -47,14 +47,15 @@ func find(count, row int) ([]int, error) {
 	return nil, fmt.Errorf("no %d free ports in %d tries", count*row, tries)
 }
 
-// reserved are the locks of the ports that this process has found: no other test process of this machine finds them as long as it
-// runs. Between their being found and a node's listening there, nothing else says that they are taken.
+// reserved are the locks of the ports that this process has found: no test of this machine finds them again as long as it runs.
+// Between their being found and a node's listening there, and while the node is down to be started again, nothing else says that
+// they are taken.
 var reserved struct {
 	mu    sync.Mutex // guards locks
 	locks map[int]*os.File
 }
 
-// reserve locks a row of ports; false: another process has one of them.
+// reserve locks a row of ports; false: another process has one of them, or this one has found it before.
 func reserve(first, row int) bool {
 	reserved.mu.Lock()
 	defer reserved.mu.Unlock()
@@ -64,11 +65,8 @@ func reserve(first, row int) bool {
 	}
 	locks := map[int]*os.File{}
 	for port := first; port < first+row; port++ {
-		if reserved.locks[port] != nil { // this process's own, from a node that has ended
-			continue
-		}
 		lock, err := os.OpenFile(filepath.Join(dir, strconv.Itoa(port)), os.O_CREATE|os.O_RDWR, 0o600)
-		if err == nil {
+		if err == nil { // another file of this process does not get the lock either (flock(2))
 			locks[port] = lock
 			err = syscall.Flock(int(lock.Fd()), syscall.LOCK_EX|syscall.LOCK_NB)
 		}

@@ -32,3 +32,26 @@ func TestReserved(t *testing.T) {
 		t.Errorf("%v\n%s", err, out)
 	}
 }
+
+// TestFoundOnce: the ports of nodes that do not run yet, or just now, are free, and are not found again.
+func TestFoundOnce(t *testing.T) {
+	found := map[int]bool{}
+	for range 100 {
+		ports, err := Find(5)
+		if err != nil {
+			t.Fatal(err)
+		}
+		row, err := Row(5)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for i := range 5 {
+			for _, port := range []int{ports[i], row + i} {
+				if found[port] {
+					t.Fatalf("port %d was found twice", port)
+				}
+				found[port] = true
+			}
+		}
+	}
+}
