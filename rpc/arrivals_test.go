@@ -112,7 +112,7 @@ func TestLargeRequestIsCutIntoWholeBatches(t *testing.T) {
 func TestArrivalsAreBounded(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		a := newArrivals()
-		large := &publishRequest{data: mem.SliceBuffer(make([]byte, readAhead))}
+		large := &publishRequest{bytes: readAhead}
 		if !a.put(large) {
 			t.Fatal("refused")
 		}

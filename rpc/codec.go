@@ -1,7 +1,9 @@
 package rpc
 
 import (
+	"encoding/binary"
 	"errors"
+	"io"
 	"sync"
 	"unicode/utf8"
 
@@ -94,15 +96,17 @@ const (
 	deliveryMessage     = 3
 )
 
-// publishRequest is a brokerv1.PublishRequest that is read in place: its texts and bodies are valid until the next.
+// publishRequest is a brokerv1.PublishRequest that is read in place: its texts and bodies are valid until release.
 type publishRequest struct {
 	start    *brokerv1.PublishStart
 	hasBatch bool
 	first    uint64
 	lowest   uint64
 	messages []inbound
-	data     mem.Buffer
-	kept     *[]inbound // the memory of messages
+	bytes    int             // of the whole
+	data     mem.BufferSlice // what the messages are in
+	joined   []*[]byte       // those that are in more than one of its pieces
+	kept     *[]inbound      // the memory of messages
 }
 
 // inbounds keeps the memory of lists of messages.
@@ -113,8 +117,9 @@ type inbound struct{ exchange, routingKey, properties, body []byte }
 
 // release lets go of the request's memory: streams that are idle hold none.
 func (r *publishRequest) release() {
-	if r.data != nil {
-		r.data.Free()
+	r.data.Free()
+	for _, b := range r.joined {
+		messageBuffers.Put(b)
 	}
 	if r.kept != nil {
 		clear(r.messages)
@@ -124,107 +129,214 @@ func (r *publishRequest) release() {
 	*r = publishRequest{}
 }
 
+// mostInPieces is up to which size, in bytes, a request stays in the pieces that it has come in.
+const mostInPieces = 256 << 10
+
 // size is about how much memory it holds, in bytes: at least one.
-func (r *publishRequest) size() int {
-	if r.data == nil {
-		return 1
-	}
-	return 1 + r.data.Len()
-}
+func (r *publishRequest) size() int { return 1 + r.bytes }
 
 func (r *publishRequest) read(data mem.BufferSlice) error {
 	r.release()
-	r.data = data.MaterializeToBuffer(messageBuffers)
+	if r.bytes = data.Len(); r.bytes > mostInPieces { // one long message, most likely: it would be held twice
+		data = mem.BufferSlice{data.MaterializeToBuffer(messageBuffers)}
+	} else {
+		data.Ref()
+	}
+	r.data = data
 	r.kept = inbounds.Get().(*[]inbound)
 	r.messages = *r.kept
-	return eachField(r.data.ReadOnlyData(), func(field protowire.Number, kind protowire.Type, v value) error {
+	p := pieces{rest: data, left: r.bytes}
+	for p.left > 0 {
+		field, kind, n, err := p.next()
 		switch {
-		case field == requestStart && kind == protowire.BytesType:
+		case err != nil:
+			return err
+		case kind != protowire.BytesType:
+		case field == requestStart:
 			r.start = &brokerv1.PublishStart{}
-			return proto.Unmarshal(v.bytes, r.start)
-		case field == requestBatch && kind == protowire.BytesType:
+			if err := proto.Unmarshal(r.take(&p, int(n)), r.start); err != nil {
+				return err
+			}
+		case field == requestBatch:
 			r.hasBatch = true
-			return eachField(v.bytes, r.batch)
+			after := p.left - int(n)
+			p.left = int(n)
+			if err := r.batch(&p); err != nil {
+				return err
+			}
+			p.left = after
+		default:
+			p.skip(int(n))
 		}
-		return nil
-	})
-}
-
-func (r *publishRequest) batch(field protowire.Number, kind protowire.Type, v value) error {
-	switch {
-	case field == batchFirst && kind == protowire.VarintType:
-		r.first = v.number
-	case field == batchLowest && kind == protowire.VarintType:
-		r.lowest = v.number
-	case field == batchMessages && kind == protowire.BytesType:
-		r.messages = append(r.messages, inbound{})
-		return eachField(v.bytes, r.messages[len(r.messages)-1].field)
 	}
 	return nil
 }
 
-var errNoText = errors.New("a text is not UTF-8")
-
-func (m *inbound) field(field protowire.Number, kind protowire.Type, v value) error {
-	if kind != protowire.BytesType {
-		return nil
-	}
-	switch field {
-	case messageExchange:
-		m.exchange = v.bytes
-		return checkText(v.bytes)
-	case messageRoutingKey:
-		m.routingKey = v.bytes
-		return checkText(v.bytes)
-	case messageProperties:
-		if m.properties != nil { // in two pieces: together they are what both say
-			m.properties = append(m.properties[:len(m.properties):len(m.properties)], v.bytes...)
-			return nil
+// batch reads a PublishBatch, which is all that is left.
+func (r *publishRequest) batch(p *pieces) error {
+	for p.left > 0 {
+		field, kind, n, err := p.next()
+		switch {
+		case err != nil:
+			return err
+		case field == batchFirst && kind == protowire.VarintType:
+			r.first = n
+		case field == batchLowest && kind == protowire.VarintType:
+			r.lowest = n
+		case kind != protowire.BytesType:
+		case field == batchMessages:
+			r.messages = append(r.messages, inbound{})
+			if err := r.messages[len(r.messages)-1].read(r.take(p, int(n))); err != nil {
+				return err
+			}
+		default:
+			p.skip(int(n))
 		}
-		m.properties = v.bytes
-	case messageBody:
-		m.body = v.bytes
 	}
 	return nil
 }
 
-func checkText(b []byte) error {
-	if !utf8.Valid(b) {
-		return errNoText
+// take returns the next n octets, which there are, in one piece.
+func (r *publishRequest) take(p *pieces, n int) []byte {
+	if b := p.inHead(); n <= len(b) {
+		p.skip(n)
+		return b[:n:n]
 	}
-	return nil
+	k := len(r.joined) - 1
+	if k < 0 || cap(*r.joined[k])-len(*r.joined[k]) < n {
+		b := messageBuffers.Get(n)
+		*b = (*b)[:0]
+		r.joined = append(r.joined, b)
+		k++
+	}
+	b := r.joined[k]
+	from := len(*b)
+	for n > 0 {
+		part := p.inHead()
+		part = part[:min(n, len(part))]
+		*b = append(*b, part...)
+		p.skip(len(part))
+		n -= len(part)
+	}
+	return (*b)[from:len(*b):len(*b)]
 }
 
-// value is what a field holds: a number, or bytes.
-type value struct {
-	number uint64
-	bytes  []byte
+// pieces reads an encoded message where it has arrived.
+type pieces struct {
+	rest mem.BufferSlice // behind head
+	head []byte
+	left int // octets that may be read: of a message within it, what is left of that
 }
 
-// eachField calls f with the fields of an encoded message; those that are neither varints nor have a length have no value.
-func eachField(data []byte, f func(field protowire.Number, kind protowire.Type, v value) error) error {
+// inHead returns octets that come next, in one piece: some, if any are left.
+func (p *pieces) inHead() []byte {
+	for len(p.head) == 0 && len(p.rest) > 0 {
+		p.head, p.rest = p.rest[0].ReadOnlyData(), p.rest[1:]
+	}
+	return p.head[:min(len(p.head), p.left)]
+}
+
+// skip leaves out the next n octets, which there are.
+func (p *pieces) skip(n int) {
+	p.left -= n
+	for n > len(p.head) {
+		n -= len(p.head)
+		p.head, p.rest = p.rest[0].ReadOnlyData(), p.rest[1:]
+	}
+	p.head = p.head[n:]
+}
+
+// next reads a field's tag, and its number or, of one with a length, that; its octets, which there are, are the caller's to read.
+// Other fields are left out.
+func (p *pieces) next() (field protowire.Number, kind protowire.Type, n uint64, err error) {
+	tag, err := p.varint()
+	if err != nil {
+		return 0, 0, 0, err
+	}
+	if field, kind = protowire.DecodeTag(tag); field < protowire.MinValidNumber {
+		return 0, 0, 0, errNoField
+	}
+	fixed := 0
+	switch kind {
+	case protowire.VarintType:
+		n, err = p.varint()
+	case protowire.BytesType:
+		if n, err = p.varint(); err == nil && n > uint64(p.left) {
+			err = io.ErrUnexpectedEOF
+		}
+	case protowire.Fixed32Type:
+		fixed = 4
+	case protowire.Fixed64Type:
+		fixed = 8
+	default: // groups, which no field of this API ever was
+		err = errNoField
+	}
+	if fixed > p.left {
+		err = io.ErrUnexpectedEOF
+	}
+	if err == nil {
+		p.skip(fixed)
+	}
+	return field, kind, n, err
+}
+
+func (p *pieces) varint() (uint64, error) {
+	b := p.inHead()
+	if v, n := protowire.ConsumeVarint(b); n > 0 {
+		p.skip(n)
+		return v, nil
+	}
+	var joined []byte // it ends in another piece, or nowhere
+	for len(joined) < binary.MaxVarintLen64 && p.left > 0 {
+		joined = append(joined, p.inHead()[0])
+		p.skip(1)
+		if v, n := protowire.ConsumeVarint(joined); n > 0 {
+			return v, nil
+		}
+	}
+	_, n := protowire.ConsumeVarint(joined)
+	return 0, protowire.ParseError(n)
+}
+
+var (
+	errNoText  = errors.New("a text is not UTF-8")
+	errNoField = errors.New("no field can be like that")
+)
+
+// read reads a brokerv1.Message.
+func (m *inbound) read(data []byte) error {
 	for len(data) > 0 {
 		field, kind, n := protowire.ConsumeTag(data)
 		if n < 0 {
 			return protowire.ParseError(n)
 		}
 		data = data[n:]
-		var v value
-		switch kind {
-		case protowire.VarintType:
-			v.number, n = protowire.ConsumeVarint(data)
-		case protowire.BytesType:
-			v.bytes, n = protowire.ConsumeBytes(data)
-		default:
-			n = protowire.ConsumeFieldValue(field, kind, data)
+		var v []byte
+		if kind == protowire.BytesType {
+			v, n = protowire.ConsumeBytes(data)
+		} else {
+			field, n = 0, protowire.ConsumeFieldValue(field, kind, data)
 		}
 		if n < 0 {
 			return protowire.ParseError(n)
 		}
 		data = data[n:]
-		if err := f(field, kind, v); err != nil {
-			return err
+		switch field {
+		case messageExchange:
+			m.exchange = v
+		case messageRoutingKey:
+			m.routingKey = v
+		case messageProperties:
+			if m.properties != nil { // in two pieces: together they are what both say
+				v = append(m.properties[:len(m.properties):len(m.properties)], v...)
+			}
+			m.properties = v
+		case messageBody:
+			m.body = v
 		}
+	}
+	if !utf8.Valid(m.exchange) || !utf8.Valid(m.routingKey) {
+		return errNoText
 	}
 	return nil
 }

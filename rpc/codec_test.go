@@ -2,6 +2,7 @@ package rpc
 
 import (
 	"bytes"
+	"slices"
 	"testing"
 
 	"google.golang.org/grpc/mem"
@@ -99,13 +100,66 @@ func TestWhatIsDeliveredIsWrittenAsGeneratedCodeWritesIt(t *testing.T) {
 	}
 }
 
+// inPieces cuts octets into pieces of a size.
+func inPieces(data []byte, size int) (s mem.BufferSlice) {
+	for piece := range slices.Chunk(data, size) {
+		s = append(s, mem.SliceBuffer(piece))
+	}
+	return s
+}
+
+func TestPiecesAreCutAnywhere(t *testing.T) {
+	batch := &brokerv1.PublishBatch{FirstSequence: 1 << 40, LowestUnconfirmed: 300, Messages: []*brokerv1.Message{
+		{Exchange: "logs", RoutingKey: "a", Body: bytes.Repeat([]byte{7}, 200), Properties: &brokerv1.Properties{MessageId: proto.String("id")}},
+		{}, {Body: []byte("x")}}}
+	data, err := proto.Marshal(&brokerv1.PublishRequest{Request: &brokerv1.PublishRequest_Batch{Batch: batch}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, unknown := range []string{"", "\x3a\x02ab", "\x3d1234", "\x39\x31\x32\x33\x34\x35\x36\x37\x38", "\x38\x96\x01"} { // a later version's field
+		data := append([]byte(unknown), data...)
+		for size := 1; size <= len(data); size++ {
+			var r publishRequest
+			if err := r.read(inPieces(data, size)); err != nil {
+				t.Fatalf("pieces of %d: %v", size, err)
+			}
+			if r.first != 1<<40 || r.lowest != 300 || len(r.messages) != 3 || r.size() != 1+len(data) {
+				t.Fatalf("pieces of %d: read %+v", size, r)
+			}
+			for i, m := range batch.Messages {
+				if got := r.messages[i]; m.Exchange != string(got.exchange) || m.RoutingKey != string(got.routingKey) || !bytes.Equal(m.Body, got.body) ||
+					m.Properties != nil && !bytes.Contains(got.properties, []byte("id")) {
+					t.Errorf("pieces of %d, message %d: read %+v", size, i, got)
+				}
+			}
+			r.release()
+			for cut := range len(data) { // what is cut short is seen to be, or is shorter
+				if cut > len(unknown) && r.read(inPieces(data[:cut], size)) == nil {
+					t.Fatalf("the first %d of %d octets, pieces of %d: no error", cut, len(data), size)
+				}
+			}
+			r.release()
+		}
+	}
+	var r publishRequest
+	defer r.release()
+	long := make([]byte, 2*mostInPieces)
+	data, err = proto.Marshal(&brokerv1.PublishRequest{Request: &brokerv1.PublishRequest_Batch{Batch: &brokerv1.PublishBatch{Messages: []*brokerv1.Message{{Body: long}}}}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := r.read(inPieces(data, smallBuffer)); err != nil || len(r.messages) != 1 || !bytes.Equal(r.messages[0].body, long) || len(r.data) != 1 {
+		t.Errorf("a long message: %d in %d pieces, %v", len(r.messages), len(r.data), err)
+	}
+}
+
 // FuzzPublishRequest compares what is read in place with what generated code reads.
 func FuzzPublishRequest(f *testing.F) {
-	f.Add([]byte("\x12\x0a\x08\x01\x12\x06\x0a\x01x\x22\x01b"))
-	f.Add([]byte("\x0a\x03\x0a\x01p"))
-	f.Fuzz(func(t *testing.T, data []byte) {
+	f.Add([]byte("\x12\x0a\x08\x01\x12\x06\x0a\x01x\x22\x01b"), byte(200))
+	f.Add([]byte("\x0a\x03\x0a\x01p"), byte(1))
+	f.Fuzz(func(t *testing.T, data []byte, size byte) {
 		var r publishRequest
-		if r.read(mem.BufferSlice{mem.SliceBuffer(data)}) != nil {
+		if r.read(inPieces(data, 1+int(size))) != nil {
 			return
 		}
 		defer r.release()

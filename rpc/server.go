@@ -13,7 +13,6 @@ import (
 	"sync"
 	"time"
 
-	"golang.org/x/net/netutil"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/credentials"
 	"google.golang.org/grpc/credentials/insecure"
@@ -64,8 +63,11 @@ const (
 	// late a busy client learns that it may send more.
 	streamWindow = 1 << 20
 	connWindow   = 2 << 20
-	// writeBuffer is how much is gathered for one write, in bytes. Connections share the memory.
-	writeBuffer = 128 << 10
+	// readBuffer is how much is read at once, and writeBuffer how much is gathered for one write, in bytes. Connections share the
+	// memory: those that are silent hold none. With TLS each has memory for reading of its own.
+	readBuffer    = 128 << 10
+	readBufferTLS = 32 << 10
+	writeBuffer   = 128 << 10
 	// maxHeader bounds the metadata of a call, in bytes.
 	maxHeader = 16 << 10
 	// handshakeTimeout bounds the time from the connection to its first frames.
@@ -98,9 +100,9 @@ type Server struct {
 func NewServer(o Options) *Server {
 	o.setDefaults()
 	s := &Server{options: o, log: o.Logger, health: health.NewServer(), metrics: newMetrics(), quit: make(chan struct{}), sessions: map[*session]struct{}{}}
-	transport := insecure.NewCredentials()
+	transport, reads := insecure.NewCredentials(), readBuffer
 	if o.TLS != nil {
-		transport = credentials.NewTLS(o.TLS)
+		transport, reads = credentials.NewTLS(o.TLS), readBufferTLS
 	}
 	s.grpc = grpc.NewServer(
 		grpc.Creds(transport),
@@ -108,6 +110,7 @@ func NewServer(o Options) *Server {
 		grpc.MaxConcurrentStreams(maxStreams),
 		grpc.ForceServerCodecV2(newCodec()),
 		experimental.BufferPool(messageBuffers),
+		grpc.ReadBufferSize(reads),
 		grpc.WriteBufferSize(writeBuffer),
 		grpc.InitialWindowSize(streamWindow),
 		grpc.InitialConnWindowSize(connWindow),
@@ -138,7 +141,7 @@ func (s *Server) Serve(l net.Listener) error {
 	s.work.Add(1)
 	s.mu.Unlock()
 	go func() { defer s.work.Done(); s.watchHealth() }()
-	err := s.grpc.Serve(netutil.LimitListener(l, s.options.MaxConnections))
+	err := s.grpc.Serve(limit(l, s.options.MaxConnections))
 	if errors.Is(err, grpc.ErrServerStopped) { // Shutdown came in between
 		return nil
 	}
