@@ -314,9 +314,15 @@ func (n nodesSeen) maybeLeads(string) bool      { return !n.dead }
 func (n nodesSeen) leaderElsewhere(uint32) bool { return n.elsewhere }
 func (n nodesSeen) yields() bool                { return false }
 
-// TestStandsWhenNobodyHearsTheLeader: a leader that cannot be reached counts until this seat has not heard it for a while, and
-// nobody else hears it.
-func TestStandsWhenNobodyHearsTheLeader(t *testing.T) {
+// observed is a seat "a" of a group of two whose other seat the test plays. The library's own timers keep still.
+type observed struct {
+	t     *testing.T
+	g     *group
+	other *raftnet.Group
+}
+
+// observe plays in a bubble.
+func observe(t *testing.T, play func(o *observed)) {
 	db, _, err := raftstore.OpenDB(t.TempDir())
 	if err != nil {
 		t.Fatal(err)
@@ -335,63 +341,96 @@ func TestStandsWhenNobodyHearsTheLeader(t *testing.T) {
 			}
 		}
 		here, there = raftnet.New(raftnet.Options{Logger: log, Open: open(&there)}), raftnet.New(raftnet.Options{Logger: log, Open: open(&here)})
-		other := there.Group(1, "b.1")
+		defer here.Close()
+		defer there.Close()
+		o := &observed{t: t, other: there.Group(1, "b.1")}
 		config := baseConfig(log, "test")
-		config.HeartbeatTimeout, config.ElectionTimeout = time.Hour, time.Hour // the library keeps still
+		config.HeartbeatTimeout, config.ElectionTimeout = time.Hour, time.Hour
 		parts := newCountingParts()
 		close(parts.gate)
-		g := &group{id: 1, name: "test", log: log, net: here, uuid: "a", stable: db.Stable(1), logs: raft.NewInmemStore(),
+		o.g = &group{id: 1, name: "test", log: log, net: here, uuid: "a", stable: db.Stable(1), logs: raft.NewInmemStore(),
 			config: config, seat: raftstore.Seat{Incarnation: 1}, parts: parts}
-		if err := g.start(firstConfiguration([]string{"a", "b"})); err != nil {
+		if err := o.g.start(firstConfiguration([]string{"a", "b"})); err != nil {
 			t.Fatal(err)
 		}
-		defer func() { // the goroutines of the test
-			g.stop()
-			other.Close()
-			here.Close()
-			there.Close()
-			cancel()
-		}()
-		beat := func() {
-			t.Helper()
-			q := &raft.AppendEntriesRequest{RPCHeader: raft.RPCHeader{ProtocolVersion: raft.ProtocolVersionMax, ID: []byte("b.1"), Addr: []byte("b.1")}, Term: 7}
-			var p raft.AppendEntriesResponse
-			if err := other.AppendEntries("a.1", "a.1", q, &p); err != nil || !p.Success {
-				t.Fatalf("heartbeat: %+v, %v", p, err)
+		defer o.other.Close()
+		defer o.g.stop()
+		play(o)
+	})
+}
+
+func (o *observed) header() raft.RPCHeader {
+	return raft.RPCHeader{ProtocolVersion: raft.ProtocolVersionMax, ID: []byte("b.1"), Addr: []byte("b.1")}
+}
+
+// beat is a heartbeat of the other, which leads.
+func (o *observed) beat() {
+	o.t.Helper()
+	var p raft.AppendEntriesResponse
+	if err := o.other.AppendEntries("a.1", "a.1", &raft.AppendEntriesRequest{RPCHeader: o.header(), Term: 7}, &p); err != nil || !p.Success {
+		o.t.Fatalf("heartbeat: %+v, %v", p, err)
+	}
+}
+
+// stands lets the seat look around for a time and tells whether, and when, it asks for a vote.
+func (o *observed) stands(during time.Duration, seen nodesSeen) (after time.Duration, asks bool) {
+	began := time.Now()
+	for time.Since(began) < during {
+		go o.g.consider(time.Now(), seen)
+		synctest.Wait()
+		select {
+		case vote := <-o.other.Consumer():
+			q := vote.Command.(*raft.RequestVoteRequest)
+			if !q.LeadershipTransfer {
+				o.t.Error("it asks as one that may not disturb a leader")
 			}
+			vote.Respond(&raft.RequestVoteResponse{Term: q.Term}, nil)
+			return time.Since(began), true
+		case <-time.After(campaignPeriod):
 		}
-		// stands lets the seat look around for a time and tells whether, and when, it asks for a vote.
-		stands := func(during time.Duration, seen nodesSeen) (after time.Duration, asks bool) {
-			began := time.Now()
-			for time.Since(began) < during {
-				go g.consider(time.Now(), seen)
-				synctest.Wait()
-				select {
-				case vote := <-other.Consumer():
-					q := vote.Command.(*raft.RequestVoteRequest)
-					if !q.LeadershipTransfer {
-						t.Error("it asks as one that may disturb a leader")
-					}
-					vote.Respond(&raft.RequestVoteResponse{Term: q.Term}, nil)
-					return time.Since(began), true
-				case <-time.After(campaignPeriod):
-				}
-			}
-			return 0, false
+	}
+	return 0, false
+}
+
+// TestStandsWhenNobodyHearsTheLeader: a leader that cannot be reached counts until this seat has not heard it for a while, and
+// nobody else hears it.
+func TestStandsWhenNobodyHearsTheLeader(t *testing.T) {
+	observe(t, func(o *observed) {
+		o.beat()
+		if _, asks := o.stands(unheardLimit-campaignPeriod, nodesSeen{}); asks {
+			o.t.Fatal("it stands though it has heard the leader")
 		}
-		beat()
-		if _, asks := stands(unheardLimit-campaignPeriod, nodesSeen{}); asks {
-			t.Fatal("it stands though it has heard the leader")
+		if _, asks := o.stands(time.Minute, nodesSeen{elsewhere: true}); asks {
+			o.t.Fatal("it stands though another hears the leader")
 		}
-		if _, asks := stands(time.Minute, nodesSeen{elsewhere: true}); asks {
-			t.Fatal("it stands though another hears the leader")
+		o.beat()
+		if after, asks := o.stands(time.Minute, nodesSeen{}); !asks || after < unheardLimit || after > unheardLimit+2*rankDelay {
+			o.t.Errorf("it stands: %v, after %v", asks, after)
 		}
-		beat()
-		if after, asks := stands(time.Minute, nodesSeen{}); !asks || after < unheardLimit || after > unheardLimit+2*rankDelay {
-			t.Errorf("it stands: %v, after %v", asks, after)
+		if o.g.groupStatus(0).UnheardMillis != 0 {
+			o.t.Error("a candidate tells of a leader")
 		}
-		if g.groupStatus(0).UnheardMillis != 0 {
-			t.Error("a candidate tells of a leader")
+	})
+}
+
+// TestWhoHasVotedDoesNotStandAtOnce: the candidate that has this seat's vote is about to win.
+func TestWhoHasVotedDoesNotStandAtOnce(t *testing.T) {
+	observe(t, func(o *observed) {
+		o.beat()
+		if _, asks := o.stands(time.Minute, nodesSeen{elsewhere: true}); asks {
+			o.t.Fatal("it stands though another hears the leader")
+		}
+		var p raft.RequestVoteResponse
+		q := &raft.RequestVoteRequest{RPCHeader: o.header(), Term: 8, LastLogIndex: 9, LastLogTerm: 7, LeadershipTransfer: true}
+		if err := o.other.RequestVote("a.1", "a.1", q, &p); err != nil || !p.Granted {
+			o.t.Fatalf("vote: %+v, %v", p, err)
+		}
+		after, asks := o.stands(time.Minute, nodesSeen{})
+		if asks && after < rankDelay {
+			o.t.Errorf("it stands against whom it has voted for, after %v", after)
+		}
+		if !asks || after > 2*rankDelay {
+			o.t.Errorf("it stands: %v, after %v, though nobody leads", asks, after)
 		}
 	})
 }

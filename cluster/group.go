@@ -411,9 +411,13 @@ func (g *group) consider(now time.Time, nodes nodesView) {
 		return // the main loop is busy with the last one
 	}
 	defer g.standing.Unlock()
+	r := g.instance()
+	if r == nil {
+		return
+	}
 	leader, _ := g.leader()
 	follows := leader != "" && nodes.maybeLeads(leader)
-	if r := g.instance(); follows && (r == nil || unheard(r) < unheardLimit) {
+	if follows && unheard(r) < unheardLimit {
 		g.mu.Lock()
 		g.able = time.Time{}
 		if g.led.IsZero() {
@@ -429,7 +433,8 @@ func (g *group) consider(now time.Time, nodes nodesView) {
 	if rank >= 0 && nodes.yields() {
 		rank += living
 	}
-	able := rank >= 0 && !led && 2*living > voters
+	voted := leader == "" && time.Since(r.LastContact()) < rankDelay // for another, just now
+	able := rank >= 0 && !led && !voted && 2*living > voters
 	delay := time.Duration(rank) * rankDelay
 	if follows { // it may be a new leader, whose first entries are being written; no other seat has its turn then
 		delay += rankDelay / 2
@@ -437,9 +442,9 @@ func (g *group) consider(now time.Time, nodes nodesView) {
 	g.mu.Lock()
 	g.led = time.Time{}
 	stands := g.hasTurn(now, able, delay) && g.mayStand(now)
-	r, facade := g.running.Load(), g.facade
+	facade := g.facade
 	g.mu.Unlock()
-	if stands && r != nil {
+	if stands {
 		g.stand(r, facade)
 	}
 }

@@ -188,7 +188,13 @@ var remedies = []remedy{
 		name: "unheard", what: "a leader that nobody hears counts as none, also before the library's timers say so",
 		where: "cluster group.consider", pkg: "cluster", test: "TestStandsWhenNobodyHearsTheLeader",
 		fails: "it stands: false",
-		edits: []edit{{"cluster/group.go", "follows && (r == nil || unheard(r) < unheardLimit)", "follows && (r == nil || unheard(r) < time.Hour)"}},
+		edits: []edit{{"cluster/group.go", "if follows && unheard(r) < unheardLimit {", "if follows && unheard(r) < time.Hour {"}},
+	},
+	{
+		name: "voted", what: "a seat that has just voted for another lets it win",
+		where: "cluster group.consider", pkg: "cluster", test: "TestWhoHasVotedDoesNotStandAtOnce",
+		fails: "it stands against whom it has voted for",
+		edits: []edit{{"cluster/group.go", "!led && !voted && 2*living", "!led && (!voted || living > 0) && 2*living"}},
 	},
 	{
 		name: "who hears", what: "who has not heard its leader for long does not keep others from standing",
