@@ -73,6 +73,28 @@ func TestStreamsThatGRPCOpensAnew(t *testing.T) {
 	}
 }
 
+// TestCallsThatCannotBeSent: gRPC ends such a call with io.EOF, for the same reason; it is made again.
+func TestCallsThatCannotBeSent(t *testing.T) {
+	var calls atomic.Int64
+	c, err := client.New([]string{address}, client.WithDialOptions(grpc.WithUnaryInterceptor(
+		func(ctx context.Context, method string, request, reply any, cc *grpc.ClientConn, invoke grpc.UnaryInvoker, opts ...grpc.CallOption) error {
+			if calls.Add(1) == 1 {
+				return io.EOF
+			}
+			return invoke(ctx, method, request, reply, cc, opts...)
+		})))
+	if err != nil {
+		t.Fatal(err)
+	}
+	declare(t, c, client.Queue{Name: name(t), Durable: true})
+	if n := calls.Load(); n != 2 {
+		t.Errorf("%d calls", n)
+	}
+	if err := c.Close(); err != nil {
+		t.Fatal(err)
+	}
+}
+
 // failingStream sends everything, and says of one request, and all that follow, that the stream has ended.
 type failingStream struct {
 	grpc.ClientStream

@@ -286,7 +286,7 @@ func (p *Publisher) waitForWork(ctx context.Context) error {
 // stream that the node has not seen yet anew by itself, when it receives, and what had failed is sent by that
 // (grpc/grpc-go#4691). The node would wait for more, and the receiver for the node.
 func halfClose(stream interface{ CloseSend() error }) {
-	_ = stream.CloseSend() // of a stream that is at its end
+	_ = stream.CloseSend() // it fails on a stream that is at its end, and Recv tells why
 }
 
 // receiveError returns what a stream really failed for.

@@ -126,9 +126,13 @@ func TestNoInstanceAfterTheEnd(t *testing.T) {
 		t.Fatal(err)
 	}
 	before := g.instance()
+	g.able = time.Now().Add(-time.Minute)
 	g.restart("a test wants it")
 	if g.instance() == nil || g.instance() == before {
 		t.Fatal("no other instance runs")
+	}
+	if !g.able.IsZero() {
+		t.Error("its turn counts from what another instance saw")
 	}
 	g.stop()
 	g.restart("a test wants it, too late")

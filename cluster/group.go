@@ -162,6 +162,7 @@ func (g *group) run(first *raft.Configuration) error {
 	facade.Members(func(seat raft.ServerAddress) bool { return hasMember(r, seat) })
 	g.facade, g.quit, g.work = facade, make(chan struct{}), new(sync.WaitGroup)
 	g.running.Store(r)
+	g.able = time.Time{}
 	g.parts.started()
 	observations := make(chan raft.Observation, 16)
 	r.RegisterObserver(raft.NewObserver(observations, false, func(o *raft.Observation) bool {

@@ -10,7 +10,7 @@ import (
 )
 
 // limited is a listener with a bound on its open connections: Accept waits while there are too many. netutil.LimitListener
-// does the same, and hides from gRPC how to read connections when something has come (conn.ReadOnReady).
+// does the same, and hides from gRPC how to read connections when something has come (ready.ReadOnReady).
 type limited struct {
 	net.Listener
 	slots  chan struct{}

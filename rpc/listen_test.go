@@ -14,17 +14,27 @@ import (
 	"google.golang.org/grpc/mem"
 )
 
-// countedPool counts the buffers that are out.
-type countedPool struct{ given, out atomic.Int64 }
+// countedPool counts the buffers that are out, and tells when one comes back.
+type countedPool struct {
+	out  atomic.Int64
+	back chan struct{}
+}
+
+func newCountedPool() *countedPool { return &countedPool{back: make(chan struct{}, 16)} }
 
 func (p *countedPool) Get(n int) *[]byte {
-	p.given.Add(1)
 	p.out.Add(1)
 	b := make([]byte, n)
 	return &b
 }
 
-func (p *countedPool) Put(*[]byte) { p.out.Add(-1) }
+func (p *countedPool) Put(*[]byte) {
+	p.out.Add(-1)
+	select {
+	case p.back <- struct{}{}:
+	default:
+	}
+}
 
 // pair is the two ends of a connection over a limited listener.
 func pair(t *testing.T, l *limited) (*ready, net.Conn) {
@@ -55,7 +65,7 @@ func listen(t *testing.T, most int) *limited {
 
 func TestWhoIsSilentHoldsNoMemory(t *testing.T) {
 	server, client := pair(t, listen(t, 1))
-	pool := &countedPool{}
+	pool := newCountedPool()
 	type result struct {
 		data string
 		err  error
@@ -73,12 +83,10 @@ func TestWhoIsSilentHoldsNoMemory(t *testing.T) {
 			results <- result{data: data}
 		}
 	}()
-	tried := func(times int64) { // it has looked, and waits without a buffer
-		for pool.given.Load() < times || pool.out.Load() != 0 {
-			time.Sleep(time.Millisecond)
-		}
+	<-pool.back // it has found nothing, and waits
+	if n := pool.out.Load(); n != 0 {
+		t.Errorf("who waits holds %d buffers", n)
 	}
-	tried(1)
 	if _, err := client.Write([]byte("abcdef")); err != nil {
 		t.Fatal(err)
 	}
@@ -87,7 +95,12 @@ func TestWhoIsSilentHoldsNoMemory(t *testing.T) {
 			t.Errorf("read %+v, wanted %s", got, want)
 		}
 	}
-	tried(4)
+	for range 3 { // of the two reads, and of the next one
+		<-pool.back
+	}
+	if n := pool.out.Load(); n != 0 {
+		t.Errorf("who waits again holds %d buffers", n)
+	}
 	if err := client.Close(); err != nil {
 		t.Fatal(err)
 	}
@@ -98,15 +111,13 @@ func TestWhoIsSilentHoldsNoMemory(t *testing.T) {
 
 func TestAReadEndsWithItsConnection(t *testing.T) {
 	server, _ := pair(t, listen(t, 1))
-	pool := &countedPool{}
+	pool := newCountedPool()
 	failed := make(chan error)
 	go func() {
 		_, _, err := server.ReadOnReady(4, pool)
 		failed <- err
 	}()
-	for pool.given.Load() == 0 || pool.out.Load() != 0 {
-		time.Sleep(time.Millisecond)
-	}
+	<-pool.back
 	if err := server.Close(); err != nil {
 		t.Fatal(err)
 	}
