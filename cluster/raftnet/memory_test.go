@@ -9,6 +9,7 @@ import (
 	"runtime"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -25,11 +26,12 @@ type memoryStream struct {
 	in, out chan []byte
 	ended   chan struct{} // shared by both ends
 	once    *sync.Once
+	reading atomic.Bool // Recv is for one goroutine at a time
 }
 
 func streamPair() (*memoryStream, *memoryStream) {
 	a, b, ended, once := make(chan []byte, 4), make(chan []byte, 4), make(chan struct{}), new(sync.Once)
-	return &memoryStream{a, b, ended, once}, &memoryStream{b, a, ended, once}
+	return &memoryStream{in: a, out: b, ended: ended, once: once}, &memoryStream{in: b, out: a, ended: ended, once: once}
 }
 
 func (s *memoryStream) Send(parts ...[]byte) error {
@@ -47,6 +49,10 @@ func (s *memoryStream) Send(parts ...[]byte) error {
 }
 
 func (s *memoryStream) Recv() ([]byte, error) {
+	if s.reading.Swap(true) {
+		panic("two goroutines receive from one stream")
+	}
+	defer s.reading.Store(false)
 	select {
 	case b := <-s.in:
 		return b, nil

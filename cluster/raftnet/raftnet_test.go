@@ -426,6 +426,37 @@ func TestSnapshotThatBreaksOff(t *testing.T) {
 	}
 }
 
+// TestGroupEndsWhileASnapshotComes ends a group whose main loop still reads a snapshot: nobody else reads from that stream, and the loop
+// comes to its end.
+func TestGroupEndsWhileASnapshotComes(t *testing.T) {
+	a, b := two(t, newNetwork(t))
+	data, source := io.Pipe()
+	sent := make(chan error, 1)
+	go func() {
+		sent <- a.InstallSnapshot("b.1", "b.1", &raft.InstallSnapshotRequest{Size: 2 * chunk}, &raft.InstallSnapshotResponse{}, data)
+	}()
+	go source.Write(make([]byte, chunk))
+	rpc := next(t, b)
+	if _, err := io.ReadFull(rpc.Reader, make([]byte, chunk)); err != nil {
+		t.Fatal(err)
+	}
+	read := make(chan error, 1)
+	go func() {
+		_, err := io.Copy(io.Discard, rpc.Reader)
+		read <- err
+	}()
+	if err := b.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if err := <-read; err == nil {
+		t.Error("half a snapshot was taken for the whole")
+	}
+	_ = source.CloseWithError(errBroken)
+	if err := <-sent; err == nil {
+		t.Error("the sender was told that the snapshot was taken")
+	}
+}
+
 var errBroken = errors.New("the disk is broken")
 
 type errorReader struct{}

@@ -87,20 +87,22 @@ func (t *Transport) ServeBulk(ctx context.Context, s Stream) {
 		t.o.Logger.Warn("malformed snapshot request from another node", "err", err)
 		return
 	}
-	_ = s.Send(t.takeSnapshot(ctx, s, h, &a, q)) // if it fails, the sender knows by itself
-	// The sender closes the stream once it has the answer.
-	for err == nil {
+	answer, read := t.takeSnapshot(ctx, s, h, &a, q)
+	_ = s.Send(answer) // if it fails, the sender knows by itself
+	// The sender closes the stream once it has the answer. But a group that has ended may still read from it.
+	for read && err == nil {
 		_, err = s.Recv()
 	}
 }
 
-func (t *Transport) takeSnapshot(ctx context.Context, s Stream, h header, a *address, q *raft.InstallSnapshotRequest) []byte {
+// takeSnapshot hands a snapshot to its group and returns the answer, and whether the group reads no more of the stream.
+func (t *Transport) takeSnapshot(ctx context.Context, s Stream, h header, a *address, q *raft.InstallSnapshotRequest) (answer []byte, read bool) {
 	g, _ := t.seat(h.group, a.to)
 	if g == nil {
-		return refusal(h, noSeat(h, a.to))
+		return refusal(h, noSeat(h, a.to)), true
 	}
 	response, err := g.ask(ctx, q, &snapshotReader{s: s, left: q.Size})
-	return answerFrame(h, response, err)
+	return answerFrame(h, response, err), !errors.Is(err, errGroupClosed)
 }
 
 // snapshotReader reads a snapshot's octets off its stream.
