@@ -119,7 +119,7 @@ func forEveryOffset(t *testing.T, orderly bool, harm func(data []byte, at int) [
 	verdicts := map[string]int{}
 	failures := 0
 	for _, name := range disk.Files() {
-		if path.Base(name) == "LOCK" || path.Base(name) == "spare.wal" {
+		if path.Base(name) == "LOCK" || isSpareName(path.Base(name)) {
 			continue
 		}
 		original := disk.Bytes(name)

@@ -224,7 +224,7 @@ func (d *dumper) walFile(s *Store, number uint64, oldest bool) error {
 				if err := readFull(f, b, start); err != nil {
 					return err
 				}
-				if all, whole := splitRecords(b); whole {
+				if all, whole := splitRecords(b, wf.seed); whole {
 					d.records(short, at, all)
 					at = end
 					continue

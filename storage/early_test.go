@@ -135,9 +135,8 @@ func TestNotEarly(t *testing.T) {
 	// The log's file ends somewhere here, and for the next one there is no room on the disk.
 	must(t, g.Settle())
 	s.wal.background.Wait() // the next file is reserved
-	must(t, s.wal.spare.Close())
-	s.wal.spare = nil
-	must(t, mem.Remove(s.wal.spareName()))
+	must(t, s.wal.closeSpares())
+	must(t, mem.Remove(s.wal.spareName(0)))
 	mem.SetCapacity(1)
 	last := uint64(3)
 	for g.AppendEarly(entries(1, last+1, last+1, 1, 3000)) {

@@ -205,45 +205,80 @@ func TestFailedWrites(t *testing.T) {
 	}
 }
 
-// TestHangingSync lets an fsync hang, and come back in the end: OnFatal hears it once and nobody is told that it worked.
-func TestHangingSync(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		f := newFaulty(t)
-		g := mustGroup(t, f.s, 1)
-		must(t, g.Append(entries(1, 1, 3, 1, 100)))
-		synctest.Wait()
-		release := make(chan struct{})
-		f.set(func(op vfs.Op) error {
-			if op.Kind == "sync" {
-				<-release
-			}
-			return nil
-		})
-		done := make(chan error, 2)
-		go func() { done <- g.Append(entries(1, 4, 4, 1, 100)) }()
-		time.Sleep(9 * time.Second)
-		if f.fatals.Load() != 0 {
-			t.Fatal("an fsync of 9 s is no failure")
+// TestHangingDisk lets an fsync or a write hang, and come back in the end: OnFatal hears it once and nobody is told that it worked.
+func TestHangingDisk(t *testing.T) {
+	for _, kind := range []string{"sync", "write"} {
+		t.Run(kind, func(t *testing.T) { synctest.Test(t, func(t *testing.T) { hang(t, kind) }) })
+	}
+}
+
+func hang(t *testing.T, kind string) {
+	f := newFaulty(t)
+	g := mustGroup(t, f.s, 1)
+	must(t, g.Append(entries(1, 1, 3, 1, 100)))
+	synctest.Wait()
+	release := make(chan struct{})
+	f.set(func(op vfs.Op) error {
+		if op.Kind == kind {
+			<-release
 		}
-		time.Sleep(time.Hour)
-		if n := f.fatals.Load(); n != 1 {
-			t.Fatalf("OnFatal called %d times", n)
-		}
-		if err := g.Append(entries(1, 4, 4, 1, 100)); !errors.Is(err, ErrClosed) {
-			t.Fatalf("append to a dead log: %v", err)
-		}
-		close(release)
-		time.Sleep(time.Hour)
-		select {
-		case err := <-done:
-			t.Fatalf("answered: %v", err)
-		default:
-		}
-		f.s.Close()
-		if err := <-done; !errors.Is(err, ErrClosed) || f.fatals.Load() != 1 {
-			t.Fatalf("%v, OnFatal called %d times", err, f.fatals.Load())
-		}
+		return nil
 	})
+	done := make(chan error, 2)
+	go func() { done <- g.Append(entries(1, 4, 4, 1, 100)) }()
+	time.Sleep(9 * time.Second)
+	if f.fatals.Load() != 0 {
+		t.Fatal("9 s are no failure")
+	}
+	time.Sleep(time.Hour)
+	if n := f.fatals.Load(); n != 1 {
+		t.Fatalf("OnFatal called %d times", n)
+	}
+	if err := g.Append(entries(1, 4, 4, 1, 100)); !errors.Is(err, ErrClosed) {
+		t.Fatalf("append to a dead log: %v", err)
+	}
+	close(release)
+	time.Sleep(time.Hour)
+	select {
+	case err := <-done:
+		t.Fatalf("answered: %v", err)
+	default:
+	}
+	f.s.Close()
+	if err := <-done; !errors.Is(err, ErrClosed) || f.fatals.Load() != 1 {
+		t.Fatalf("%v, OnFatal called %d times", err, f.fatals.Load())
+	}
+}
+
+// TestFailedSyncAndPowerCut lets the last fsync of a process fail: the next process reads what the disk never got. What it shows is there
+// after a power cut.
+func TestFailedSyncAndPowerCut(t *testing.T) {
+	f := newFaulty(t)
+	g := mustGroup(t, f.s, 1)
+	must(t, g.Append(entries(1, 1, 3, 1, 100)))
+	f.set(func(op vfs.Op) error {
+		if op.Kind == "sync" {
+			return errors.New("input/output error")
+		}
+		return nil
+	})
+	go g.Append(entries(1, 4, 6, 1, 100))
+	for f.fatals.Load() == 0 {
+		time.Sleep(time.Millisecond)
+	}
+	left := f.mem.KillClone()
+	left.ForgetUnsynced()
+	f.s.Close()
+	s := mustOpen(t, left, smallFiles)
+	g = mustGroup(t, s, 1)
+	shown := g.LastIndex()
+	if shown != 6 {
+		t.Fatalf("the next process sees %d entries: this test shows nothing", shown)
+	}
+	cut := mustOpen(t, left.CrashClone(func(int) int { return 0 }), smallFiles)
+	check(t, mustGroup(t, cut, 1), 1, shown, 100)
+	must(t, cut.Close())
+	must(t, s.Close())
 }
 
 // TestFailuresChangeNothing lets a checkpoint and an install fail at each of their operations. Either the store is dead, or
@@ -270,7 +305,7 @@ func failOnce(t *testing.T, what string, nth int) bool {
 	var failed atomic.Pointer[vfs.Op]
 	var on atomic.Bool
 	fs := vfs.Inject(r.mem, func(op vfs.Op) error {
-		if on.Load() && !strings.Contains(op.Name, "spare.wal") && int(count.Add(1)) == nth {
+		if on.Load() && !strings.Contains(op.Name, "spare-") && int(count.Add(1)) == nth {
 			failed.Store(&op)
 			return errors.New("broken")
 		}

@@ -11,7 +11,7 @@ import (
 //	store          magic "WRNSTOR1" | version u32 | store id u64 | crc u32
 //	wal/CURRENT    magic "WRNCURR1" | version u32 | number of the newest WAL file in use u64 | crc u32
 //	wal/N.wal      the write-ahead log, N in hexadecimal, numbers without gaps
-//	wal/spare.wal  the next file, reserved beforehand
+//	wal/spare-N.wal  files reserved beforehand, of which one is the next
 //	group-N/       one Raft group: checkpoint, N.seg, and install/ while a snapshot arrives
 //
 // A WAL file is reserved to its full size and begins with a header, followed by batches; each begins at a multiple of 8.
@@ -28,8 +28,9 @@ import (
 // damaged then is 2^64-1, and the group stays damaged until a reset. durable is
 // the offset in this file up to which everything was fsynced when the batch was written; a batch without records is the
 // mark left by an idle writer, and the next batch takes its place. The crc of a batch covers its fields and the list of the
-// groups in it, seeded with store id and file number. The crc of a record covers its fields, data and extensions; previous
-// is the crc of the group's record before it, wherever that is. So records of a group form a chain that shows a hole.
+// groups in it, the crc of a record its fields, data and extensions, both seeded with store id and file number: nothing of a file's
+// former life passes in this one. previous is the crc of the group's record before it, wherever that is. So records of a group form
+// a chain that shows a hole.
 const (
 	walMagic     = "WRNWAL01"
 	storeMagic   = "WRNSTOR1"
@@ -93,12 +94,12 @@ func (r *record) appendFields(dst []byte) []byte {
 	return le.AppendUint32(dst, r.prev)
 }
 
-// append writes the whole record and sets its crc.
-func (r *record) append(dst []byte) []byte {
+// append writes the whole record for a file and sets its crc.
+func (r *record) append(dst []byte, seed uint32) []byte {
 	start := len(dst)
 	r.dataLen, r.extLen = uint32(len(r.data)), uint32(len(r.exts))
 	dst = r.appendFields(dst)
-	r.crc = checksum(0, dst[start:], r.data, r.exts)
+	r.crc = checksum(seed, dst[start:], r.data, r.exts)
 	dst = binary.LittleEndian.AppendUint32(dst, r.crc)
 	dst = append(append(dst, r.data...), r.exts...)
 	for len(dst)%align != 0 {
@@ -114,8 +115,8 @@ func parseRecord(b []byte) record {
 		dataLen: le.Uint32(b[32:]), extLen: le.Uint32(b[36:]), prev: le.Uint32(b[40:]), crc: le.Uint32(b[44:])}
 }
 
-// valid checks a whole record at the front of b and points data and exts into it.
-func (r *record) valid(b []byte) bool {
+// valid checks a whole record of a file at the front of b and points data and exts into it.
+func (r *record) valid(b []byte, seed uint32) bool {
 	if r.kind < kindEntry || r.kind > kindReset {
 		return false
 	}
@@ -125,7 +126,7 @@ func (r *record) valid(b []byte) bool {
 	}
 	r.data = b[recordSize : recordSize+r.dataLen : recordSize+r.dataLen]
 	r.exts = b[recordSize+r.dataLen : end : end]
-	return checksum(0, b[:recordSize-4], r.data, r.exts) == r.crc
+	return checksum(seed, b[:recordSize-4], r.data, r.exts) == r.crc
 }
 
 // batchHeader is the front of a batch.
@@ -137,7 +138,7 @@ type batchHeader struct {
 
 func (h *batchHeader) size() int { return padded(batchHeaderSize + 4*len(h.groups)) }
 
-// seed ties a batch to its store and file.
+// seedOf ties batches and records to their store and file.
 func seedOf(storeID, number uint64) uint32 {
 	var b [16]byte
 	binary.LittleEndian.PutUint64(b[:], storeID)

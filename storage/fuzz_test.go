@@ -147,7 +147,7 @@ func FuzzSnapshot(f *testing.F) {
 // FuzzRecords gives anything to the decoders of the parts.
 func FuzzRecords(f *testing.F) {
 	rec := record{kind: kindEntry, group: 1, index: 2, data: []byte("data"), exts: []byte("x")}
-	f.Add(rec.append(nil))
+	f.Add(rec.append(nil, 0))
 	header := batchHeader{length: 64, durable: 8, groups: []uint32{1, 2}}
 	b := make([]byte, header.size())
 	header.put(b, 0)
@@ -155,7 +155,7 @@ func FuzzRecords(f *testing.F) {
 	f.Add(appendSegmentRecord(nil, 7, []bodyPart{{offset: 1, size: 3}}, []byte("abc")))
 	f.Fuzz(func(t *testing.T, data []byte) {
 		modest(t, len(data), func() {
-			splitRecords(data)
+			splitRecords(data, 0)
 			parseBatch(data, 0)
 			_, _ = parseNumberFile(data, currentMagic)
 			if _, p, err := parseSegmentRecord(data); err == nil {

@@ -73,7 +73,8 @@ func (h *held) read(index uint64) (*piece, error) {
 	if !ok {
 		return nil, ErrNotFound
 	}
-	rec, err := readRecord(h.file(l).f, int64(l.at)*align)
+	f := h.file(l)
+	rec, err := readRecord(f.f, f.seed, int64(l.at)*align)
 	if err != nil {
 		return nil, err
 	}

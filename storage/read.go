@@ -50,7 +50,7 @@ func (g *Group) readEntry(index uint64, keep bool) (*piece, error) {
 	if f == nil {
 		return nil, ErrNotFound
 	}
-	rec, err := readRecord(f.f, int64(l.at)*align)
+	rec, err := readRecord(f.f, f.seed, int64(l.at)*align)
 	if releaseErr := g.s.wal.release(f); err == nil {
 		err = releaseErr
 	}
@@ -84,8 +84,8 @@ const firstRead = 4 << 10
 
 var firstReads = sync.Pool{New: func() any { return new([firstRead]byte) }}
 
-// readRecord reads and checks the record at an offset.
-func readRecord(f vfs.File, at int64) (*record, error) {
+// readRecord reads and checks the record at an offset of a file with a seed.
+func readRecord(f vfs.File, seed uint32, at int64) (*record, error) {
 	first := firstReads.Get().(*[firstRead]byte)
 	defer firstReads.Put(first)
 	n, err := f.ReadAt(first[:], at)
@@ -105,7 +105,7 @@ func readRecord(f vfs.File, at int64) (*record, error) {
 			return nil, err
 		}
 	}
-	if !rec.valid(b) {
+	if !rec.valid(b, seed) {
 		return nil, fmt.Errorf("%w: wrong checksum", ErrCorrupt)
 	}
 	if size <= int64(n) {

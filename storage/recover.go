@@ -27,7 +27,7 @@ func (s *Store) writeCurrent(number uint64) error {
 // had been durable. Anything else damages the groups that may have had something there, unless a later record of theirs
 // or the header of the next file proves that they lost nothing.
 func (s *Store) recoverWAL() error {
-	s.wal = &wal{s: s, dir: path.Join(s.o.Dir, "wal"), wake: make(chan struct{}, 1), done: make(chan struct{})}
+	s.wal = &wal{s: s, dir: path.Join(s.o.Dir, "wal"), wake: make(chan struct{}, 1), hurry: make(chan struct{}, 1), done: make(chan struct{})}
 	if err := s.fs.SyncDir(s.wal.dir); err != nil {
 		return err
 	}
@@ -36,8 +36,14 @@ func (s *Store) recoverWAL() error {
 		return err
 	}
 	data, err := readFile(s.fs, s.currentName(), 64)
-	if errors.Is(err, vfs.ErrNotExist) && len(numbers) == 0 {
-		return s.firstFile()
+	if errors.Is(err, vfs.ErrNotExist) {
+		fresh, freshErr := s.fresh(numbers)
+		if freshErr != nil {
+			return freshErr
+		}
+		if fresh {
+			return s.firstFile()
+		}
 	}
 	if err != nil {
 		return fmt.Errorf("the log's files are there, but what names the newest is not: %w", err)
@@ -53,7 +59,7 @@ func (s *Store) recoverWAL() error {
 	return r.finish(numbers, newest)
 }
 
-// walNumbers lists the files of the log; the spare is not needed any more.
+// walNumbers lists the files of the log, and takes up spares.
 func (s *Store) walNumbers() (map[uint64]bool, error) {
 	names, err := s.fs.ReadDir(s.wal.dir)
 	if err != nil {
@@ -66,7 +72,11 @@ func (s *Store) walNumbers() (map[uint64]bool, error) {
 		switch {
 		case ok && err == nil && s.wal.walName(n) == path.Join(s.wal.dir, name):
 			numbers[n] = true
-		case name == "spare.wal" || strings.HasSuffix(name, ".new"):
+		case isSpareName(name):
+			if err := s.wal.adopt(name); err != nil {
+				return nil, err
+			}
+		case strings.HasSuffix(name, ".new"):
 			if err := s.fs.Remove(path.Join(s.wal.dir, name)); err != nil {
 				return nil, err
 			}
@@ -75,10 +85,37 @@ func (s *Store) walNumbers() (map[uint64]bool, error) {
 	return numbers, nil
 }
 
+// fresh tells whether nothing was ever appended, though perhaps the first file was begun when the process or the power went.
+func (s *Store) fresh(numbers map[uint64]bool) (bool, error) {
+	if len(numbers) == 0 {
+		return true, nil
+	}
+	if len(numbers) > 1 || !numbers[1] || len(s.groups) > 0 {
+		return false, nil
+	}
+	f, err := s.fs.Open(s.wal.walName(1))
+	if err != nil {
+		return false, err
+	}
+	size, err := f.Size()
+	if err != nil {
+		return false, errors.Join(err, f.Close())
+	}
+	_, found, err := (&recovery{s: s}).find(&walFile{number: 1, f: f, seed: seedOf(s.id, 1)}, 0, size)
+	return !found, errors.Join(err, f.Close())
+}
+
 func (s *Store) firstFile() error {
-	f, err := s.wal.takeSpare(s.wal.walName(1))
+	size := min(firstSize, s.o.WALFileSize)
+	f, err := s.wal.reserve(s.wal.spareName(0), size)
 	if err != nil {
 		return err
+	}
+	if err := fill(f, 0, size); err != nil {
+		return diskFull(errors.Join(err, f.Close()))
+	}
+	if err := s.fs.Rename(s.wal.spareName(0), s.wal.walName(1)); err != nil {
+		return errors.Join(err, f.Close())
 	}
 	return s.wal.begin(1, f)
 }
@@ -90,6 +127,7 @@ type recovery struct {
 	needs    map[uint32]uint64 // groups whose log stands on an installed checkpoint, and its index
 	missing  map[uint32]string // groups with entries before the oldest file that are needed, unless they turn out to be truncated
 	last     bool              // the newest file is being read
+	at, end  int64             // where the last batch of the file that was read last is
 	doubt    bool              // something is wrong with the newest file
 }
 
@@ -176,6 +214,7 @@ func (r *recovery) file(number uint64, oldest, newest bool) error {
 
 // batches reads the batches of a file and returns where they end, and whether a mark is there.
 func (r *recovery) batches(f *walFile, size int64) (end int64, marked bool, err error) {
+	r.at, r.end = 0, 0
 	for at := f.begin; ; {
 		h, ok, err := r.peek(f, at, size)
 		if err != nil || ok && h.length == 0 {
@@ -187,6 +226,7 @@ func (r *recovery) batches(f *walFile, size int64) (end int64, marked bool, err 
 				return at, false, err
 			}
 			if whole {
+				r.at, r.end = at, next
 				at = next
 				continue
 			}
@@ -296,7 +336,7 @@ func (r *recovery) batch(f *walFile, h batchHeader, at, size int64) (end int64, 
 	if err := readFull(f.f, records, start); err != nil {
 		return 0, false, err
 	}
-	all, ok := splitRecords(records)
+	all, ok := splitRecords(records, f.seed)
 	if !ok {
 		return 0, false, nil
 	}
@@ -308,14 +348,14 @@ func (r *recovery) batch(f *walFile, h batchHeader, at, size int64) (end int64, 
 }
 
 // splitRecords checks every record of a batch.
-func splitRecords(b []byte) ([]record, bool) {
+func splitRecords(b []byte, seed uint32) ([]record, bool) {
 	var all []record
 	for len(b) > 0 {
 		if len(b) < recordSize {
 			return nil, false
 		}
 		rec := parseRecord(b)
-		if !rec.valid(b) || rec.size() > len(b) {
+		if !rec.valid(b, seed) || rec.size() > len(b) {
 			return nil, false
 		}
 		all = append(all, rec)
@@ -404,6 +444,22 @@ func (r *recovery) complete(g *Group) error {
 	}
 }
 
+// settle makes durable what was read of the newest file. Its last batch may have been written by a process that was killed before it had
+// synced it, or that ended because it could not: then the disk may lack what memory still has, and a sync alone, of pages that count as
+// written, would do nothing. So that batch is written once more.
+func (r *recovery) settle(f vfs.File) error {
+	if n := r.end - r.at; n > 0 {
+		b := make([]byte, n)
+		if err := readFull(f, b, r.at); err != nil {
+			return err
+		}
+		if _, err := f.WriteAt(b, r.at); err != nil {
+			return err
+		}
+	}
+	return f.Sync()
+}
+
 // finish ends the recovery: whoever is still suspected is damaged, and what was cut short is completed.
 func (r *recovery) finish(numbers map[uint64]bool, newest uint64) error {
 	r.judge()
@@ -429,7 +485,7 @@ func (r *recovery) finish(numbers map[uint64]bool, newest uint64) error {
 	}
 	if len(files) == 0 || files[len(files)-1].number != newest {
 		// The newest file has gone: a new one goes on after it.
-		f, err := r.s.wal.takeSpare(r.s.wal.walName(newest + 1))
+		taken, err := r.s.wal.takeSpare(r.s.wal.walName(newest + 1))
 		if err != nil {
 			return err
 		}
@@ -440,20 +496,19 @@ func (r *recovery) finish(numbers map[uint64]bool, newest uint64) error {
 				return err
 			}
 		}
-		return r.s.wal.begin(newest+1, f)
+		return r.s.wal.begin(newest+1, taken.f)
 	}
 	r.s.wal.newest = files[len(files)-1]
-	// What was read may have been written by a process that was killed before it had synced it.
-	if err := files[len(files)-1].f.Sync(); err != nil {
+	if err := r.settle(files[len(files)-1].f); err != nil {
 		return err
 	}
 	if !r.doubt {
 		return nil
 	}
 	// A new file says for good who is damaged; what is wrong here could be mended by what is written behind it.
-	f, err := r.s.wal.takeSpare(r.s.wal.walName(newest + 1))
+	taken, err := r.s.wal.takeSpare(r.s.wal.walName(newest + 1))
 	if err != nil {
 		return err
 	}
-	return r.s.wal.begin(newest+1, f)
+	return r.s.wal.begin(newest+1, taken.f)
 }

@@ -78,22 +78,18 @@ func (w *wal) retire() error {
 	return errors.Join(errs...)
 }
 
-// recycle makes a retired file the next spare, unless there is one or somebody reads the file.
+// recycle makes a retired file a spare, unless there are enough or somebody reads the file.
 func (w *wal) recycle(f *walFile, busy bool) error {
-	w.spareMu.Lock()
-	defer w.spareMu.Unlock()
 	name := w.walName(f.number)
 	if busy {
 		return w.s.fs.Remove(name) // the last reader closes it
 	}
-	if w.spare != nil || f.size != w.s.o.WALFileSize {
-		return errors.Join(f.f.Close(), w.s.fs.Remove(name))
+	if f.size == w.s.o.WALFileSize {
+		if kept, err := w.keepSpare(name, spare{f: f.f, written: true}); kept || err != nil {
+			return err
+		}
 	}
-	if err := w.s.fs.Rename(name, w.spareName()); err != nil {
-		return err
-	}
-	w.spare = f.f
-	return nil
+	return errors.Join(f.f.Close(), w.s.fs.Remove(name))
 }
 
 // acquire finds a file and keeps it open; nil when it has gone.

@@ -4,9 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
-	"path"
 	"slices"
-	"syscall"
 
 	"github.com/warrenmq/warren/storage/vfs"
 )
@@ -14,12 +12,15 @@ import (
 // rotate begins the next file.
 func (w *wal) rotate() error {
 	number := w.current().number + 1
-	f, err := w.takeSpare(w.walName(number))
-	if err != nil {
+	var taken spare
+	if err := w.watched(func() (err error) {
+		taken, err = w.takeSpare(w.walName(number))
+		return err
+	}); err != nil {
 		return err
 	}
-	if err := w.watched(func() error { return w.begin(number, f) }); err != nil {
-		return w.giveBack(number, f, err)
+	if err := w.watched(func() error { return w.begin(number, taken.f) }); err != nil {
+		return w.giveBack(number, taken, err)
 	}
 	for _, g := range w.s.sortedGroups() {
 		g.setVain(false)
@@ -45,19 +46,17 @@ func (w *wal) isClosed() bool {
 }
 
 // giveBack makes a file that could not be begun the spare again when the reason was a full disk.
-func (w *wal) giveBack(number uint64, f vfs.File, err error) error {
+func (w *wal) giveBack(number uint64, taken spare, err error) error {
 	if !errors.Is(err, ErrDiskFull) || errors.Is(err, errFailed) {
 		return err
 	}
-	w.spareMu.Lock()
-	defer w.spareMu.Unlock()
-	if w.spare != nil {
-		return errors.Join(err, f.Close(), w.s.fs.Remove(w.walName(number)))
+	kept, keepErr := w.keepSpare(w.walName(number), taken)
+	switch {
+	case keepErr != nil:
+		return keepErr
+	case !kept:
+		return errors.Join(err, taken.f.Close(), w.s.fs.Remove(w.walName(number)))
 	}
-	if renameErr := w.s.fs.Rename(w.walName(number), w.spareName()); renameErr != nil {
-		return renameErr
-	}
-	w.spare = f
 	return err
 }
 
@@ -94,62 +93,6 @@ func (w *wal) begin(number uint64, f vfs.File) error {
 	w.filesMu.Unlock()
 	w.tail = int64(len(header))
 	w.measure()
-	w.dirty = false
+	w.dirty, w.filling = false, false
 	return nil
-}
-
-func (w *wal) spareName() string { return path.Join(w.dir, "spare.wal") }
-
-// prepareSpare reserves the next file beforehand. A full disk is found again when the file is needed.
-func (w *wal) prepareSpare() {
-	w.spareMu.Lock()
-	defer w.spareMu.Unlock()
-	if w.spare != nil || w.isClosed() {
-		return
-	}
-	f, err := w.reserve(w.spareName())
-	if err != nil {
-		w.s.log.Warn("the next log file cannot be reserved", "err", err)
-		return
-	}
-	w.spare = f
-}
-
-func (w *wal) reserve(name string) (vfs.File, error) {
-	f, err := w.s.fs.Create(name)
-	if err != nil {
-		return nil, diskFull(err)
-	}
-	if err := f.Preallocate(w.s.o.WALFileSize); err != nil {
-		return nil, errors.Join(diskFull(err), f.Close(), w.s.fs.Remove(name))
-	}
-	if err := f.Sync(); err != nil {
-		return nil, errors.Join(diskFull(err), f.Close())
-	}
-	return f, nil
-}
-
-func diskFull(err error) error {
-	if errors.Is(err, syscall.ENOSPC) || errors.Is(err, syscall.EDQUOT) {
-		return fmt.Errorf("%w: %w", ErrDiskFull, err)
-	}
-	return err
-}
-
-// takeSpare gives the reserved file its name, or reserves one now.
-func (w *wal) takeSpare(name string) (vfs.File, error) {
-	w.spareMu.Lock()
-	defer w.spareMu.Unlock()
-	f := w.spare
-	if f == nil {
-		var err error
-		if f, err = w.reserve(w.spareName()); err != nil {
-			return nil, err
-		}
-	}
-	w.spare = nil
-	if err := w.s.fs.Rename(w.spareName(), name); err != nil {
-		return nil, errors.Join(err, f.Close())
-	}
-	return f, nil
 }

@@ -65,7 +65,7 @@ func FuzzSealedWALHeader(f *testing.F) {
 func FuzzSealedBatch(f *testing.F) {
 	seed := seedOf(1, 1)
 	r := record{kind: kindEntry, group: 1, index: 5, term: 2, data: []byte("data"), exts: []byte("x")}
-	records := r.append(nil)
+	records := r.append(nil, seed)
 	h := batchHeader{length: uint32(len(records)), durable: 64, groups: []uint32{1}}
 	b := make([]byte, h.size())
 	h.put(b, seed)
@@ -91,24 +91,25 @@ func FuzzSealedBatch(f *testing.F) {
 
 func FuzzSealedRecords(f *testing.F) {
 	r := record{kind: kindEntry, group: 1, index: 5, term: 2, data: []byte("data"), exts: []byte("x")}
-	b := r.append(nil)
+	seed := seedOf(1, 1)
+	b := r.append(nil, seed)
 	r = record{kind: kindTruncate, group: 1, index: 4, prev: r.crc}
-	f.Add(r.append(b))
+	f.Add(r.append(b, seed))
 	f.Fuzz(func(t *testing.T, b []byte) {
 		if len(b) >= recordSize {
 			first := parseRecord(b)
 			if end := recordSize + int(first.dataLen) + int(first.extLen); end <= len(b) {
-				binary.LittleEndian.PutUint32(b[recordSize-4:], checksum(0, b[:recordSize-4], b[recordSize:end]))
+				binary.LittleEndian.PutUint32(b[recordSize-4:], checksum(seed, b[:recordSize-4], b[recordSize:end]))
 			}
 		}
-		all, ok := splitRecords(b)
+		all, ok := splitRecords(b, seed)
 		if !ok {
 			return
 		}
 		total := 0
 		for i := range all {
-			again := all[i].append(nil)
-			if back := parseRecord(again); !back.valid(again) || !bytes.Equal(back.data, all[i].data) || back.index != all[i].index {
+			again := all[i].append(nil, seed)
+			if back := parseRecord(again); !back.valid(again, seed) || !bytes.Equal(back.data, all[i].data) || back.index != all[i].index {
 				t.Fatalf("%+v became %+v", all[i], back)
 			}
 			total += len(again)
@@ -116,7 +117,7 @@ func FuzzSealedRecords(f *testing.F) {
 		if total != len(b) {
 			t.Fatalf("%d octets of %d", total, len(b))
 		}
-		if rec, err := readRecord(fileOf(t, b), 0); len(all) > 0 && (err != nil || !bytes.Equal(rec.data, all[0].data)) {
+		if rec, err := readRecord(fileOf(t, b), seed, 0); len(all) > 0 && (err != nil || !bytes.Equal(rec.data, all[0].data)) {
 			t.Fatalf("read from a file: %v", err)
 		}
 	})

@@ -6,6 +6,7 @@ import (
 	"path"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/warrenmq/warren/storage/vfs"
@@ -31,14 +32,17 @@ type wal struct {
 	filesMu sync.RWMutex // guards files, and their retired and readers
 	files   []*walFile   // by number; the last one is written to
 
-	spareMu sync.Mutex // guards spare: held while one is prepared
-	spare   vfs.File   // wal/spare.wal, reserved; nil: none yet
+	spareMu sync.Mutex // guards spares: held while one is prepared
+	spares  spares
+	wanted  atomic.Int32  // who waits for spareMu
+	hurry   chan struct{} // has room for one: somebody has begun to wait
 
 	// The writer's own.
-	newest *walFile
-	tail   int64 // where the next batch goes
-	buf    []byte
-	dirty  bool // something was written since the last mark
+	newest  *walFile
+	tail    int64 // where the next batch goes
+	buf     []byte
+	dirty   bool // something was written since the last mark
+	filling bool // the next file was or is filled
 
 	// Room that is used again for each batch.
 	named []uint32
@@ -200,7 +204,7 @@ func (w *wal) end() {
 	}
 	err := w.mark()
 	if err == nil {
-		err = w.sync(w.current().f)
+		err = w.watched(func() error { return w.sync(w.current()) })
 	}
 	if err != nil {
 		w.die(err)
@@ -246,13 +250,7 @@ func (w *wal) closeFiles() error {
 	for _, f := range w.files {
 		errs = append(errs, f.f.Close())
 	}
-	w.spareMu.Lock()
-	defer w.spareMu.Unlock()
-	if w.spare != nil {
-		errs = append(errs, w.spare.Close())
-		w.spare = nil
-	}
-	return errors.Join(errs...)
+	return errors.Join(append(errs, w.closeSpares())...)
 }
 
 // current is the file that is written to. Only the writer asks: the list changes under it when files retire.
@@ -342,7 +340,7 @@ func (w *wal) build(requests []*request) []placed {
 			}
 			w.batch = append(w.batch, placed{r, i, w.tail + int64(len(w.buf))})
 			rec.prev = r.group.chain
-			w.buf = rec.append(w.buf)
+			w.buf = rec.append(w.buf, w.current().seed)
 			r.group.chain = rec.crc
 		}
 	}
@@ -358,15 +356,21 @@ func (w *wal) finish(batch []placed, header *batchHeader, front int) []placed {
 // write writes and syncs the batch in the buffer, and tells the groups.
 func (w *wal) write(batch []placed) error {
 	f := w.current()
-	if _, err := f.f.WriteAt(w.buf, w.tail); err != nil {
-		return fmt.Errorf("write %s: %w", w.walName(f.number), err)
-	}
-	if err := w.sync(f.f); err != nil {
-		return fmt.Errorf("sync %s: %w", w.walName(f.number), err)
+	if err := w.watched(func() error {
+		if _, err := f.f.WriteAt(w.buf, w.tail); err != nil {
+			return fmt.Errorf("write %s: %w", w.walName(f.number), err)
+		}
+		return w.sync(f)
+	}); err != nil {
+		return err
 	}
 	w.tail += int64(len(w.buf))
 	w.measure()
 	w.dirty = true
+	if !w.filling && w.tail > f.size/fillAfter {
+		w.filling = true
+		w.background.Go(w.fillSpare)
+	}
 	items := w.items[:0]
 	for i := 0; i < len(batch); {
 		g := batch[i].r.group
@@ -384,17 +388,22 @@ func (w *wal) write(batch []placed) error {
 	return nil
 }
 
-// sync is an fsync with a watchdog: a disk that hangs is a dead disk.
-func (w *wal) sync(f vfs.File) error {
+// sync is an fsync that OnSync is told of.
+func (w *wal) sync(f *walFile) error {
 	began := time.Now()
-	err := w.watched(f.Sync)
+	err := f.f.Sync()
 	w.s.o.OnSync(time.Since(began))
-	return err
+	if err != nil {
+		return fmt.Errorf("sync %s: %w", w.walName(f.number), err)
+	}
+	return nil
 }
 
+// watched does something to the disk with a watchdog: a disk that hangs is a dead disk. A write may hang as well as an fsync, where
+// the file system waits for its journal.
 func (w *wal) watched(work func() error) error {
 	watchdog := Watch(w.s.o.SyncTimeout, func() {
-		w.die(fmt.Errorf("an fsync takes longer than %v", w.s.o.SyncTimeout))
+		w.die(fmt.Errorf("a write or an fsync takes longer than %v", w.s.o.SyncTimeout))
 	})
 	err := work()
 	if !watchdog.Stop() {
@@ -416,6 +425,8 @@ func (w *wal) mark() error {
 	}
 	b := make([]byte, header.size())
 	header.put(b, w.current().seed)
-	_, err := w.current().f.WriteAt(b, w.tail)
-	return err
+	return w.watched(func() error {
+		_, err := w.current().f.WriteAt(b, w.tail)
+		return err
+	})
 }

@@ -4,9 +4,9 @@ import "io"
 
 // Op is one operation about to be done.
 type Op struct {
-	Kind string // create, open, remove, rename, syncdir, write, sync, preallocate, truncate, read
+	Kind string // create, open, remove, rename, syncdir, write, sync, preallocate, zero, truncate, read
 	Name string
-	Size int // of a write
+	Size int // of a write, of zeros
 }
 
 // Inject asks before every operation; an error is its result, and the operation is not done. The function may block.
@@ -86,6 +86,13 @@ func (f *injectedFile) Preallocate(size int64) error {
 		return err
 	}
 	return f.File.Preallocate(size)
+}
+
+func (f *injectedFile) Zero(from, to int64) error {
+	if err := f.fs.before(Op{"zero", f.name, int(to - from)}); err != nil {
+		return err
+	}
+	return f.File.Zero(from, to)
 }
 
 func (f *injectedFile) Truncate(size int64) error {

@@ -128,6 +128,18 @@ func (m *Mem) KillClone() *Mem {
 	return clone
 }
 
+// ForgetUnsynced is what a failed fsync leaves: what was written can still be read, counts as written, and never reaches the disk
+// (Rebello et al., "Can Applications Recover from fsync Failures?", USENIX ATC 2020).
+func (m *Mem) ForgetUnsynced() {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	for _, nodes := range []map[string]*memNode{m.files, m.durable} {
+		for _, node := range nodes {
+			node.pending = nil
+		}
+	}
+}
+
 // Clone returns an exact copy, everything in it durable.
 func (m *Mem) Clone() *Mem {
 	m.mu.Lock()
@@ -467,6 +479,9 @@ func (f *memFile) Preallocate(size int64) error {
 	f.node.pending = append(f.node.pending, memWrite{at: size})
 	return nil
 }
+
+// Zero has nothing to do: zeros are what Preallocate has left.
+func (f *memFile) Zero(_, _ int64) error { return nil }
 
 func (f *memFile) Truncate(size int64) error {
 	f.m.mu.Lock()

@@ -95,20 +95,28 @@ func (f osFile) Sync() error {
 }
 
 func (f osFile) Preallocate(size int64) error {
-	err := unix.Fallocate(int(f.Fd()), 0, 0, size)
+	var err error
+	for {
+		if err = unix.Fallocate(int(f.Fd()), 0, 0, size); !errors.Is(err, unix.EINTR) {
+			break
+		}
+	}
 	if errors.Is(err, unix.EOPNOTSUPP) || errors.Is(err, unix.ENOSYS) {
-		return f.zeroFill(size)
+		return f.Zero(0, size) // the file system cannot do it by itself
 	}
 	return err
 }
 
-// zeroFill reserves space where the file system cannot do it by itself.
-func (f osFile) zeroFill(size int64) error {
-	zero := make([]byte, 1<<20)
-	for at := int64(0); at < size; at += int64(len(zero)) {
-		if _, err := f.WriteAt(zero[:min(int64(len(zero)), size-at)], at); err != nil {
+// zeros is what Zero writes at once.
+var zeros [1 << 20]byte
+
+func (f osFile) Zero(from, to int64) error {
+	for from < to {
+		n, err := f.WriteAt(zeros[:min(int64(len(zeros)), to-from)], from)
+		if err != nil {
 			return err
 		}
+		from += int64(n)
 	}
 	return nil
 }

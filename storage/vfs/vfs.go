@@ -43,6 +43,8 @@ type File interface {
 	Sync() error
 	// Preallocate reserves space up to size and makes the file that long.
 	Preallocate(size int64) error
+	// Zero writes zeros into a range that Preallocate has reserved and nobody has written yet.
+	Zero(from, to int64) error
 	Truncate(size int64) error
 	Size() (int64, error)
 }
