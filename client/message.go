@@ -1,11 +1,13 @@
 package client
 
 import (
+	"errors"
 	"fmt"
 	"maps"
 	"slices"
 	"strconv"
 	"time"
+	"unicode/utf8"
 
 	"google.golang.org/protobuf/proto"
 
@@ -18,8 +20,8 @@ type Message struct {
 	RoutingKey string
 	Body       []byte
 
-	// Headers hold bool, string, []byte, time.Time, nil, all of Go's integers and floats, Decimal, []any and map[string]any;
-	// int and uint are sent with 64 bits.
+	// Headers hold bool, string, Octets, []byte, time.Time, nil, all of Go's integers and floats, Decimal, []any and
+	// map[string]any; int and uint are sent with 64 bits. Texts must be UTF-8, as all texts of a message.
 	Headers         map[string]any
 	ContentType     string
 	ContentEncoding string
@@ -35,7 +37,13 @@ type Message struct {
 	Type       string
 	UserID     string // checked by the broker
 	AppID      string
+
+	// received is what came, where the fields above cannot say all of it: a message that is passed on stays what it was.
+	received *brokerv1.Properties
 }
+
+// Octets is a text that is not UTF-8, as other clients may send it. []byte is AMQP's type for octets that are no text.
+type Octets []byte
 
 // Decimal is AMQP's decimal: Unscaled / 10^Scale.
 type Decimal struct {
@@ -53,6 +61,24 @@ const (
 
 // toProto makes the message of the API.
 func (m *Message) toProto() (*brokerv1.Message, error) {
+	p, err := m.properties()
+	if err != nil {
+		return nil, err
+	}
+	if m.received != nil {
+		p = m.passedOn(p)
+	}
+	out := &brokerv1.Message{Exchange: m.Exchange, RoutingKey: m.RoutingKey, Properties: p, Body: m.Body}
+	return out, checkText("exchange", m.Exchange, "routing key", m.RoutingKey)
+}
+
+// properties makes those that the fields say.
+func (m *Message) properties() (*brokerv1.Properties, error) {
+	err := checkText("content type", m.ContentType, "content encoding", m.ContentEncoding, "correlation id", m.CorrelationID, "reply to", m.ReplyTo,
+		"message id", m.MessageID, "type", m.Type, "user id", m.UserID, "app id", m.AppID)
+	if err != nil {
+		return nil, err
+	}
 	p := &brokerv1.Properties{ContentType: text(m.ContentType), ContentEncoding: text(m.ContentEncoding), CorrelationId: text(m.CorrelationID),
 		ReplyTo: text(m.ReplyTo), MessageId: text(m.MessageID), Type: text(m.Type), UserId: text(m.UserID), AppId: text(m.AppID)}
 	p.DeliveryMode = proto.Uint32(persistent)
@@ -68,12 +94,36 @@ func (m *Message) toProto() (*brokerv1.Message, error) {
 	if !m.Timestamp.IsZero() {
 		p.TimestampSeconds = proto.Uint64(uint64(m.Timestamp.Unix()))
 	}
-	var err error
 	if p.Headers, err = toFields(m.Headers); err != nil {
 		return nil, fmt.Errorf("headers: %w", err)
 	}
-	return &brokerv1.Message{Exchange: m.Exchange, RoutingKey: m.RoutingKey, Properties: p, Body: m.Body}, nil
+	return p, nil
 }
+
+// passedOn is what is sent of a received message, given what its fields say now: what came, unless they were changed.
+func (m *Message) passedOn(p *brokerv1.Properties) *brokerv1.Properties {
+	before := fromProto(&brokerv1.Message{Properties: m.received})
+	if was, err := before.properties(); err == nil && proto.Equal(was, p) {
+		return m.received
+	}
+	p.ClusterId = m.received.ClusterId
+	if p.Priority == nil && m.received.GetPriority() == 0 {
+		p.Priority = m.received.Priority
+	}
+	return p
+}
+
+// checkText fails for a text that is not UTF-8, which cannot be sent; before each is its name.
+func checkText(list ...string) error {
+	for i := 0; i+1 < len(list); i += 2 {
+		if !utf8.ValidString(list[i+1]) {
+			return fmt.Errorf("%s: %w", list[i], errNotUTF8)
+		}
+	}
+	return nil
+}
+
+var errNotUTF8 = errors.New("the text is not UTF-8")
 
 func text(s string) *string {
 	if s == "" {
@@ -97,8 +147,20 @@ func fromProto(m *brokerv1.Message) Message {
 		out.Timestamp = time.Unix(int64(*p.TimestampSeconds), 0)
 	}
 	out.Headers = fromFields(p.GetHeaders())
+	if p != nil && !saysAll(&out, p) {
+		out.received = p
+	}
 	return out
 }
+
+// saysAll tells whether a message's fields say all of the properties that they were read from, in a way that is cheap.
+func saysAll(m *Message, p *brokerv1.Properties) bool {
+	return len(p.AmqpEncoded) == 0 && p.ClusterId == nil && p.DeliveryMode != nil && (p.Priority == nil || m.Priority > 0) && (p.Expiration == nil || m.Expiration > 0) &&
+		says(p.ContentType) && says(p.ContentEncoding) && says(p.CorrelationId) && says(p.ReplyTo) && says(p.MessageId) && says(p.Type) && says(p.UserId) && says(p.AppId)
+}
+
+// says is false for a text that is there and empty: a Message has no such.
+func says(s *string) bool { return s == nil || *s != "" }
 
 // toFields turns a Go map into fields.
 func toFields[M ~map[string]any](m M) (map[string]*brokerv1.FieldValue, error) {
@@ -107,6 +169,9 @@ func toFields[M ~map[string]any](m M) (map[string]*brokerv1.FieldValue, error) {
 	}
 	fields := make(map[string]*brokerv1.FieldValue, len(m))
 	for _, key := range slices.Sorted(maps.Keys(m)) {
+		if !utf8.ValidString(key) {
+			return nil, fmt.Errorf("%q: %w", key, errNotUTF8)
+		}
 		v, err := toField(m[key])
 		if err != nil {
 			return nil, fmt.Errorf("%s: %w", key, err)
@@ -123,7 +188,12 @@ func toField(v any) (*brokerv1.FieldValue, error) {
 	case bool:
 		f.Kind = &brokerv1.FieldValue_BoolValue{BoolValue: v}
 	case string:
+		if !utf8.ValidString(v) {
+			return nil, errNotUTF8
+		}
 		f.Kind = &brokerv1.FieldValue_StringValue{StringValue: v}
+	case Octets:
+		f.Kind = &brokerv1.FieldValue_OctetsValue{OctetsValue: v}
 	case []byte:
 		f.Kind = &brokerv1.FieldValue_BytesValue{BytesValue: v}
 	case int:
@@ -208,7 +278,7 @@ func fromField(v *brokerv1.FieldValue) any {
 	case *brokerv1.FieldValue_StringValue:
 		return k.StringValue
 	case *brokerv1.FieldValue_OctetsValue:
-		return string(k.OctetsValue)
+		return Octets(k.OctetsValue)
 	case *brokerv1.FieldValue_BytesValue:
 		return k.BytesValue
 	case *brokerv1.FieldValue_Int64Value:

@@ -8,8 +8,11 @@ import (
 	"fmt"
 	"io"
 	"sync"
+	"unicode/utf8"
 
 	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/protobuf/proto"
 
 	brokerv1 "github.com/warrenmq/warren/proto/broker/v1"
 )
@@ -33,7 +36,7 @@ func WithProducer(id string, next uint64) PublisherOption {
 }
 
 // WithMaxUnconfirmed bounds what may be on its way; beyond, publishing waits. Defaults 4096 messages (at most 16,000) and
-// 16 MiB of bodies.
+// 16 MiB, as they are sent.
 func WithMaxUnconfirmed(messages, bytes int) PublisherOption {
 	return func(o *publisherOptions) { o.maxMessages, o.maxBytes = messages, bytes }
 }
@@ -45,8 +48,10 @@ const (
 	// batchBytes and batchMessages are at which size a batch is sent without more: as much as the broker hands on at once.
 	batchBytes    = 120 << 10
 	batchMessages = 1024
-	// messageOverhead is about what a message costs beside its body, in bytes.
-	messageOverhead = 64
+	// messageOverhead is about what a message costs beside its encoded form, in bytes.
+	messageOverhead = 24
+	// certainBytes is what any node takes in one request: gRPC's own default, without what a request adds to a message.
+	certainBytes = 4<<20 - 1<<10
 )
 
 // Publisher publishes messages in order, in batches, and tells the outcome of each. Messages that were not confirmed when a
@@ -66,6 +71,7 @@ type Publisher struct {
 	next    uint64     // the number after the last
 	unsent  uint64     // the lowest number that has not been sent on the present stream
 	bytes   int        // of what is not confirmed
+	alone   uint64     // what was sent last: nothing else is under way beside it, as a node may refuse it; or 0
 	// Outcomes come in groups: how many have begun to be told, and how many have been.
 	tellings, told uint64
 	closing        bool  // nothing more is taken
@@ -75,6 +81,7 @@ type Publisher struct {
 // pending is a message on its way.
 type pending struct {
 	message *brokerv1.Message
+	size    int // in bytes, as it is sent
 	done    func(error)
 	settled bool
 }
@@ -87,8 +94,8 @@ func (c *Client) Publisher(opts ...PublisherOption) (*Publisher, error) {
 	}
 	o.maxMessages = min(cmp.Or(o.maxMessages, defaultUnconfirmed), mostUnconfirmed)
 	o.maxBytes = cmp.Or(o.maxBytes, defaultUnconfirmedBytes)
-	if o.next == 0 || o.producer == "" {
-		return nil, errors.New("a producer needs a name, and numbers from 1 on")
+	if o.next == 0 || o.producer == "" || !utf8.ValidString(o.producer) {
+		return nil, errors.New("a producer needs a name, in UTF-8, and numbers from 1 on")
 	}
 	p := &Publisher{client: c, options: o, wake: make(chan struct{}, 1), ended: make(chan struct{}), first: o.next, next: o.next, unsent: o.next}
 	p.changed.L = &p.mu
@@ -123,6 +130,7 @@ func (p *Publisher) PublishAsync(ctx context.Context, m Message, done func(error
 	if err != nil {
 		return err
 	}
+	size := proto.Size(converted) + messageOverhead
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if err := p.waitForRoom(ctx); err != nil {
@@ -131,16 +139,14 @@ func (p *Publisher) PublishAsync(ctx context.Context, m Message, done func(error
 	if int(p.next-p.first) == len(p.ring) {
 		p.grow()
 	}
-	*p.at(p.next) = pending{message: converted, done: done}
+	*p.at(p.next) = pending{message: converted, size: size, done: done}
 	p.next++
-	p.bytes += size(converted)
+	p.bytes += size
 	if p.unsent == p.next-1 {
 		p.awake()
 	}
 	return nil
 }
-
-func size(m *brokerv1.Message) int { return len(m.GetBody()) + messageOverhead }
 
 // waitForRoom waits below the bounds. mu is held.
 func (p *Publisher) waitForRoom(ctx context.Context) error {
@@ -255,14 +261,31 @@ func (p *Publisher) run(ctx context.Context, node *grpc.ClientConn, up func()) e
 	failed := make(chan error, 1)
 	go func() { failed <- p.receive(stream, up) }()
 	p.mu.Lock()
-	p.unsent = p.first
+	p.unsent, p.alone = p.first, 0
 	p.mu.Unlock()
 	err = p.send(ctx, stream, failed)
 	if errors.Is(err, io.EOF) {
 		halfClose(stream)
 		err = <-failed
 	}
+	if refused := (*Error)(nil); errors.As(fromStatus(err), &refused) && refused.Code == codes.ResourceExhausted && refused.Reason == "" && p.tooLarge(refused.Text) {
+		return errAgain
+	}
 	return err
+}
+
+// tooLarge settles the message that was under way alone when gRPC, and not the broker, refused a request for its size. It
+// returns false when there was none.
+func (p *Publisher) tooLarge(text string) bool {
+	p.mu.Lock()
+	number := p.alone
+	found := number >= p.first && number < p.next
+	p.mu.Unlock()
+	if found {
+		p.settle([]*brokerv1.Confirm{{FirstSequence: number, LastSequence: number, Outcome: brokerv1.Outcome_OUTCOME_REJECTED,
+			Reason: brokerv1.ErrorReason_ERROR_REASON_PRECONDITION_FAILED, Detail: "too large: " + text}})
+	}
+	return found
 }
 
 // waitForWork waits until there is something to send: an idle publisher needs no stream.
@@ -328,7 +351,9 @@ func (p *Publisher) send(ctx context.Context, stream grpc.BidiStreamingClient[br
 	}
 }
 
-// fill takes the next messages to send, with consecutive numbers.
+// fill takes the next messages to send, with consecutive numbers. Together they are what any node takes. A message that is
+// more by itself waits until all before it are settled, and those after it wait for it: if the node refuses the request,
+// it is known which message that was.
 func (p *Publisher) fill(b *brokerv1.PublishBatch) bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -338,14 +363,23 @@ func (p *Publisher) fill(b *brokerv1.PublishBatch) bool {
 	for p.unsent < p.next && p.at(p.unsent).settled { // confirmed out of turn, before the stream
 		p.unsent++
 	}
-	b.FirstSequence, b.LowestUnconfirmed = p.unsent, p.first
+	if p.alone >= p.first {
+		return false
+	}
+	b.FirstSequence, b.LowestUnconfirmed, p.alone = p.unsent, p.first, 0
 	for bytes := 0; p.unsent < p.next && bytes < batchBytes && len(b.Messages) < batchMessages; p.unsent++ {
 		m := p.at(p.unsent)
-		if m.settled {
+		if m.settled || len(b.Messages) > 0 && bytes+m.size > certainBytes {
 			break
 		}
+		if m.size > certainBytes {
+			if p.unsent > p.first {
+				break
+			}
+			p.alone = p.unsent
+		}
 		b.Messages = append(b.Messages, m.message)
-		bytes += size(m.message)
+		bytes += m.size
 	}
 	return len(b.Messages) > 0
 }
@@ -394,13 +428,16 @@ func (p *Publisher) settle(confirms []*brokerv1.Confirm) {
 			if m.done != nil {
 				told = append(told, outcome{m.done, err})
 			}
-			p.bytes -= size(m.message)
+			p.bytes -= m.size
 			*m = pending{settled: true}
 		}
 	}
 	for p.first < p.next && p.at(p.first).settled {
 		*p.at(p.first) = pending{}
 		p.first++
+	}
+	if p.unsent < p.next {
+		p.awake() // something may have waited for these
 	}
 	p.tellings++
 	p.changed.Broadcast()
