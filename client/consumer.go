@@ -79,6 +79,7 @@ type Consumer struct {
 
 	started chan struct{} // closed when the first stream runs
 	once    sync.Once
+	locked  time.Time // since when the queue is said to be somebody else's, although it was this consumer's; only run uses it
 
 	mu     sync.Mutex // guards what follows
 	queue  string     // the present name
@@ -317,11 +318,12 @@ func (k *Consumer) run(ctx context.Context, node *grpc.ClientConn, up func()) er
 	}
 	response, err := stream.Recv()
 	if err != nil {
-		if errors.Is(err, io.EOF) {
+		if errors.Is(err, io.EOF) || k.isOwnLock(err) {
 			return errAgain
 		}
 		return err
 	}
+	k.locked = time.Time{}
 	up()
 	s := &consumeStream{stream: stream, wake: make(chan struct{}, 1), automatic: k.options.start.AutoSettle}
 	defer s.end()
@@ -336,6 +338,28 @@ func (k *Consumer) run(ctx context.Context, node *grpc.ClientConn, up func()) er
 	cancel()
 	<-sender
 	return err
+}
+
+// lockTimeout is how long the exclusive hold of a lost stream may be in the way of the next: a node that a client has lost
+// without a word, or that is lost itself, counts as its place for a minute and some.
+const lockTimeout = 2 * time.Minute
+
+// isOwnLock tells whether an error of opening a stream again may come from this consumer's own hold of the queue, by the
+// stream before.
+func (k *Consumer) isOwnLock(err error) bool {
+	select {
+	case <-k.started:
+	default:
+		return false
+	}
+	if !isLocked(err) {
+		return false
+	}
+	if k.locked.IsZero() {
+		k.locked = time.Now()
+		k.client.log.Info("the queue is still held by the stream before", "queue", k.name, "err", err)
+	}
+	return time.Since(k.locked) < lockTimeout
 }
 
 func (k *Consumer) receive(ctx context.Context, s *consumeStream) error {

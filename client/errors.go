@@ -112,3 +112,13 @@ func isTransient(err error) bool {
 	}
 	return false
 }
+
+// isLocked tells whether a queue is somebody else's: declared as exclusive, or consumed so.
+func isLocked(err error) bool {
+	refusal, ok := fromStatus(err).(*Error)
+	if !ok {
+		return false
+	}
+	// Nodes of before said ACCESS_REFUSED of an exclusive consumer, as AMQP does.
+	return refusal.Reason == ResourceLocked || refusal.Reason == AccessRefused && strings.HasSuffix(refusal.Text, " in exclusive use")
+}
