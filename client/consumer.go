@@ -176,6 +176,9 @@ func (c *Client) Consume(ctx context.Context, queue string, opts ...ConsumeOptio
 	case <-k.started:
 		return k, nil
 	case <-k.ended:
+		if k.hasStarted() { // and is over already: Next gives out what came
+			return k, nil
+		}
 		return nil, fmt.Errorf("consume %q: %w", queue, k.err)
 	case <-ctx.Done():
 		k.Close()
@@ -214,6 +217,15 @@ func (k *Consumer) hasStream() bool {
 	return k.stream != nil && !k.stream.isOver()
 }
 
+func (k *Consumer) hasStarted() bool {
+	select {
+	case <-k.started:
+		return true
+	default:
+		return false
+	}
+}
+
 func (k *Consumer) isClosing() bool {
 	select {
 	case <-k.closing:
@@ -245,9 +257,23 @@ func (k *Consumer) Next(ctx context.Context) (*Delivery, error) {
 				return d, nil
 			}
 		case <-k.ended:
-			return nil, k.err
+			return k.left()
 		case <-ctx.Done():
 			return nil, ctx.Err()
+		}
+	}
+}
+
+// left takes what came before the consumer ended: what settles by itself comes by no other way.
+func (k *Consumer) left() (*Delivery, error) {
+	for {
+		select {
+		case d := <-k.deliveries:
+			if !d.stale() {
+				return d, nil
+			}
+		default:
+			return nil, k.err
 		}
 	}
 }
@@ -347,12 +373,7 @@ const lockTimeout = 2 * time.Minute
 // isOwnLock tells whether an error of opening a stream again may come from this consumer's own hold of the queue, by the
 // stream before.
 func (k *Consumer) isOwnLock(err error) bool {
-	select {
-	case <-k.started:
-	default:
-		return false
-	}
-	if !isLocked(err) {
+	if !k.hasStarted() || !isLocked(err) {
 		return false
 	}
 	if k.locked.IsZero() {
