@@ -97,3 +97,15 @@ func TestWhatCameBeforeTheEnd(t *testing.T) {
 		}
 	})
 }
+
+// TestGetWhoseStreamFails: a message that has come is what Get returns, however its stream ends.
+func TestGetWhoseStreamFails(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := serveScript(t, &scriptedConsuming{})
+		for _, body := range []string{"1", "2"} {
+			if d, err := c.Get(t.Context(), "q", true); err != nil || string(d.Body) != body {
+				t.Errorf("got %v, %v instead of %s", d, err, body)
+			}
+		}
+	})
+}

@@ -575,14 +575,16 @@ func (c *Client) Get(ctx context.Context, queue string, autoSettle bool) (*Deliv
 			return err
 		}
 		got := response.GetDelivery()
-		if got != nil {
-			d = &Delivery{Message: fromProto(got.Message), Redelivered: got.Redelivered, tag: got.DeliveryTag}
-			if !autoSettle {
-				d.settler = &getStream{stream: stream}
-				return nil
-			}
+		if got == nil {
+			return closeStream(stream)
 		}
-		return closeStream(stream)
+		d = &Delivery{Message: fromProto(got.Message), Redelivered: got.Redelivered, tag: got.DeliveryTag}
+		if autoSettle {
+			_ = closeStream(stream) // the message is here: whatever fails now, another must not be taken
+		} else {
+			d.settler = &getStream{stream: stream}
+		}
+		return nil
 	})
 	if err == nil && d == nil {
 		err = ErrEmpty

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"net"
+	"strconv"
 	"testing"
 
 	"google.golang.org/genproto/googleapis/rpc/errdetails"
@@ -30,6 +31,22 @@ func (s *scriptedConsuming) Consume(stream consumeServer) error {
 	answer := s.script[min(s.calls, len(s.script)-1)]
 	s.calls++
 	return answer(stream)
+}
+
+// Get gives out message after message, and ends the first stream with an error.
+func (s *scriptedConsuming) Get(stream grpc.BidiStreamingServer[brokerv1.GetRequest, brokerv1.GetResponse]) error {
+	if _, err := stream.Recv(); err != nil {
+		return err
+	}
+	s.calls++
+	body := []byte(strconv.Itoa(s.calls))
+	if err := stream.Send(&brokerv1.GetResponse{Delivery: &brokerv1.Delivery{DeliveryTag: 1, Message: &brokerv1.Message{Body: body}}}); err != nil {
+		return err
+	}
+	if s.calls > 1 {
+		return nil
+	}
+	return status.Error(codes.Unavailable, "lost")
 }
 
 // serveScript returns a client of a server with a script, all in memory.
