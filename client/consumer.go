@@ -425,31 +425,44 @@ type consumeStream struct {
 
 	mu      sync.Mutex // guards what follows
 	over    bool
-	base    uint64                // the first delivery in states
-	states  []brokerv1.Settlement // of deliveries from base on; unspecified: in the program's hands
-	changed []uint64              // settled and not sent, in order of settling
-	sent    []bool                // beside states: the broker knows
-	delays  map[uint64]uint64     // of changed: milliseconds
-	extends []uint64              // to be extended, not sent
+	held    []heldDelivery    // ascending; those that the broker knows of are gone from the front
+	known   int               // of held, those that the broker knows of: at most half
+	changed []uint64          // settled and not sent, in order of settling
+	delays  map[uint64]uint64 // of changed: milliseconds
+	extends []uint64          // to be extended, not sent
 }
 
-// got notes a delivery. Their tags are consecutive, from 1.
+// heldDelivery is a delivery that the program has, or has settled.
+type heldDelivery struct {
+	tag   uint64
+	state brokerv1.Settlement // unspecified: in the program's hands
+	sent  bool                // the broker knows
+}
+
+// got notes a delivery. Their tags are ascending.
 func (s *consumeStream) got(tag uint64) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if len(s.states) == 0 {
-		s.base = tag
+	s.held = append(s.held, heldDelivery{tag: tag})
+}
+
+// find returns a delivery, nil if it is not held any more. mu is held.
+func (s *consumeStream) find(tag uint64) *heldDelivery {
+	i, ok := slices.BinarySearchFunc(s.held, tag, func(h heldDelivery, tag uint64) int { return cmp.Compare(h.tag, tag) })
+	if !ok {
+		return nil
 	}
-	s.states, s.sent = append(s.states, 0), append(s.sent, false)
+	return &s.held[i]
 }
 
 func (s *consumeStream) settle(tag uint64, to brokerv1.Settlement, delay time.Duration) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if err := s.inHands(tag); err != nil {
+	h, err := s.inHands(tag)
+	if err != nil {
 		return err
 	}
-	s.states[tag-s.base] = to
+	h.state = to
 	s.changed = append(s.changed, tag)
 	if delay > 0 {
 		if s.delays == nil {
@@ -464,7 +477,7 @@ func (s *consumeStream) settle(tag uint64, to brokerv1.Settlement, delay time.Du
 func (s *consumeStream) extend(tag uint64) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if err := s.inHands(tag); err != nil {
+	if _, err := s.inHands(tag); err != nil {
 		return err
 	}
 	if !slices.Contains(s.extends, tag) {
@@ -474,15 +487,16 @@ func (s *consumeStream) extend(tag uint64) error {
 	return nil
 }
 
-// inHands fails unless the program has the delivery. mu is held.
-func (s *consumeStream) inHands(tag uint64) error {
-	switch {
-	case s.over:
-		return ErrLost
-	case tag < s.base || s.states[tag-s.base] != 0:
-		return errSettled
+// inHands returns a delivery, and fails unless the program has it. mu is held.
+func (s *consumeStream) inHands(tag uint64) (*heldDelivery, error) {
+	if s.over {
+		return nil, ErrLost
 	}
-	return nil
+	h := s.find(tag)
+	if h == nil || h.state != 0 {
+		return nil, errSettled
+	}
+	return h, nil
 }
 
 func (s *consumeStream) awake() {
@@ -535,26 +549,33 @@ func (s *consumeStream) send(ctx context.Context, closing <-chan struct{}) {
 func (s *consumeStream) take() (settles []*brokerv1.Settle, extends []uint64) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	n, last := 0, -1 // the front: acked, or known to the broker
-	for n < len(s.states) && (s.sent[n] || s.states[n] == brokerv1.Settlement_SETTLEMENT_ACK) {
-		if !s.sent[n] {
-			last = n
+	n, last := 0, uint64(0) // the front: acked, or known to the broker
+	for n < len(s.held) && (s.held[n].sent || s.held[n].state == brokerv1.Settlement_SETTLEMENT_ACK) {
+		if s.held[n].sent {
+			s.known--
+		} else {
+			last = s.held[n].tag
 		}
 		n++
 	}
-	if last >= 0 {
-		settles = append(settles, &brokerv1.Settle{DeliveryTag: s.base + uint64(last), Multiple: true, Settlement: brokerv1.Settlement_SETTLEMENT_ACK})
+	if last > 0 {
+		settles = append(settles, &brokerv1.Settle{DeliveryTag: last, Multiple: true, Settlement: brokerv1.Settlement_SETTLEMENT_ACK})
 	}
+	s.held = s.held[n:]
 	for _, tag := range s.changed {
-		if i := tag - s.base; tag >= s.base+uint64(n) {
-			settles = append(settles, &brokerv1.Settle{DeliveryTag: tag, Settlement: s.states[i], DelayMillis: s.delays[tag]})
-			s.sent[i] = true
+		if h := s.find(tag); h != nil {
+			settles = append(settles, &brokerv1.Settle{DeliveryTag: tag, Settlement: h.state, DelayMillis: s.delays[tag]})
+			h.sent = true
+			s.known++
 		}
+	}
+	if 2*s.known > len(s.held) { // behind one that stays in the program's hands there may be any number
+		s.held = slices.DeleteFunc(s.held, func(h heldDelivery) bool { return h.sent })
+		s.known = 0
 	}
 	s.changed = s.changed[:0]
 	clear(s.delays)
 	extends, s.extends = s.extends, nil
-	s.states, s.sent, s.base = s.states[n:], s.sent[n:], s.base+uint64(n)
 	return settles, extends
 }
 
