@@ -9,6 +9,7 @@ import (
 	"crypto/tls"
 	"encoding/base64"
 	"errors"
+	"fmt"
 	"log/slog"
 	"maps"
 	"math"
@@ -231,10 +232,32 @@ func (c *Client) lost(generation uint64, err error) {
 	c.log.Warn("node does not serve; trying the next", "node", before, "next", c.nodes[c.current].Target(), "err", err)
 }
 
-// attempts is the pauses between attempts.
+// attempts is the pauses between attempts, and what became of the last.
 type attempts struct {
 	client *Client
 	failed atomic.Int32
+	cause  atomic.Pointer[error] // why the last one failed; nil: it has not
+}
+
+// lost tells that the attempt of a generation failed.
+func (a *attempts) lost(generation uint64, err error) {
+	a.cause.Store(&err)
+	a.client.lost(generation, err)
+}
+
+// up tells that one has succeeded.
+func (a *attempts) up() {
+	a.failed.Store(0)
+	a.cause.Store(nil)
+}
+
+// explain adds to the error of somebody who has waited why there was no success, if that is known.
+func (a *attempts) explain(err error) error {
+	cause := a.cause.Load()
+	if err == nil || cause == nil {
+		return err
+	}
+	return fmt.Errorf("%w (the last attempt: %v)", err, fromStatus(*cause))
 }
 
 // wait pauses, longer with each failure in a row once every node had its turn.
@@ -267,9 +290,12 @@ func (c *Client) call(ctx context.Context, f func(ctx context.Context, node *grp
 		node, generation := c.node()
 		err := f(ctx, node)
 		if err == nil || !isTransient(err) || ctx.Err() != nil {
-			return fromStatus(err)
+			if err = fromStatus(err); errors.Is(err, ctx.Err()) {
+				err = a.explain(err)
+			}
+			return err
 		}
-		c.lost(generation, err)
+		a.lost(generation, err)
 		if a.wait(ctx) != nil {
 			return fromStatus(err)
 		}
@@ -322,14 +348,14 @@ func (c *Client) restore(ctx context.Context, node *grpc.ClientConn, generation 
 // stream opens a stream, and opens it again whenever it ends for a reason that another node may not have. open makes it and
 // run uses it; an error of either is judged. again says that a new stream shall be opened at once although nothing is
 // wrong with the node. It returns when ctx ends, or with an error that does not pass.
-func (c *Client) stream(ctx context.Context, what string, run func(ctx context.Context, node *grpc.ClientConn, up func()) error) error {
-	a := attempts{client: c}
+func (a *attempts) stream(ctx context.Context, what string, run func(ctx context.Context, node *grpc.ClientConn, up func()) error) error {
+	c := a.client
 	for {
 		node, generation := c.node()
 		sctx, cancel := context.WithCancel(ctx)
 		err := c.restore(sctx, node, generation)
 		if err == nil {
-			err = run(sctx, node, func() { a.failed.Store(0) })
+			err = run(sctx, node, a.up)
 		}
 		cancel()
 		switch {
@@ -340,7 +366,7 @@ func (c *Client) stream(ctx context.Context, what string, run func(ctx context.C
 		case !isTransient(err):
 			return fromStatus(err)
 		default:
-			c.lost(generation, err)
+			a.lost(generation, err)
 		}
 		if err := a.wait(ctx); err != nil {
 			return err

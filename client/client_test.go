@@ -5,12 +5,14 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"net"
 	"slices"
 	"strconv"
 	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	amqp091 "github.com/rabbitmq/amqp091-go"
@@ -149,6 +151,47 @@ func TestErrors(t *testing.T) {
 	if _, err := nobody.Status(short); err == nil {
 		t.Error("nobody answered")
 	}
+}
+
+// TestNobodyAnswers: who gives up waiting learns why there was nothing.
+func TestNobodyAnswers(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c, err := client.New([]string{"nobody:1"}, client.WithDialOptions(grpc.WithContextDialer(func(context.Context, string) (net.Conn, error) {
+			return nil, errors.New("nobody is there")
+		})))
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer c.Close()
+		p := publisher(t, c)
+		outcome := make(chan error, 1)
+		for what, wait := range map[string]func(context.Context) error{
+			"status":  func(ctx context.Context) error { _, err := c.Status(ctx); return err },
+			"consume": func(ctx context.Context) error { _, err := c.Consume(ctx, "q"); return err },
+			"publish": func(ctx context.Context) error { return p.Publish(ctx, client.Message{}) },
+			"flush": func(ctx context.Context) error {
+				return errors.Join(p.PublishAsync(ctx, client.Message{}, func(err error) { outcome <- err }), p.Flush(ctx))
+			},
+			"close": func(ctx context.Context) error {
+				p := publisher(t, c)
+				return errors.Join(p.PublishAsync(ctx, client.Message{}, nil), p.Close(ctx))
+			},
+		} {
+			ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+			if err := wait(ctx); err == nil || !strings.Contains(err.Error(), "nobody is there") {
+				t.Errorf("%s: %v", what, err)
+			}
+			cancel()
+		}
+		ended, cancel := context.WithCancel(t.Context())
+		cancel()
+		if err := p.Close(ended); err == nil {
+			t.Error("everything was confirmed")
+		}
+		if err := <-outcome; !errors.Is(err, client.ErrClosed) || !strings.Contains(err.Error(), "nobody is there") {
+			t.Errorf("the outcome: %v", err)
+		}
+	})
 }
 
 // TestDeliveryTimeout holds a delivery for longer than its queue allows: the consumer starts again by itself, and the message

@@ -65,9 +65,10 @@ const defaultCredit = 256
 // Consumer receives a queue's messages. After a lost connection it goes on by another node; what was not settled comes
 // again, marked as redelivered. So it does after a delivery that was out for longer than the consumer timeout.
 type Consumer struct {
-	client  *Client
-	options *consumeOptions
-	name    string // asked for
+	client   *Client
+	attempts attempts
+	options  *consumeOptions
+	name     string // asked for
 
 	deliveries chan *Delivery
 	quit       context.Context
@@ -165,7 +166,7 @@ func (c *Client) Consume(ctx context.Context, queue string, opts ...ConsumeOptio
 		return nil, fmt.Errorf("consume %q: %w", queue, o.err)
 	}
 	o.start.Queue, o.start.Credit = queue, cmp.Or(o.start.Credit, defaultCredit)
-	k := &Consumer{client: c, options: o, name: queue, deliveries: make(chan *Delivery, o.start.Credit), ended: make(chan struct{}),
+	k := &Consumer{client: c, attempts: attempts{client: c}, options: o, name: queue, deliveries: make(chan *Delivery, o.start.Credit), ended: make(chan struct{}),
 		closing: make(chan struct{}), started: make(chan struct{})}
 	k.quit, k.stop = context.WithCancel(c.ctx)
 	if err := c.startConsumer(k); err != nil {
@@ -182,7 +183,7 @@ func (c *Client) Consume(ctx context.Context, queue string, opts ...ConsumeOptio
 		return nil, fmt.Errorf("consume %q: %w", queue, k.err)
 	case <-ctx.Done():
 		k.Close()
-		return nil, fmt.Errorf("consume %q: %w", queue, ctx.Err())
+		return nil, fmt.Errorf("consume %q: %w", queue, k.attempts.explain(ctx.Err()))
 	}
 }
 
@@ -323,7 +324,7 @@ func (k *Consumer) handle(ctx context.Context, d *Delivery, handler func(ctx con
 // work consumes until the consumer is closed or cannot go on.
 func (k *Consumer) work() {
 	defer close(k.ended)
-	k.err = k.client.stream(k.quit, "consumer of "+k.name, k.run)
+	k.err = k.attempts.stream(k.quit, "consumer of "+k.name, k.run)
 	if k.quit.Err() != nil || k.isClosing() {
 		k.err = ErrClosed
 	}

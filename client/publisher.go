@@ -57,12 +57,13 @@ const (
 // Publisher publishes messages in order, in batches, and tells the outcome of each. Messages that were not confirmed when a
 // connection was lost are published again by another node and stored once. It is for use by many goroutines.
 type Publisher struct {
-	client  *Client
-	options publisherOptions
-	wake    chan struct{} // has room for one: there is something to send, or to end for
-	quit    context.Context
-	stop    context.CancelFunc
-	ended   chan struct{} // closed when the work is over
+	client   *Client
+	attempts attempts
+	options  publisherOptions
+	wake     chan struct{} // has room for one: there is something to send, or to end for
+	quit     context.Context
+	stop     context.CancelFunc
+	ended    chan struct{} // closed when the work is over
 
 	mu      sync.Mutex // guards what follows
 	changed sync.Cond  // told when something was confirmed, and at the end
@@ -97,7 +98,7 @@ func (c *Client) Publisher(opts ...PublisherOption) (*Publisher, error) {
 	if o.next == 0 || o.producer == "" || !utf8.ValidString(o.producer) {
 		return nil, errors.New("a producer needs a name, in UTF-8, and numbers from 1 on")
 	}
-	p := &Publisher{client: c, options: o, wake: make(chan struct{}, 1), ended: make(chan struct{}), first: o.next, next: o.next, unsent: o.next}
+	p := &Publisher{client: c, attempts: attempts{client: c}, options: o, wake: make(chan struct{}, 1), ended: make(chan struct{}), first: o.next, next: o.next, unsent: o.next}
 	p.changed.L = &p.mu
 	p.quit, p.stop = context.WithCancel(c.ctx)
 	p.ring = make([]pending, 64)
@@ -119,7 +120,7 @@ func (p *Publisher) Publish(ctx context.Context, m Message) error {
 	case err := <-outcome:
 		return err
 	case <-ctx.Done():
-		return fmt.Errorf("the message's outcome is not known yet: %w", ctx.Err())
+		return fmt.Errorf("the message's outcome is not known yet: %w", p.attempts.explain(ctx.Err()))
 	}
 }
 
@@ -169,7 +170,7 @@ func (p *Publisher) waitForRoom(ctx context.Context) error {
 	case p.closing:
 		return ErrClosed
 	}
-	return ctx.Err()
+	return p.attempts.explain(ctx.Err())
 }
 
 func (p *Publisher) at(number uint64) *pending { return &p.ring[number&uint64(len(p.ring)-1)] }
@@ -203,7 +204,7 @@ func (p *Publisher) Flush(ctx context.Context) error {
 		p.changed.Wait()
 	}
 	if p.first < last {
-		return cmp.Or(p.err, ctx.Err())
+		return cmp.Or(p.err, p.attempts.explain(ctx.Err()))
 	}
 	for begun := p.tellings; p.told < begun && ctx.Err() == nil; {
 		p.changed.Wait()
@@ -227,7 +228,7 @@ func (p *Publisher) Close(ctx context.Context) error {
 // work sends until the publisher is closed or cannot go on.
 func (p *Publisher) work() {
 	defer close(p.ended)
-	err := p.client.stream(p.quit, "publisher", p.run)
+	err := p.attempts.stream(p.quit, "publisher", p.run)
 	if p.quit.Err() != nil {
 		err = ErrClosed
 	}
@@ -241,6 +242,7 @@ func (p *Publisher) work() {
 	}
 	p.changed.Broadcast()
 	p.mu.Unlock()
+	err = p.attempts.explain(err)
 	for _, done := range left {
 		done(fmt.Errorf("the message's outcome is not known: %w", err))
 	}
