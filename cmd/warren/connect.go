@@ -129,6 +129,13 @@ func (a *access) login(server string) (l login, err error) {
 	return l, err
 }
 
+// interruptible returns a context that ends with SIGINT or SIGTERM. A second one ends the process.
+func interruptible(ctx context.Context) (context.Context, context.CancelFunc) {
+	ctx, stop := signal.NotifyContext(ctx, syscall.SIGINT, syscall.SIGTERM)
+	context.AfterFunc(ctx, stop)
+	return ctx, stop
+}
+
 // connect returns a client, and a context that ends with SIGINT, SIGTERM, or in time.
 func (a *access) connect(ctx context.Context, limited bool) (context.Context, *client.Client, func(), error) {
 	l, err := a.login("server")
@@ -139,7 +146,7 @@ func (a *access) connect(ctx context.Context, limited bool) (context.Context, *c
 	if err != nil {
 		return nil, nil, nil, err
 	}
-	ctx, stop := signal.NotifyContext(ctx, syscall.SIGINT, syscall.SIGTERM)
+	ctx, stop := interruptible(ctx)
 	cancel := context.CancelFunc(func() {})
 	if limited {
 		ctx, cancel = context.WithTimeout(ctx, a.timeout)

@@ -2,6 +2,7 @@ package main
 
 import (
 	"bufio"
+	"bytes"
 	"cmp"
 	"context"
 	"encoding/json"
@@ -85,6 +86,8 @@ const (
 	maxLine = 64 << 20
 	// progressPeriod is how often long work tells how far it is.
 	progressPeriod = time.Second
+	// interruptedTimeout bounds the wait for the outcome of what was published before an interruption.
+	interruptedTimeout = 2 * time.Second
 )
 
 // publishing is what `warren publish` is told.
@@ -149,7 +152,7 @@ func (p *publishing) publish(cmd *cobra.Command, args []string) error {
 	var s tally
 	stop := progress(cmd.ErrOrStderr(), "confirmed", &s.confirmed)
 	defer stop()
-	each := p.lines(cmd.InOrStdin())
+	each := p.lines(ctx, cmd.InOrStdin())
 	if len(args) == 1 {
 		each = p.repeated(args[0])
 	}
@@ -158,7 +161,12 @@ func (p *publishing) publish(cmd *cobra.Command, args []string) error {
 		defer cancel()
 		return cmp.Or(s.failure(), publisher.PublishAsync(room, m, s.done))
 	})
-	flush, cancel := context.WithTimeout(ctx, p.timeout)
+	waiting, most := ctx, p.timeout
+	if ctx.Err() != nil {
+		err = errInterrupted
+		waiting, most = context.WithoutCancel(ctx), min(p.timeout, interruptedTimeout)
+	}
+	flush, cancel := context.WithTimeout(waiting, most)
 	defer cancel()
 	err = errors.Join(err, publisher.Close(flush))
 	if failure := s.failure(); failure != nil {
@@ -170,6 +178,8 @@ func (p *publishing) publish(cmd *cobra.Command, args []string) error {
 	stop()
 	return p.say(cmd.OutOrStdout(), map[string]any{"confirmed": s.confirmed.Load()}, "%d confirmed", s.confirmed.Load())
 }
+
+var errInterrupted = errors.New("interrupted")
 
 // tally counts outcomes; the first failure ends the work.
 type tally struct {
@@ -206,28 +216,46 @@ func (p *publishing) repeated(body string) func(func(client.Message) error) erro
 	}
 }
 
-// lines gives a message for each line of the input.
-func (p *publishing) lines(in io.Reader) func(func(client.Message) error) error {
+// lines gives a message for each line of the input, until ctx ends.
+func (p *publishing) lines(ctx context.Context, in io.Reader) func(func(client.Message) error) error {
 	return func(f func(client.Message) error) error {
-		lines := bufio.NewScanner(in)
-		lines.Buffer(make([]byte, 64<<10), maxLine)
-		for n := 1; lines.Scan(); n++ {
-			m, err := p.parse(lines.Bytes())
-			if err != nil {
-				return fmt.Errorf("line %d: %w", n, err)
+		lines, ended := make(chan []byte), make(chan error, 1)
+		go func() { // it may wait in a read when ctx ends
+			scanner := bufio.NewScanner(in)
+			scanner.Buffer(make([]byte, 64<<10), maxLine)
+			defer func() { ended <- scanner.Err(); close(lines) }()
+			for scanner.Scan() {
+				select {
+				case lines <- bytes.Clone(scanner.Bytes()):
+				case <-ctx.Done():
+					return
+				}
 			}
-			if err := f(m); err != nil {
-				return err
+		}()
+		for n := 1; ; n++ {
+			select {
+			case line, more := <-lines:
+				if !more {
+					return cmp.Or(ctx.Err(), <-ended)
+				}
+				m, err := p.parse(line)
+				if err != nil {
+					return fmt.Errorf("line %d: %w", n, err)
+				}
+				if err := f(m); err != nil {
+					return err
+				}
+			case <-ctx.Done():
+				return ctx.Err()
 			}
 		}
-		return lines.Err()
 	}
 }
 
 func (p *publishing) parse(line []byte) (client.Message, error) {
 	m := p.message
 	if !p.jsonInput {
-		m.Body = append([]byte(nil), line...)
+		m.Body = line
 		return m, nil
 	}
 	d := json.NewDecoder(strings.NewReader(string(line)))

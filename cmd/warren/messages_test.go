@@ -4,8 +4,10 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"io"
 	"log/slog"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strconv"
 	"strings"
@@ -169,6 +171,38 @@ func TestMessagesAndTopology(t *testing.T) {
 	s.expect("logs unbound orders\n", "", "binding", "delete", "logs", "orders", "--key", "*.error")
 	s.expect("exchange logs deleted\n", "", "exchange", "delete", "logs")
 	s.expect("queue orders deleted with 0 messages\n", "", "queue", "delete", "orders")
+}
+
+// TestInterruptedPublish interrupts warren while it waits for more input: it ends, and what it has read is published.
+func TestInterruptedPublish(t *testing.T) {
+	server := startNode(t)
+	s := shell{t, server}
+	s.run("", "queue", "declare", "q")
+	self, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	p := exec.Command(self, "publish", "--key", "q", "--server", server)
+	p.Env = append(os.Environ(), asMain+"=1", "XDG_CONFIG_HOME="+t.TempDir())
+	var says bytes.Buffer
+	p.Stderr = &says
+	input, err := p.StdinPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := p.Start(); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := io.WriteString(input, "a\n"); err != nil {
+		t.Fatal(err)
+	}
+	s.expect("a\n", "", "consume", "q", "--count", "1") // it runs, and has read the line
+	if err := p.Process.Signal(os.Interrupt); err != nil {
+		t.Fatal(err)
+	}
+	if err := p.Wait(); p.ProcessState.ExitCode() != 1 || says.String() != "warren: 1 messages confirmed: interrupted\n" {
+		t.Errorf("it ended with %v, and says %q", err, says.String())
+	}
 }
 
 func TestErrorsOfCommands(t *testing.T) {
