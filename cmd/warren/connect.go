@@ -8,6 +8,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"math"
 	"os"
 	"os/signal"
 	"strings"
@@ -213,12 +214,63 @@ func (t *table) end() error {
 	return t.rows.Flush()
 }
 
+// lastTime is the last that JSON can say. Clients that count milliseconds where AMQP counts seconds are beyond it.
+var lastTime = time.Date(9999, time.December, 31, 23, 59, 59, 0, time.UTC)
+
+// inYears is a time, or the last that JSON can say. AMQP's times begin in 1970: what time.Time takes for older than the year 0
+// is beyond as well.
+func inYears(t time.Time) time.Time {
+	if year := t.Year(); year < 0 || year > lastTime.Year() {
+		return lastTime
+	}
+	return t
+}
+
+// inJSON is a table of which all values can be said in JSON: no time after lastTime, and texts for numbers that are none and for
+// octets.
+func inJSON(m map[string]any) map[string]any {
+	if m == nil {
+		return nil
+	}
+	out := make(map[string]any, len(m))
+	for name, v := range m {
+		out[name] = valueInJSON(v)
+	}
+	return out
+}
+
+func valueInJSON(v any) any {
+	switch v := v.(type) {
+	case time.Time:
+		return inYears(v)
+	case float64:
+		if math.IsNaN(v) || math.IsInf(v, 0) {
+			return fmt.Sprint(v)
+		}
+	case float32:
+		if f := float64(v); math.IsNaN(f) || math.IsInf(f, 0) {
+			return fmt.Sprint(v)
+		}
+	case client.Octets:
+		return string(v)
+	case []any:
+		out := make([]any, len(v))
+		for i := range v {
+			out[i] = valueInJSON(v[i])
+		}
+		return out
+	case map[string]any:
+		return inJSON(v)
+	}
+	return v
+}
+
 // shortArguments prints arguments in one cell.
 func shortArguments(m map[string]any) string {
 	if len(m) == 0 {
 		return ""
 	}
-	data, err := json.Marshal(m)
+	data, err := json.Marshal(inJSON(m))
 	if err != nil {
 		return fmt.Sprint(m)
 	}

@@ -10,7 +10,6 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"strings"
 	"sync/atomic"
 	"time"
 	"unicode/utf8"
@@ -57,11 +56,12 @@ func (r *messageRow) message() client.Message {
 }
 
 func rowOf(m *client.Message, redelivered bool) messageRow {
-	r := messageRow{Exchange: m.Exchange, RoutingKey: m.RoutingKey, Redelivered: redelivered, Headers: m.Headers, ContentType: m.ContentType,
+	r := messageRow{Exchange: m.Exchange, RoutingKey: m.RoutingKey, Redelivered: redelivered, Headers: inJSON(m.Headers), ContentType: m.ContentType,
 		ContentEncoding: m.ContentEncoding, Transient: m.Transient, Priority: m.Priority, CorrelationID: m.CorrelationID, ReplyTo: m.ReplyTo,
 		ExpirationMS: m.Expiration.Milliseconds(), MessageID: m.MessageID, Type: m.Type, UserID: m.UserID, AppID: m.AppID}
 	if !m.Timestamp.IsZero() {
-		r.Timestamp = &m.Timestamp
+		timestamp := inYears(m.Timestamp)
+		r.Timestamp = &timestamp
 	}
 	if utf8.Valid(m.Body) {
 		body := string(m.Body)
@@ -105,7 +105,8 @@ func publishCommand() *cobra.Command {
 		Use:   "publish [BODY]",
 		Short: "Publish messages and wait until the cluster has stored them.",
 		Long: "Publish messages and wait until the cluster has stored them. Without BODY, each line of the input is a message; with\n" +
-			"--json-input, each line is an object as get, consume and peek print it with --json.",
+			"--json-input, each line is an object as get, consume and peek print it with --json: of the flags that describe a message, only\n" +
+			"--exchange and --key go with it, and count instead of what a line says.",
 		Example: "  warren publish --key orders 'a new order'\n" +
 			"  warren publish --exchange logs --key app.error --header host=web1 < errors.log\n" +
 			"  warren consume orders --count 10 --json | warren publish --json-input --key copies",
@@ -126,7 +127,16 @@ func publishCommand() *cobra.Command {
 	f.BoolVar(&p.message.Transient, "transient", false, "delivery mode 1")
 	f.BoolVar(&p.jsonInput, "json-input", false, "lines of input are JSON")
 	f.IntVar(&p.count, "count", 1, "publish BODY so many times")
+	for _, other := range []string{"header", "content-type", "correlation-id", "reply-to", "message-id", "type", "priority", "expiration", "transient", "count"} {
+		c.MarkFlagsMutuallyExclusive("json-input", other)
+	}
 	c.RunE = func(c *cobra.Command, args []string) error {
+		switch {
+		case p.jsonInput && len(args) > 0:
+			return errors.New("with --json-input messages come from the input, and there is no BODY")
+		case len(args) == 0 && c.Flags().Changed("count"):
+			return errors.New("--count is for BODY, and there is none")
+		}
 		headers, err := parseArguments(p.headers)
 		if err != nil {
 			return err
@@ -258,12 +268,15 @@ func (p *publishing) parse(line []byte) (client.Message, error) {
 		m.Body = line
 		return m, nil
 	}
-	d := json.NewDecoder(strings.NewReader(string(line)))
+	d := json.NewDecoder(bytes.NewReader(line))
 	d.UseNumber()
 	d.DisallowUnknownFields()
 	var r messageRow
 	if err := d.Decode(&r); err != nil {
 		return m, err
+	}
+	if _, err := d.Token(); !errors.Is(err, io.EOF) {
+		return m, errors.New("there is more than one object")
 	}
 	if r.Headers != nil {
 		r.Headers, _ = withNumbers(r.Headers).(map[string]any)

@@ -4,8 +4,10 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"fmt"
 	"io"
 	"log/slog"
+	"math"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -18,6 +20,7 @@ import (
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
 
+	"github.com/warrenmq/warren/client"
 	"github.com/warrenmq/warren/config"
 	"github.com/warrenmq/warren/internal/freeport"
 	"github.com/warrenmq/warren/node"
@@ -218,7 +221,42 @@ func TestErrorsOfCommands(t *testing.T) {
 		t.Fatal(err)
 	}
 	s.run("", "queue", "list", "--password-file", secret)
-	if _, err := s.try("{", "publish", "--json-input"); err == nil || !strings.Contains(err.Error(), "line 1") {
-		t.Error(err)
+	for input, text := range map[string]string{
+		"{": "line 1: ", `{"body":"a"} {"body":"b"}`: "line 1: there is more than one object", `{"body":"a"} nonsense`: "line 1: there is more than one object",
+	} {
+		if _, err := s.try(input+"\n", "publish", "--json-input"); err == nil || !strings.Contains(err.Error(), text) {
+			t.Errorf("%s: %v", input, err)
+		}
 	}
+	s.fails("[header json-input]", "publish", "--json-input", "--header", "a=1")
+	s.fails("[json-input priority]", "publish", "--json-input", "--priority", "1")
+	s.fails("there is no BODY", "publish", "--json-input", "body")
+	s.fails("--count is for BODY", "publish", "--count", "2")
+}
+
+// TestJSONOfWhatItCannotSay prints messages with times and numbers that JSON has not.
+func TestJSONOfWhatItCannotSay(t *testing.T) {
+	server := startNode(t)
+	s := shell{t, server}
+	s.run("", "queue", "declare", "q")
+	c, err := client.New([]string{server})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	p, err := c.Publisher()
+	if err != nil {
+		t.Fatal(err)
+	}
+	inMillis := time.Unix(1700000000000, 0)
+	m := client.Message{RoutingKey: "q", Timestamp: inMillis, Headers: map[string]any{"then": inMillis, "number": 1.5, "single": float32(0.1),
+		"list": []any{math.NaN(), math.Inf(1), map[string]any{"inner": math.Inf(-1)}, float32(math.NaN())}}}
+	if err := p.Publish(t.Context(), m); err != nil {
+		t.Fatal(err)
+	}
+	const want = `{"routing_key":"q",%s"headers":{"list":["NaN","+Inf",{"inner":"-Inf"},"NaN"],"number":1.5,"single":0.1,"then":"9999-12-31T23:59:59Z"},` +
+		`"timestamp":"9999-12-31T23:59:59Z","body":""}` + "\n"
+	s.expect(fmt.Sprintf(want, ""), "", "peek", "q", "--json")
+	s.expect(fmt.Sprintf(want, ""), "", "get", "q", "--requeue", "--json")
+	s.expect(fmt.Sprintf(want, `"redelivered":true,`), "", "consume", "q", "--count", "1", "--json")
 }

@@ -45,7 +45,7 @@ func queueList() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			r := queueRow{Name: q.Name, Durable: q.Durable, AutoDelete: q.AutoDelete, Exclusive: q.Exclusive, Arguments: q.Arguments, Shard: q.Shard}
+			r := queueRow{Name: q.Name, Durable: q.Durable, AutoDelete: q.AutoDelete, Exclusive: q.Exclusive, Arguments: inJSON(q.Arguments), Shard: q.Shard}
 			cells := []any{q.Name, "?", "?", "?", "?"}
 			if q.Counted {
 				r.Ready, r.Unsettled, r.Bytes, r.Consumers = &q.Ready, &q.Unsettled, &q.Bytes, &q.Consumers
@@ -148,7 +148,7 @@ func exchangeList() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			if err := t.row(exchangeRow{x.Name, x.Type, x.Durable, x.AutoDelete, x.Internal, x.Arguments}, x.Name, x.Type,
+			if err := t.row(exchangeRow{x.Name, x.Type, x.Durable, x.AutoDelete, x.Internal, inJSON(x.Arguments)}, x.Name, x.Type,
 				features("durable", x.Durable, "auto-delete", x.AutoDelete, "internal", x.Internal), shortArguments(x.Arguments)); err != nil {
 				return err
 			}
@@ -238,7 +238,7 @@ func bindingList() *cobra.Command {
 				return err
 			}
 			kind := destinationType(b.ToExchange)
-			if err := t.row(bindingRow{b.Source, b.Destination, kind, b.RoutingKey, b.Arguments}, b.Source, b.Destination, kind, b.RoutingKey, shortArguments(b.Arguments)); err != nil {
+			if err := t.row(bindingRow{b.Source, b.Destination, kind, b.RoutingKey, inJSON(b.Arguments)}, b.Source, b.Destination, kind, b.RoutingKey, shortArguments(b.Arguments)); err != nil {
 				return err
 			}
 		}
@@ -264,7 +264,7 @@ func bindingChange(name, short, done string, change func(*client.Client, context
 		if err := change(c, ctx, b); err != nil {
 			return err
 		}
-		return a.say(out, bindingRow{b.Source, b.Destination, destinationType(b.ToExchange), b.RoutingKey, b.Arguments}, "%s %s %s", b.Source, done, b.Destination)
+		return a.say(out, bindingRow{b.Source, b.Destination, destinationType(b.ToExchange), b.RoutingKey, inJSON(b.Arguments)}, "%s %s %s", b.Source, done, b.Destination)
 	})
 	return c
 }
