@@ -9,9 +9,7 @@ import (
 	"io"
 	"net/http"
 	"os"
-	"os/signal"
 	"path/filepath"
-	"syscall"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -69,7 +67,7 @@ func backupCommand() *cobra.Command {
 	verify := c.Flags().Bool("verify", false, "read the file and tell whether it is whole and undamaged")
 	overwrite := c.Flags().Bool("overwrite", false, "replace a file that is there")
 	c.RunE = func(c *cobra.Command, args []string) error {
-		ctx, stop := signal.NotifyContext(c.Context(), syscall.SIGINT, syscall.SIGTERM)
+		ctx, stop := interruptible(c.Context())
 		defer stop()
 		m := newMeter(c.OutOrStdout(), a.asJSON)
 		defer m.end()
@@ -104,7 +102,7 @@ func restoreCommand() *cobra.Command {
 		Example: "  warren restore warren-2026-11-25.backup\n  warren restore --server warren1:15672 --tls-ca ca.pem --user admin --password secret nightly.backup"}
 	a.register(c)
 	c.RunE = func(c *cobra.Command, args []string) error {
-		ctx, stop := signal.NotifyContext(c.Context(), syscall.SIGINT, syscall.SIGTERM)
+		ctx, stop := interruptible(c.Context())
 		defer stop()
 		m := newMeter(c.OutOrStdout(), a.asJSON)
 		defer m.end()

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"encoding/json"
 	"fmt"
 	"io"
@@ -55,7 +56,7 @@ func benchCommand() *cobra.Command {
 		if err := a.take(); err != nil {
 			return err
 		}
-		result, err := bench.Run(c.Context(), o)
+		result, err := measured(c, func(ctx context.Context) (*bench.Result, error) { return bench.Run(ctx, o) })
 		if err != nil {
 			return err
 		}
@@ -66,6 +67,17 @@ func benchCommand() *cobra.Command {
 	}
 	c.AddCommand(benchChurnCommand(), benchMemoryCommand(), benchLimitCommand(), benchLimitFollowerCommand())
 	return c
+}
+
+// measured makes a measurement. SIGINT and SIGTERM end it; it takes away what it has made then, too.
+func measured[R any](c *cobra.Command, measure func(ctx context.Context) (R, error)) (R, error) {
+	ctx, stop := interruptible(c.Context())
+	defer stop()
+	result, err := measure(ctx)
+	if err != nil && ctx.Err() != nil {
+		err = errInterrupted
+	}
+	return result, err
 }
 
 // defaultAMQP is where a node on this machine takes AMQP.

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"encoding/json"
 	"fmt"
 	"io"
@@ -34,7 +35,7 @@ func benchChurnCommand() *cobra.Command {
 		if err := a.take(); err != nil {
 			return err
 		}
-		result, err := bench.Churn(c.Context(), o)
+		result, err := measured(c, func(ctx context.Context) (*bench.ChurnResult, error) { return bench.Churn(ctx, o) })
 		if err != nil {
 			return err
 		}

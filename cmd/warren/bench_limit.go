@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"encoding/json"
 	"fmt"
 	"io"
@@ -43,7 +44,7 @@ func benchLimitCommand() *cobra.Command {
 			return err
 		}
 		o.Follower = []string{self, "bench", limitFollower}
-		results, err := bench.Limit(c.Context(), o)
+		results, err := measured(c, func(ctx context.Context) ([]bench.LimitResult, error) { return bench.Limit(ctx, o) })
 		if err != nil {
 			return err
 		}

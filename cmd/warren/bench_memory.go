@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"encoding/json"
 	"fmt"
 	"io"
@@ -40,7 +41,7 @@ func benchMemoryCommand() *cobra.Command {
 		if err := a.take(); err != nil {
 			return err
 		}
-		result, err := bench.Memory(c.Context(), o)
+		result, err := measured(c, func(ctx context.Context) (*bench.MemoryResult, error) { return bench.Memory(ctx, o) })
 		if err != nil {
 			return err
 		}

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"log/slog"
@@ -176,35 +177,68 @@ func TestMessagesAndTopology(t *testing.T) {
 	s.expect("queue orders deleted with 0 messages\n", "", "queue", "delete", "orders")
 }
 
-// TestInterruptedPublish interrupts warren while it waits for more input: it ends, and what it has read is published.
-func TestInterruptedPublish(t *testing.T) {
-	server := startNode(t)
-	s := shell{t, server}
-	s.run("", "queue", "declare", "q")
+// begin starts warren as a process, whose error output is in says once it has ended.
+func begin(t *testing.T, words ...string) (p *exec.Cmd, input io.Writer, says *bytes.Buffer) {
+	t.Helper()
 	self, err := os.Executable()
 	if err != nil {
 		t.Fatal(err)
 	}
-	p := exec.Command(self, "publish", "--key", "q", "--server", server)
+	p, says = exec.Command(self, words...), &bytes.Buffer{}
 	p.Env = append(os.Environ(), asMain+"=1", "XDG_CONFIG_HOME="+t.TempDir())
-	var says bytes.Buffer
-	p.Stderr = &says
-	input, err := p.StdinPipe()
-	if err != nil {
+	p.Stderr = says
+	if input, err = p.StdinPipe(); err != nil {
 		t.Fatal(err)
 	}
 	if err := p.Start(); err != nil {
 		t.Fatal(err)
 	}
+	return p, input, says
+}
+
+// interrupt sends SIGINT to a process and waits for its end, with one line of error output.
+func interrupt(t *testing.T, p *exec.Cmd, says *bytes.Buffer, line string) {
+	t.Helper()
+	if err := p.Process.Signal(os.Interrupt); err != nil {
+		t.Fatal(err)
+	}
+	if err := p.Wait(); p.ProcessState.ExitCode() != 1 || says.String() != line+"\n" {
+		t.Errorf("it ended with %v, and says %q", err, says)
+	}
+}
+
+// TestInterruptedPublish interrupts warren while it waits for more input: it ends, and what it has read is published.
+func TestInterruptedPublish(t *testing.T) {
+	server := startNode(t)
+	s := shell{t, server}
+	s.run("", "queue", "declare", "q")
+	p, input, says := begin(t, "publish", "--key", "q", "--server", server)
 	if _, err := io.WriteString(input, "a\n"); err != nil {
 		t.Fatal(err)
 	}
 	s.expect("a\n", "", "consume", "q", "--count", "1") // it runs, and has read the line
-	if err := p.Process.Signal(os.Interrupt); err != nil {
+	interrupt(t, p, says, "warren: 1 messages confirmed: interrupted")
+}
+
+// TestInterruptedBench interrupts a measurement: it ends, and its queue is gone.
+func TestInterruptedBench(t *testing.T) {
+	n := launch(t)
+	c, err := client.New([]string{n.grpc})
+	if err != nil {
 		t.Fatal(err)
 	}
-	if err := p.Wait(); p.ProcessState.ExitCode() != 1 || says.String() != "warren: 1 messages confirmed: interrupted\n" {
-		t.Errorf("it ended with %v, and says %q", err, says.String())
+	defer c.Close()
+	for protocol, server := range map[string]string{"amqp": n.amqp, "grpc": n.grpc} {
+		p, _, says := begin(t, "bench", "--protocol", protocol, "--server", server, "--queue", protocol, "--rate", "10", "--duration", "1h")
+		for info, err := c.InspectQueue(t.Context(), protocol); info.Consumers == 0; info, err = c.InspectQueue(t.Context(), protocol) {
+			if err != nil && !errors.Is(err, &client.Error{Reason: client.NotFound}) {
+				t.Fatal(err)
+			}
+		}
+		interrupt(t, p, says, "warren: interrupted")
+		if _, err := c.InspectQueue(t.Context(), protocol); !errors.Is(err, &client.Error{Reason: client.NotFound}) {
+			t.Errorf("the queue of the bench by %s is still there: %v", protocol, err)
+		}
 	}
 }
 
