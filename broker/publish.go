@@ -24,6 +24,9 @@ func (ch *Channel) Publish(ctx context.Context, p *Publish) error {
 	if len(p.RoutingKey) > maxShort {
 		return errorf(PreconditionFailed, "routing key of %d bytes is longer than %d", len(p.RoutingKey), maxShort)
 	}
+	if len(p.Properties) > MaxProperties {
+		return errorf(PreconditionFailed, "properties of %d bytes are longer than %d", len(p.Properties), MaxProperties)
+	}
 	x, err := ch.publishTo(ctx, p.Exchange)
 	if err != nil {
 		return err

@@ -5,6 +5,11 @@ import "github.com/warrenmq/warren/raftfsm/queue"
 // MaxBehind bounds how far apart the numbers of a producer are that may be published again.
 const MaxBehind = queue.ProducerSpan
 
+// MaxProperties is how long a message's properties may be, in AMQP's form, in bytes. A content header is one frame, which cannot
+// be cut, of the 128 KiB that AMQP clients agree on unless they ask for less (as with RabbitMQ: who asks for less must not be sent
+// longer headers than that). The last KiB is room for what the broker adds: x-delivery-count, a longer reply-to, the frame's own.
+const MaxProperties = 127 << 10
+
 // Publish is a message on its way in. Its slices alias the front door's buffer: Channel.Publish copies what it needs
 // before it returns.
 type Publish struct {
@@ -12,7 +17,7 @@ type Publish struct {
 	RoutingKey []byte
 	Mandatory  bool
 	Immediate  bool
-	Properties []byte // property flags and list as AMQP 0-9-1 writes them in a content header
+	Properties []byte // property flags and list as AMQP 0-9-1 writes them in a content header: at most MaxProperties
 	Body       []byte
 	Sequence   uint64 // the message's number of the channel's producer; 0: none
 	Behind     uint16 // how far below it the lowest number is that may be published again (at most MaxBehind)

@@ -240,6 +240,12 @@ func TestDeliveryTimeout(t *testing.T) {
 	}
 }
 
+// longProperties are so long in AMQP's form, in bytes.
+func longProperties(n int) *brokerv1.Properties {
+	beside := len("..") + len("....") + len("\x04text") + len("S....") // flags, the table's length, the name, the text's length
+	return &brokerv1.Properties{Headers: map[string]*brokerv1.FieldValue{"text": textValue(strings.Repeat("x", n-beside))}}
+}
+
 // TestRejections makes each reason for which a single message is rejected.
 func TestRejections(t *testing.T) {
 	w := newWorld(t)
@@ -255,6 +261,7 @@ func TestRejections(t *testing.T) {
 		{RoutingKey: "q", Properties: &brokerv1.Properties{Expiration: proto.String("soon")}},
 		{RoutingKey: "q", Properties: &brokerv1.Properties{UserId: proto.String("somebody")}},
 		{RoutingKey: "q", Properties: &brokerv1.Properties{AmqpEncoded: []byte{1}}},
+		{RoutingKey: "q", Properties: longProperties(broker.MaxProperties + 1)},
 	} {
 		p.send(&brokerv1.PublishRequest{Request: &brokerv1.PublishRequest_Batch{Batch: &brokerv1.PublishBatch{Messages: []*brokerv1.Message{m}}}})
 	}
@@ -283,6 +290,7 @@ func TestRejections(t *testing.T) {
 		"PRECONDITION_FAILED invalid expiration 'soon': no_integer",
 		"PRECONDITION_FAILED user_id property set to 'somebody' but authenticated user was 'guest'",
 		"PRECONDITION_FAILED amqp_encoded: malformed properties",
+		"PRECONDITION_FAILED properties of 130049 bytes are longer than 130048",
 	} {
 		if got[uint64(i)+1] != want {
 			t.Errorf("message %d: %q, want %q", i+1, got[uint64(i)+1], want)

@@ -794,6 +794,39 @@ func TestCrossing(t *testing.T) {
 	}
 }
 
+// TestTheLongestPropertiesFitIntoAFrameOfAMQP: what a client of gRPC publishes does not end the connection of one of AMQP that
+// gets it, the first time or again.
+func TestTheLongestPropertiesFitIntoAFrameOfAMQP(t *testing.T) {
+	w := newWorld(t)
+	w.declare("q", nil)
+	p := w.publisher("")
+	p.send(&brokerv1.PublishRequest{Request: &brokerv1.PublishRequest_Batch{Batch: &brokerv1.PublishBatch{Messages: []*brokerv1.Message{
+		{RoutingKey: "q", Properties: longProperties(broker.MaxProperties)}, {RoutingKey: "q", Properties: longProperties(broker.MaxProperties + 1)}}}}})
+	outcomes, err := p.end()
+	if err != nil {
+		t.Fatal(err)
+	}
+	expect(t, outcomes, "1 confirmed", "2 rejected precondition_failed")
+	conn, err := amqp091.Dial("amqp://guest:guest@" + w.amqp + "/")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	ch, err := conn.Channel()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for again := range 2 {
+		got, ok, err := ch.Get("q", false)
+		if err != nil || !ok || got.Redelivered != (again > 0) || len(got.Headers["text"].(string)) < broker.MaxProperties-100 {
+			t.Fatalf("got %t, redelivered %t: %v", ok, got.Redelivered, err)
+		}
+		if err := got.Reject(true); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
 func TestHealthAndReflection(t *testing.T) {
 	w := newWorld(t)
 	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
