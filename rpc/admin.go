@@ -117,6 +117,9 @@ func (a admin) PurgeQueue(ctx context.Context, r *brokerv1.PurgeQueueRequest) (*
 	if r.Name == "" {
 		return nil, invalid("no name")
 	}
+	if err := checkNames(r.Name); err != nil {
+		return nil, err
+	}
 	response := &brokerv1.PurgeQueueResponse{}
 	return response, a.server.call(ctx, func(ctx context.Context, n *session) (err error) {
 		response.Messages, err = n.channel.PurgeQueue(ctx, r.Name)
@@ -134,6 +137,9 @@ func (a admin) PeekQueue(ctx context.Context, r *brokerv1.PeekQueueRequest) (*br
 		return nil, invalid("max_messages %d is greater than %d", most, maxPeek)
 	case r.Skip > maxPeekSkip:
 		return nil, invalid("skip %d is greater than %d", r.Skip, maxPeekSkip)
+	}
+	if err := checkNames(r.Name); err != nil {
+		return nil, err
 	}
 	response := &brokerv1.PeekQueueResponse{}
 	return response, a.server.call(ctx, func(ctx context.Context, n *session) (err error) {

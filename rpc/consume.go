@@ -34,6 +34,9 @@ func (c consuming) Consume(stream grpc.BidiStreamingServer[brokerv1.ConsumeReque
 	case len(start.ConsumerTag) > maxShort:
 		return invalid("a consumer tag of %d bytes is longer than %d", len(start.ConsumerTag), maxShort)
 	}
+	if err := checkNames(start.Queue); err != nil {
+		return err
+	}
 	n, err := c.server.open(stream.Context())
 	if err != nil {
 		return err
@@ -84,9 +87,9 @@ func (s *consumeStream) temporary(start *brokerv1.ConsumeStart) (name string, er
 	if start.Temporary == nil {
 		return start.Queue, nil
 	}
-	arguments, err := storedTable(start.Temporary.Arguments, 0)
+	arguments, err := storedArguments(start.Temporary.Arguments)
 	if err != nil {
-		return "", invalid("arguments: %v", err)
+		return "", err
 	}
 	ok, err := s.channel.DeclareQueue(s.calls, &broker.QueueDeclare{Name: start.Queue, Exclusive: true, AutoDelete: true, Arguments: arguments})
 	if err != nil {
@@ -307,6 +310,9 @@ func (s *getStream) read() error {
 func (s *getStream) fetch(ctx context.Context, f *brokerv1.Fetch) error {
 	if f.GetQueue() == "" {
 		return invalid("no queue")
+	}
+	if err := checkNames(f.GetQueue()); err != nil {
+		return err
 	}
 	m, ok, err := s.channel.Get(ctx, f.GetQueue(), f.GetAutoSettle())
 	if err != nil {

@@ -155,6 +155,15 @@ func TestErrors(t *testing.T) {
 		{"wrong argument", failedCheck, `invalid arg 'x-max-length' for queue 'a' in vhost '/': "expected integer, got longstr"`, c.arguments("x-max-length", textValue("x"))},
 		{"value out of range", senseless, "arguments: x: 200 is not from -128 to 127", c.arguments("x", &brokerv1.FieldValue{Kind: &brokerv1.FieldValue_Int8Value{Int8Value: 200}})},
 		{"long argument", senseless, "arguments: a name of 256 bytes is longer than 255", c.arguments(long, textValue("x"))},
+		{"long arguments", senseless, "arguments of 65553 bytes are longer than 65536", c.arguments("x", textValue(strings.Repeat("x", 65536)))},
+		{"long arguments of a binding", senseless, "arguments of 65553 bytes are longer than 65536", c.bind(&brokerv1.Binding{Source: "amq.topic", Destination: "q",
+			Arguments: map[string]*brokerv1.FieldValue{"x": textValue(strings.Repeat("x", 65536))}})},
+		{"bind a long name", senseless, "a name of 256 bytes is longer than 255", c.bind(&brokerv1.Binding{Source: "amq.topic", Destination: long})},
+		{"consume a long name", senseless, "a name of 256 bytes is longer than 255", c.consumed(&brokerv1.ConsumeStart{Queue: long})},
+		{"make a temporary queue of a long name", senseless, "a name of 256 bytes is longer than 255", c.consumed(&brokerv1.ConsumeStart{Queue: long, Temporary: &brokerv1.TemporaryQueue{}})},
+		{"long arguments of a temporary queue", senseless, "arguments of 65553 bytes are longer than 65536", c.consumed(&brokerv1.ConsumeStart{
+			Temporary: &brokerv1.TemporaryQueue{Arguments: map[string]*brokerv1.FieldValue{"x": textValue(strings.Repeat("x", 65536))}}})},
+		{"get of a long name", senseless, "a name of 256 bytes is longer than 255", c.fetch(&brokerv1.GetRequest{Request: &brokerv1.GetRequest_Fetch{Fetch: &brokerv1.Fetch{Queue: long}}})},
 		{"long name", senseless, "a name of 256 bytes is longer than 255", c.declare(w.ctx, &brokerv1.DeclareQueueRequest{Name: long})},
 		{"another's queue", "FailedPrecondition RESOURCE_LOCKED", "cannot obtain exclusive access to locked queue '" + started.GetQueue() + "' in vhost '/'. It could be originally declared on another " +
 			"connection or the exclusive property value does not match that of the original declaration.", c.declare(w.ctx, &brokerv1.DeclareQueueRequest{Name: started.GetQueue(), Passive: true})},

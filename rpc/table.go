@@ -9,6 +9,8 @@ import (
 	"slices"
 	"unicode/utf8"
 
+	"google.golang.org/protobuf/proto"
+
 	"github.com/warrenmq/warren/broker"
 	brokerv1 "github.com/warrenmq/warren/proto/broker/v1"
 	raftv1 "github.com/warrenmq/warren/proto/raft/v1"
@@ -22,11 +24,35 @@ const (
 	maxDepth = 32
 	// maxShort is the longest name or short text, in bytes.
 	maxShort = 255
+	// maxArguments is how long arguments may be as they are stored, in bytes: about what a frame of AMQP takes, and little for an
+	// entry of the log.
+	maxArguments = 64 << 10
 )
 
 var errTooDeep = fmt.Errorf("tables are nested more than %d deep", maxDepth)
 
-// storedTable turns arguments into the form in which the broker stores them; none are nil.
+// storedArguments turns arguments into the form in which the broker stores them; none are nil.
+func storedArguments(fields map[string]*brokerv1.FieldValue) (*broker.Table, error) {
+	t, err := storedTable(fields, 0)
+	if err != nil {
+		return nil, invalid("arguments: %v", err)
+	}
+	if n := proto.Size(t); n > maxArguments {
+		return nil, invalid("arguments of %d bytes are longer than %d", n, maxArguments)
+	}
+	return t, nil
+}
+
+// checkNames refuses names that are too long for any queue, exchange or tag.
+func checkNames(names ...string) error {
+	for _, name := range names {
+		if len(name) > maxShort {
+			return invalid("a name of %d bytes is longer than %d", len(name), maxShort)
+		}
+	}
+	return nil
+}
+
 func storedTable(fields map[string]*brokerv1.FieldValue, depth int) (*broker.Table, error) {
 	if depth > maxDepth {
 		return nil, errTooDeep

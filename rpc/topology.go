@@ -15,14 +15,15 @@ type topology struct {
 
 // DeclareQueue makes sure that a queue is there.
 func (t topology) DeclareQueue(ctx context.Context, r *brokerv1.DeclareQueueRequest) (*brokerv1.DeclareQueueResponse, error) {
-	arguments, err := storedTable(r.Arguments, 0)
-	switch {
-	case err != nil:
-		return nil, invalid("arguments: %v", err)
-	case r.Passive && r.Name == "":
+	if r.Passive && r.Name == "" {
 		return nil, invalid("no name")
-	case len(r.Name) > maxShort:
-		return nil, invalid("a name of %d bytes is longer than %d", len(r.Name), maxShort)
+	}
+	if err := checkNames(r.Name); err != nil {
+		return nil, err
+	}
+	arguments, err := storedArguments(r.Arguments)
+	if err != nil {
+		return nil, err
 	}
 	var ok broker.QueueOK
 	err = t.server.call(ctx, func(ctx context.Context, n *session) (err error) {
@@ -37,6 +38,9 @@ func (t topology) DeleteQueue(ctx context.Context, r *brokerv1.DeleteQueueReques
 	if r.Name == "" {
 		return nil, invalid("no name")
 	}
+	if err := checkNames(r.Name); err != nil {
+		return nil, err
+	}
 	response := &brokerv1.DeleteQueueResponse{}
 	err := t.server.call(ctx, func(ctx context.Context, n *session) (err error) {
 		response.Messages, err = n.channel.DeleteQueue(ctx, r.Name, r.IfUnused, r.IfEmpty)
@@ -47,12 +51,12 @@ func (t topology) DeleteQueue(ctx context.Context, r *brokerv1.DeleteQueueReques
 
 // DeclareExchange makes sure that an exchange is there.
 func (t topology) DeclareExchange(ctx context.Context, r *brokerv1.DeclareExchangeRequest) (*brokerv1.DeclareExchangeResponse, error) {
-	arguments, err := storedTable(r.Arguments, 0)
-	switch {
-	case err != nil:
-		return nil, invalid("arguments: %v", err)
-	case len(r.Name) > maxShort:
-		return nil, invalid("a name of %d bytes is longer than %d", len(r.Name), maxShort)
+	if err := checkNames(r.Name, r.Type); err != nil {
+		return nil, err
+	}
+	arguments, err := storedArguments(r.Arguments)
+	if err != nil {
+		return nil, err
 	}
 	return &brokerv1.DeclareExchangeResponse{}, t.server.call(ctx, func(ctx context.Context, n *session) error {
 		return n.channel.DeclareExchange(ctx, &broker.ExchangeDeclare{Name: r.Name, Type: r.Type, Passive: r.Passive, Durable: r.Durable,
@@ -62,6 +66,9 @@ func (t topology) DeclareExchange(ctx context.Context, r *brokerv1.DeclareExchan
 
 // DeleteExchange removes an exchange.
 func (t topology) DeleteExchange(ctx context.Context, r *brokerv1.DeleteExchangeRequest) (*brokerv1.DeleteExchangeResponse, error) {
+	if err := checkNames(r.Name); err != nil {
+		return nil, err
+	}
 	return &brokerv1.DeleteExchangeResponse{}, t.server.call(ctx, func(ctx context.Context, n *session) error {
 		return n.channel.DeleteExchange(ctx, r.Name, r.IfUnused)
 	})
@@ -94,12 +101,15 @@ func (t topology) bind(ctx context.Context, b *brokerv1.Binding, queue, exchange
 
 // binding reads a binding.
 func binding(b *brokerv1.Binding) (*broker.Binding, error) {
-	arguments, err := storedTable(b.GetArguments(), 0)
-	switch {
-	case err != nil:
-		return nil, invalid("arguments: %v", err)
-	case len(b.GetRoutingKey()) > maxShort:
+	if len(b.GetRoutingKey()) > maxShort {
 		return nil, invalid("a routing key of %d bytes is longer than %d", len(b.GetRoutingKey()), maxShort)
+	}
+	if err := checkNames(b.GetSource(), b.GetDestination()); err != nil {
+		return nil, err
+	}
+	arguments, err := storedArguments(b.GetArguments())
+	if err != nil {
+		return nil, err
 	}
 	return &broker.Binding{Source: b.GetSource(), Destination: b.GetDestination(), RoutingKey: b.GetRoutingKey(), Arguments: arguments}, nil
 }
