@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"io"
+	"slices"
 	"sync"
 	"unicode/utf8"
 
@@ -103,6 +104,7 @@ type publishRequest struct {
 	first    uint64
 	lowest   uint64
 	messages []inbound
+	excess   bool            // there are more than maxBatch: some were not read
 	bytes    int             // of the whole
 	data     mem.BufferSlice // what the messages are in
 	joined   []*[]byte       // those that are in more than one of its pieces
@@ -121,7 +123,7 @@ func (r *publishRequest) release() {
 	for _, b := range r.joined {
 		messageBuffers.Put(b)
 	}
-	if r.kept != nil {
+	if r.kept != nil && cap(r.messages) <= keptMessages {
 		clear(r.messages)
 		*r.kept = r.messages[:0]
 		inbounds.Put(r.kept)
@@ -132,8 +134,17 @@ func (r *publishRequest) release() {
 // mostInPieces is up to which size, in bytes, a request stays in the pieces that it has come in.
 const mostInPieces = 256 << 10
 
+const (
+	// maxBatch is how many messages a batch may have.
+	maxBatch = 1 << 16
+	// keptMessages is the longest list of messages that goes back to the pool.
+	keptMessages = 4 << 10
+	// inboundSize is what a message in a list takes beside its octets, in bytes.
+	inboundSize = 96
+)
+
 // size is about how much memory it holds, in bytes: at least one.
-func (r *publishRequest) size() int { return 1 + r.bytes }
+func (r *publishRequest) size() int { return 1 + r.bytes + inboundSize*len(r.messages) }
 
 func (r *publishRequest) read(data mem.BufferSlice) error {
 	r.release()
@@ -184,6 +195,9 @@ func (r *publishRequest) batch(p *pieces) error {
 		case field == batchLowest && kind == protowire.VarintType:
 			r.lowest = n
 		case kind != protowire.BytesType:
+		case field == batchMessages && len(r.messages) >= maxBatch:
+			r.excess = true
+			p.skip(int(n))
 		case field == batchMessages:
 			r.messages = append(r.messages, inbound{})
 			if err := r.messages[len(r.messages)-1].read(r.take(p, int(n))); err != nil {
@@ -305,6 +319,7 @@ var (
 
 // read reads a brokerv1.Message.
 func (m *inbound) read(data []byte) error {
+	joined := false // properties are in memory of their own
 	for len(data) > 0 {
 		field, kind, n := protowire.ConsumeTag(data)
 		if n < 0 {
@@ -327,10 +342,14 @@ func (m *inbound) read(data []byte) error {
 		case messageRoutingKey:
 			m.routingKey = v
 		case messageProperties:
-			if m.properties != nil { // in two pieces: together they are what both say
-				v = append(m.properties[:len(m.properties):len(m.properties)], v...)
+			switch { // in several pieces: together they are what all say
+			case m.properties == nil:
+				m.properties = v
+			case joined:
+				m.properties = append(m.properties, v...)
+			default:
+				m.properties, joined = slices.Concat(m.properties, v), true
 			}
-			m.properties = v
 		case messageBody:
 			m.body = v
 		}

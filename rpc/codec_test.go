@@ -2,6 +2,7 @@ package rpc
 
 import (
 	"bytes"
+	"encoding/binary"
 	"slices"
 	"testing"
 
@@ -123,7 +124,7 @@ func TestPiecesAreCutAnywhere(t *testing.T) {
 			if err := r.read(inPieces(data, size)); err != nil {
 				t.Fatalf("pieces of %d: %v", size, err)
 			}
-			if r.first != 1<<40 || r.lowest != 300 || len(r.messages) != 3 || r.size() != 1+len(data) {
+			if r.first != 1<<40 || r.lowest != 300 || len(r.messages) != 3 || r.size() != 1+len(data)+3*inboundSize {
 				t.Fatalf("pieces of %d: read %+v", size, r)
 			}
 			for i, m := range batch.Messages {
@@ -153,6 +154,49 @@ func TestPiecesAreCutAnywhere(t *testing.T) {
 	}
 }
 
+// TestPropertiesInManyPieces: what is said in pieces is the whole, and is not copied again for each piece.
+func TestPropertiesInManyPieces(t *testing.T) {
+	data := bytes.Repeat([]byte("\x1a\x02\x1a\x00"), 8000) // a message's properties with a header that has no name and no value
+	copies := testing.AllocsPerRun(1, func() {
+		var m inbound
+		if err := m.read(data); err != nil || len(m.properties) != len(data)/2 {
+			t.Fatalf("read %d octets: %v", len(m.properties), err)
+		}
+	})
+	if copies > 100 { // each twice as long as the one before, or nearly
+		t.Errorf("8000 pieces are copied %v times", copies)
+	}
+	one := inbound{}
+	if err := one.read([]byte("\x1a\x03\x0a\x01a\x1a\x03\x12\x01b\x1a\x03\x22\x01c")); err != nil || string(one.properties) != "\x0a\x01a\x12\x01b\x22\x01c" {
+		t.Errorf("three pieces are read as %q, %v", one.properties, err)
+	}
+}
+
+// TestAListOfManyMessages: a request of many messages, however small, is not read to its end, and its list is not kept.
+func TestAListOfManyMessages(t *testing.T) {
+	many := func(n int) []byte {
+		messages := bytes.Repeat([]byte{batchMessages<<3 | 2, 0}, n)
+		return append(binary.AppendUvarint([]byte{requestBatch<<3 | 2}, uint64(len(messages))), messages...)
+	}
+	var r publishRequest
+	for _, e := range []struct {
+		messages, read int
+		excess         bool
+	}{{maxBatch, maxBatch, false}, {maxBatch + 1, maxBatch, true}, {2 << 20, maxBatch, true}} {
+		if err := r.read(inPieces(many(e.messages), smallBuffer)); err != nil || len(r.messages) != e.read || r.excess != e.excess {
+			t.Fatalf("%d messages: read %d, more %t, %v", e.messages, len(r.messages), r.excess, err)
+		}
+		if want := 1 + len(many(e.messages)) + inboundSize*maxBatch; r.size() != want {
+			t.Errorf("%d messages hold %d bytes, want %d", e.messages, r.size(), want)
+		}
+		kept := r.kept
+		r.release()
+		if cap(*kept) > keptMessages {
+			t.Errorf("a list of %d messages is kept", cap(*kept))
+		}
+	}
+}
+
 // FuzzPublishRequest compares what is read in place with what generated code reads.
 func FuzzPublishRequest(f *testing.F) {
 	f.Add([]byte("\x12\x0a\x08\x01\x12\x06\x0a\x01x\x22\x01b"), byte(200))
@@ -164,7 +208,7 @@ func FuzzPublishRequest(f *testing.F) {
 		}
 		defer r.release()
 		var want brokerv1.PublishRequest
-		if proto.Unmarshal(data, &want) != nil || want.GetBatch() == nil || r.start != nil {
+		if proto.Unmarshal(data, &want) != nil || want.GetBatch() == nil || r.start != nil || r.excess {
 			return // properties are read later
 		}
 		if len(want.GetBatch().Messages) != len(r.messages) || want.GetBatch().FirstSequence != r.first {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"io"
 	"math"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -176,6 +177,8 @@ func TestErrors(t *testing.T) {
 		{"bind no such queue", missing, "no queue 'none' in vhost '/'", c.bind(&brokerv1.Binding{Source: "amq.topic", Destination: "none"})},
 		{"bind the default", noAccess, "operation not permitted on the default exchange", c.bind(&brokerv1.Binding{Destination: "q"})},
 		{"bind by a long key", senseless, "a routing key of 256 bytes is longer than 255", c.bind(&brokerv1.Binding{Source: "amq.topic", Destination: "q", RoutingKey: long})},
+		{"publish too many at once", senseless, "a batch of more than 65536 messages", c.publish(start(""), &brokerv1.PublishRequest{Request: &brokerv1.PublishRequest_Batch{
+			Batch: &brokerv1.PublishBatch{Messages: slices.Repeat([]*brokerv1.Message{{}}, 1<<16+1)}}})},
 		{"publish without start", senseless, "the first request of a stream must have start", c.publish(batch(1, 0))},
 		{"start twice", senseless, "a request without batch", c.publish(start(""), start(""))},
 		{"long producer", senseless, "a producer id of 256 bytes is longer than 255", c.publish(start(long))},

@@ -135,6 +135,9 @@ func (s *publishStream) take(request *publishRequest) error {
 	if !request.hasBatch {
 		return invalid("a request without batch")
 	}
+	if request.excess {
+		return invalid("a batch of more than %d messages", maxBatch)
+	}
 	s.server.metrics.received.Add(uint64(len(request.messages)))
 	return s.batch(request)
 }
