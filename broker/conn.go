@@ -29,6 +29,12 @@ type ConnEvents interface {
 	Closed(err *Error) // the broker wants the connection closed (AMQP: 320 CONNECTION_FORCED, whatever the kind)
 }
 
+// ChannelEvents is what a ConnEvents may have beside: ChannelFailed tells of an error of a channel when it happens, Drain by the
+// Writer's CloseChannel in its turn, which does not come while the writer is held up by a client that does not read.
+type ChannelEvents interface {
+	ChannelFailed(channel uint16, err *Error)
+}
+
 // Writer is where Drain writes. It keeps what it is given in memory (Drain decides how much); slices are valid during
 // the call, bodies for good. Drain holds its lock while it decides what comes next and writes it, not while it fetches
 // messages. What a front door writes by itself, under the same lock, keeps its place among the rest: so no delivery follows

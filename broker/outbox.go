@@ -95,6 +95,9 @@ func (o *outbox) fail(ch *Channel, err *Error) {
 	o.mu.Lock()
 	o.failures = append(o.failures, channelFailure{ch, err})
 	o.mu.Unlock()
+	if e, ok := o.events.(ChannelEvents); ok {
+		e.ChannelFailed(ch.number, err)
+	}
 	o.wake()
 }
 

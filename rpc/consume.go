@@ -58,7 +58,6 @@ type consumeStream struct {
 	mu        sync.Mutex // guards what follows; the broker's lock while it drains
 	out       deliveries // to be sent
 	cancelled bool
-	failed    *broker.Error // ends the stream
 }
 
 // begin makes the queue, if it is temporary, and starts the consumer.
@@ -211,7 +210,7 @@ func (s *consumeStream) write() (done bool, err error) {
 // send sends what Drain has left. The lock is not held meanwhile: nobody else drains.
 func (s *consumeStream) send() error {
 	s.mu.Lock()
-	cancelled, failed := s.cancelled, s.failed
+	cancelled := s.cancelled
 	s.cancelled = false
 	s.mu.Unlock()
 	if !s.out.empty() {
@@ -224,9 +223,6 @@ func (s *consumeStream) send() error {
 		if err := s.stream.Send(&brokerv1.ConsumeResponse{Response: &brokerv1.ConsumeResponse_Cancelled{Cancelled: &brokerv1.ConsumerCancelled{}}}); err != nil {
 			return err
 		}
-	}
-	if failed != nil {
-		return failed
 	}
 	return nil
 }
@@ -251,8 +247,8 @@ func (s *consumeStream) Return(uint16, uint16, string, []byte, []byte, []byte, [
 // CancelConsumer tells that the broker has ended the consumer.
 func (s *consumeStream) CancelConsumer(uint16, string) { s.cancelled = true }
 
-// CloseChannel ends the stream.
-func (s *consumeStream) CloseChannel(_ uint16, err *broker.Error) { s.failed = err }
+// CloseChannel says what ChannelFailed has said.
+func (s *consumeStream) CloseChannel(uint16, *broker.Error) {}
 
 // interned makes a text of bytes that are mostly those of the last time.
 type interned struct{ last string }

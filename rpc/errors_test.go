@@ -226,29 +226,84 @@ func TestErrors(t *testing.T) {
 	}
 }
 
-// TestDeliveryTimeout: a delivery that is out for too long ends its stream, with an error by which clients know it.
+// TestDeliveryTimeout: a delivery that is out for too long ends its stream, with an error by which clients know it: one of
+// single messages as well as one that consumes.
 func TestDeliveryTimeout(t *testing.T) {
 	w := newWorldWith(t, broker.Options{ConsumerTimeout: time.Millisecond})
 	w.declare("q", nil)
 	p := w.publisher("")
-	p.send(&brokerv1.PublishRequest{Request: &brokerv1.PublishRequest_Batch{Batch: &brokerv1.PublishBatch{Messages: []*brokerv1.Message{{RoutingKey: "q"}}}}})
-	stream, _, err := w.consume(&brokerv1.ConsumeStart{Queue: "q"})
+	p.batch(1, 0, "q", "q")
+	consumed, _, err := w.consume(&brokerv1.ConsumeStart{Queue: "q", Credit: 1})
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := stream.Recv(); err != nil {
+	if _, err := consumed.Recv(); err != nil {
 		t.Fatal(err)
 	}
+	got, err := w.consuming.Get(w.ctx)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := got.Send(&brokerv1.GetRequest{Request: &brokerv1.GetRequest_Fetch{Fetch: &brokerv1.Fetch{Queue: "q"}}}); err != nil {
+		t.Fatal(err)
+	}
+	if r, err := got.Recv(); err != nil || r.Delivery == nil {
+		t.Fatal(r, err)
+	}
+	w.tick()
+	for name, err := range map[string]error{"consume": ended(consumed, nil), "get": ended(got, nil)} {
+		if got := reason(t, err); got != "Aborted DELIVERY_TIMEOUT" || !strings.Contains(status.Convert(err).Message(), "timed out. Timeout value used: 1 ms") {
+			t.Errorf("%s: %s: %v", name, got, err)
+		}
+	}
+}
+
+// tick makes the broker look for deliveries that are out for too long, until the test's end.
+func (w *world) tick() {
 	ctx, cancel := context.WithCancel(w.ctx)
-	defer cancel()
+	w.t.Cleanup(cancel)
 	go func() {
 		for ticker := time.NewTicker(50 * time.Millisecond); ctx.Err() == nil; <-ticker.C {
 			w.cluster.Broker.Tick()
 		}
 	}()
-	err = ended(stream, nil)
-	if got := reason(t, err); got != "Aborted DELIVERY_TIMEOUT" || !strings.Contains(status.Convert(err).Message(), "timed out. Timeout value used: 1 ms") {
-		t.Errorf("%s: %v", got, err)
+}
+
+// TestAClientThatDoesNotReadKeepsNothing: what ends a stream ends it also while the client does not take what is sent to it.
+func TestAClientThatDoesNotReadKeepsNothing(t *testing.T) {
+	const count = 10
+	deaf := func(t *testing.T, o broker.Options) *world {
+		w := newWorldWith(t, o)
+		w.declare("q", nil)
+		p := w.publisher("")
+		for range count {
+			p.send(&brokerv1.PublishRequest{Request: &brokerv1.PublishRequest_Batch{Batch: &brokerv1.PublishBatch{Messages: []*brokerv1.Message{{RoutingKey: "q", Body: make([]byte, 200<<10)}}}}})
+		}
+		if outcomes, err := p.end(); err != nil || len(outcomes) != count {
+			t.Fatal(outcomes, err)
+		}
+		if _, _, err := w.consume(&brokerv1.ConsumeStart{Queue: "q", Credit: 100}); err != nil {
+			t.Fatal(err)
+		}
+		w.awaitReady("q", 0)
+		return w
+	}
+	t.Run("delivery timeout", func(t *testing.T) {
+		w := deaf(t, broker.Options{ConsumerTimeout: time.Millisecond})
+		w.tick()
+		w.awaitReady("q", count)
+	})
+	t.Run("closed by an operator", func(t *testing.T) {
+		w := deaf(t, broker.Options{})
+		w.cluster.Broker.CloseConnections("enough")
+		w.awaitReady("q", count)
+	})
+}
+
+// awaitReady waits until so many messages of a queue are ready.
+func (w *world) awaitReady(queue string, n uint64) {
+	w.t.Helper()
+	for w.ready(queue) != n { // w.ctx ends it
 	}
 }
 

@@ -65,7 +65,6 @@ type publishStream struct {
 	numbers   numbers
 	confirms  []*brokerv1.Confirm // to be sent
 	rejected  int                 // of them, those that the reader has added
-	failed    *broker.Error       // ends the stream
 	stopped   bool
 	toldBlock string // the writer's
 }
@@ -292,9 +291,6 @@ func (s *publishStream) write() (done bool, err error) {
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.failed != nil {
-		return false, s.failed
-	}
 	return s.numbers.empty(), nil
 }
 
@@ -349,8 +345,8 @@ func (s *publishStream) Confirm(_ uint16, tag uint64, multiple bool, o broker.Ou
 	})
 }
 
-// CloseChannel ends the stream.
-func (s *publishStream) CloseChannel(_ uint16, err *broker.Error) { s.failed = err }
+// CloseChannel says what ChannelFailed has said.
+func (s *publishStream) CloseChannel(uint16, *broker.Error) {}
 
 // Deliver, Return and CancelConsumer do not come: the stream has no consumers, and asks for no returns.
 func (s *publishStream) Deliver(uint16, string, *broker.Outgoing) {}

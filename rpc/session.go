@@ -15,7 +15,7 @@ import (
 )
 
 // session is a call's connection to the broker, with one channel. Streams have a goroutine that reads and calls the
-// broker, and the handler's own, which drains and sends.
+// broker, one that drains and sends, and the handler's own, which waits for their end: either may be held up by the client.
 type session struct {
 	server  *Server
 	conn    *broker.Conn
@@ -26,6 +26,7 @@ type session struct {
 	awake     chan struct{} // has room for one
 	closed    chan struct{} // closed when the broker wants the session to end
 	reason    atomic.Pointer[broker.Error]
+	failed    chan *broker.Error // has room for one: the channel's first error
 
 	blockedMu sync.Mutex // guards blocked, for a short time
 	blocked   string     // why publishers are not read; empty: they are
@@ -34,7 +35,7 @@ type session struct {
 // open begins a session for a call's user in its vhost.
 func (s *Server) open(ctx context.Context) (*session, error) {
 	c := callerOf(ctx)
-	n := &session{server: s, awake: make(chan struct{}, 1), closed: make(chan struct{})}
+	n := &session{server: s, awake: make(chan struct{}, 1), closed: make(chan struct{}), failed: make(chan *broker.Error, 1)}
 	n.calls, n.stopCalls = context.WithCancel(ctx)
 	conn, err := s.options.Broker.Open(ctx, c.identity, c.vhost, broker.ConnOptions{Name: c.address + " (gRPC)", Events: n})
 	if err != nil {
@@ -68,7 +69,7 @@ func (n *session) close() {
 	n.server.mu.Unlock()
 }
 
-// Wake implements broker.ConnEvents, as do the three methods below.
+// Wake implements broker.ConnEvents and broker.ChannelEvents, as do the four methods below.
 func (n *session) Wake() {
 	select {
 	case n.awake <- struct{}{}:
@@ -103,6 +104,14 @@ func (n *session) Closed(err *broker.Error) {
 	}
 }
 
+// ChannelFailed asks for the end of the session with that error.
+func (n *session) ChannelFailed(_ uint16, err *broker.Error) {
+	select {
+	case n.failed <- err:
+	default:
+	}
+}
+
 // forced returns what the broker ended the session for, or err.
 func (n *session) forced(err error) error {
 	if reason := n.reason.Load(); reason != nil {
@@ -111,29 +120,56 @@ func (n *session) forced(err error) error {
 	return err
 }
 
+// ending is how the conversation of a stream ended.
+type ending struct {
+	err  error
+	read bool // nothing reads any more
+}
+
 // converse runs a stream: read on a goroutine of its own, until it returns (nil: the client has nothing more to say), and
-// write here, whenever there is something to drain. write tells whether the stream is done if nothing more comes in. The
-// session is closed before the client hears of the end, unless reading cannot be stopped otherwise.
+// write on another, whenever there is something to drain. write tells whether the stream is done if nothing more comes in. The
+// session is closed before the client hears of the end, unless reading or writing cannot be stopped otherwise: what they use is
+// there until both have returned.
 func (n *session) converse(ctx context.Context, read func() error, write func() (done bool, err error)) error {
-	ended := make(chan error, 1)
-	go func() {
+	ended, over := make(chan error, 1), make(chan ending, 1)
+	var both sync.WaitGroup
+	both.Go(func() {
 		var err error
 		defer func() { ended <- err }()
 		defer n.contain(&err)
 		err = read()
-	}()
-	reading := true
-	err := n.loop(ctx, ended, &reading, write)
+	})
+	both.Go(func() {
+		var end ending
+		defer func() { over <- end }()
+		defer n.contain(&end.err)
+		end.err = n.loop(ctx, ended, &end.read, write)
+	})
+	end := n.await(ctx, over)
 	n.stopCalls()
-	if !reading {
+	if end.read {
 		n.close()
-		return n.forced(err)
+		return n.forced(end.err)
 	}
-	go func() { // it ends when this handler has returned
-		<-ended
+	go func() { // they end when this handler has returned
+		both.Wait()
 		n.close()
 	}()
-	return n.forced(err)
+	return n.forced(end.err)
+}
+
+// await waits for the end of the conversation, or for what ends it.
+func (n *session) await(ctx context.Context, over <-chan ending) ending {
+	select {
+	case end := <-over:
+		return end
+	case failed := <-n.failed:
+		return ending{err: failed}
+	case <-n.closed:
+		return ending{} // see forced
+	case <-ctx.Done():
+		return ending{err: ctx.Err()}
+	}
 }
 
 // contain is Server.contain for a goroutine of the session.
@@ -144,15 +180,16 @@ func (n *session) contain(err *error) {
 	}
 }
 
-func (n *session) loop(ctx context.Context, ended <-chan error, reading *bool, write func() (bool, error)) error {
+// loop writes until the stream is done. read tells whether reading has ended.
+func (n *session) loop(ctx context.Context, ended <-chan error, read *bool, write func() (bool, error)) error {
 	for {
 		var failed error
 		select {
 		case failed = <-ended:
-			*reading = false
+			*read = true
 		case <-n.awake:
 		case <-n.closed:
-			return nil // see forced
+			return nil
 		case <-ctx.Done():
 			return ctx.Err()
 		}
@@ -162,7 +199,7 @@ func (n *session) loop(ctx context.Context, ended <-chan error, reading *bool, w
 			return failed
 		case err != nil:
 			return err
-		case done && !*reading:
+		case done && *read:
 			return nil
 		}
 	}
