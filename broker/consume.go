@@ -146,7 +146,7 @@ func (ch *Channel) attach(ctx context.Context, c *consumer, o *queue.AttachOptio
 		}
 		return noQueue(c.name, conn.vhost.name)
 	case queue.InUse:
-		return errorf(AccessRefused, "%s in exclusive use", where)
+		return &InUse{errorf(AccessRefused, "%s in exclusive use", where)}
 	}
 	return fmt.Errorf("attach to %s: unexpected result %d", where, result.Code)
 }

@@ -29,6 +29,15 @@ const (
 	TimedOut           = raftfsm.TimedOut // 406
 )
 
+// InUse is the refusal of a consumer where another has the queue for itself, or where one wants a queue for itself that has others.
+// AMQP calls that AccessRefused; a front door may tell it apart from a lack of permission, as it passes by itself.
+type InUse struct{ refusal *Error }
+
+func (e *InUse) Error() string { return e.refusal.Error() }
+
+// Unwrap returns the refusal.
+func (e *InUse) Unwrap() error { return e.refusal }
+
 func errorf(kind Kind, format string, args ...any) *Error {
 	return raftfsm.Errorf(kind, format, args...)
 }

@@ -59,6 +59,9 @@ func (s *Server) toStatus(err error) error {
 	switch {
 	case errors.As(err, &refusal) && refusal.Kind != broker.Internal:
 		kind := kinds[refusal.Kind]
+		if inUse := new(broker.InUse); errors.As(err, &inUse) {
+			kind = kinds[broker.ResourceLocked]
+		}
 		return failure(kind.code, kind.reason, refusal.Text)
 	case errors.Is(err, context.DeadlineExceeded):
 		return failure(codes.DeadlineExceeded, brokerv1.ErrorReason_ERROR_REASON_UNAVAILABLE, "the operation did not end in time; whether it took effect is not known")

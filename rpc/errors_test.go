@@ -110,6 +110,7 @@ const (
 	senseless    = "InvalidArgument INVALID_ARGUMENT"
 	failedCheck  = "FailedPrecondition PRECONDITION_FAILED"
 	noAccess     = "PermissionDenied ACCESS_REFUSED"
+	locked       = "FailedPrecondition RESOURCE_LOCKED"
 	missing      = "NotFound NOT_FOUND"
 )
 
@@ -120,6 +121,11 @@ func TestErrors(t *testing.T) {
 	w.cluster.Permit("reader", "^$", "^$", "^q$")
 	w.cluster.PutUser("nobody", "secret")
 	first, _, err := w.consume(&brokerv1.ConsumeStart{Queue: "q", Exclusive: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	w.declare("shared", nil)
+	shared, _, err := w.consume(&brokerv1.ConsumeStart{Queue: "shared"})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -166,7 +172,7 @@ func TestErrors(t *testing.T) {
 			Temporary: &brokerv1.TemporaryQueue{Arguments: map[string]*brokerv1.FieldValue{"x": textValue(strings.Repeat("x", 65536))}}})},
 		{"get of a long name", senseless, "a name of 256 bytes is longer than 255", c.fetch(&brokerv1.GetRequest{Request: &brokerv1.GetRequest_Fetch{Fetch: &brokerv1.Fetch{Queue: long}}})},
 		{"long name", senseless, "a name of 256 bytes is longer than 255", c.declare(w.ctx, &brokerv1.DeclareQueueRequest{Name: long})},
-		{"another's queue", "FailedPrecondition RESOURCE_LOCKED", "cannot obtain exclusive access to locked queue '" + started.GetQueue() + "' in vhost '/'. It could be originally declared on another " +
+		{"another's queue", locked, "cannot obtain exclusive access to locked queue '" + started.GetQueue() + "' in vhost '/'. It could be originally declared on another " +
 			"connection or the exclusive property value does not match that of the original declaration.", c.declare(w.ctx, &brokerv1.DeclareQueueRequest{Name: started.GetQueue(), Passive: true})},
 		{"delete in use", failedCheck, "queue 'q' in vhost '/' in use", inUse},
 		{"exchange without a name", noAccess, "operation not permitted on the default exchange", unnamed},
@@ -192,7 +198,8 @@ func TestErrors(t *testing.T) {
 		}()},
 		{"consume no queue", senseless, "no queue", c.consumed(&brokerv1.ConsumeStart{})},
 		{"consume no such queue", missing, "no queue 'none' in vhost '/'", c.consumed(&brokerv1.ConsumeStart{Queue: "none"})},
-		{"in exclusive use", noAccess, "queue 'q' in vhost '/' in exclusive use", c.consumed(&brokerv1.ConsumeStart{Queue: "q"})},
+		{"in exclusive use", locked, "queue 'q' in vhost '/' in exclusive use", c.consumed(&brokerv1.ConsumeStart{Queue: "q"})},
+		{"exclusive use of what others consume", locked, "queue 'shared' in vhost '/' in exclusive use", c.consumed(&brokerv1.ConsumeStart{Queue: "shared", Exclusive: true})},
 		{"long consumer tag", senseless, "a consumer tag of 256 bytes is longer than 255", c.consumed(&brokerv1.ConsumeStart{Queue: "q", ConsumerTag: long})},
 		{"start a consumer twice", senseless, "a request without settles, set_credit and extend_leases", c.consumed(&brokerv1.ConsumeStart{Temporary: &brokerv1.TemporaryQueue{}}, &brokerv1.ConsumeRequest{})},
 		{"unknown delivery", failedCheck, "unknown delivery tag 7", c.settle(&brokerv1.Settle{DeliveryTag: 7, Settlement: brokerv1.Settlement_SETTLEMENT_ACK})},
@@ -219,7 +226,7 @@ func TestErrors(t *testing.T) {
 			t.Errorf("%s: %s %q, want %s %q", e.name, got, text, e.want, e.text)
 		}
 	}
-	for _, stream := range []io.Closer{closer(first.CloseSend), closer(temporary.CloseSend)} {
+	for _, stream := range []io.Closer{closer(first.CloseSend), closer(shared.CloseSend), closer(temporary.CloseSend)} {
 		if err := stream.Close(); err != nil {
 			t.Error(err)
 		}
