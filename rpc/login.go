@@ -42,11 +42,11 @@ type callerKey struct{}
 
 func callerOf(ctx context.Context) caller { return ctx.Value(callerKey{}).(caller) }
 
-// admit logs the caller of a new stream in, before anything of its messages is read: who has no credentials takes no
-// memory. It runs on the connection's reading goroutine, so that wrong passwords delay those who send them.
+// admit logs the caller of a new stream in, before anything of its messages is read: who has no credentials takes little
+// memory (see strangers). It runs on the connection's reading goroutine, so that wrong passwords delay those who send them.
 func (s *Server) admit(ctx context.Context, info *tap.Info) (context.Context, error) {
 	if !strings.HasPrefix(info.FullMethodName, ours) {
-		return ctx, nil
+		return s.strangers.admit(ctx, s.running)
 	}
 	c, err := s.login(ctx)
 	if err != nil {
@@ -68,6 +68,9 @@ func (s *Server) stream(server any, stream grpc.ServerStream, info *grpc.StreamS
 	s.metrics.streams.Add(1)
 	defer func() { s.metrics.streams.Add(-1); s.metrics.ended(info.FullMethod, err) }()
 	defer s.contain(info.FullMethod, &err)
+	if c, ok := stream.Context().Value(strangerKey{}).(*stranger); ok {
+		return s.toStatus(c.listen(server, stream, info, handler))
+	}
 	return s.toStatus(handler(server, stream))
 }
 

@@ -831,15 +831,14 @@ func TestHealthAndReflection(t *testing.T) {
 	w := newWorld(t)
 	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 	defer cancel()
-	check := func() grpc_health_v1.HealthCheckResponse_ServingStatus {
-		r, err := grpc_health_v1.NewHealthClient(w.conn).Check(ctx, &grpc_health_v1.HealthCheckRequest{})
-		if err != nil {
-			t.Fatal(err)
+	for _, service := range []string{"", "warren.broker.v1.PublishingService", "warren.broker.v1.ConsumingService", "warren.broker.v1.TopologyService", "warren.broker.v1.AdminService"} {
+		r, err := grpc_health_v1.NewHealthClient(w.conn).Check(ctx, &grpc_health_v1.HealthCheckRequest{Service: service})
+		if err != nil || r.Status != grpc_health_v1.HealthCheckResponse_SERVING {
+			t.Errorf("health of %q: %v, %v", service, r, err)
 		}
-		return r.Status
 	}
-	for check() != grpc_health_v1.HealthCheckResponse_SERVING {
-		time.Sleep(time.Millisecond)
+	if all, err := grpc_health_v1.NewHealthClient(w.conn).List(ctx, &grpc_health_v1.HealthListRequest{}); err != nil || len(all.Statuses) != 5 {
+		t.Errorf("health of all: %v, %v", all, err)
 	}
 	stream, err := reflectionv1.NewServerReflectionClient(w.conn).ServerReflectionInfo(ctx)
 	if err != nil {
@@ -892,6 +891,28 @@ func TestShutdownEndsStreams(t *testing.T) {
 	}
 }
 
+// TestShutdownWaitsForNoSilentStream: a stream that has not said what it wants holds nothing up.
+func TestShutdownWaitsForNoSilentStream(t *testing.T) {
+	w := newWorld(t)
+	publishing, err := w.publishing.Publish(w.ctx)
+	if err != nil {
+		t.Fatal(err)
+	}
+	consuming, err := w.consuming.Consume(w.ctx)
+	if err != nil {
+		t.Fatal(err)
+	}
+	w.declare("q", nil) // on the same connection: the server has the streams
+	if err := w.server.Shutdown(context.Background()); err != nil {
+		t.Fatal(err)
+	}
+	for i, stream := range []grpc.ClientStream{publishing, consuming} {
+		if err := stream.RecvMsg(&brokerv1.PublishResponse{}); status.Code(err) != codes.Unavailable {
+			t.Errorf("stream %d: %v", i, err)
+		}
+	}
+}
+
 func TestPublishersAreToldThatTheyAreBlocked(t *testing.T) {
 	w := newWorld(t)
 	w.declare("q", nil)
@@ -925,7 +946,7 @@ func TestCallsOfHealthNeedNoCredentials(t *testing.T) {
 	w := newWorld(t)
 	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 	defer cancel()
-	if _, err := grpc_health_v1.NewHealthClient(w.conn).Check(ctx, &grpc_health_v1.HealthCheckRequest{}); err != nil && status.Code(err) != codes.NotFound {
+	if _, err := grpc_health_v1.NewHealthClient(w.conn).Check(ctx, &grpc_health_v1.HealthCheckRequest{}); err != nil {
 		t.Error(err)
 	}
 }

@@ -88,18 +88,27 @@ type Server struct {
 	grpc    *grpc.Server
 	health  *health.Server
 	metrics *metrics
-	quit    chan struct{} // closed by Shutdown
+
+	strangers   strangers
+	running     context.Context // ends with Shutdown
+	stopRunning context.CancelFunc
+	parted      <-chan struct{} // closed when, after that, every session has ended
 
 	mu       sync.Mutex // guards what follows
 	sessions map[*session]struct{}
 	stopping bool
+	part     func()         // tells that there is no session any more while stopping
 	work     sync.WaitGroup // one for each session that is not closed, and for the health loop
 }
 
 // NewServer prepares a server; Serve runs it.
 func NewServer(o Options) *Server {
 	o.setDefaults()
-	s := &Server{options: o, log: o.Logger, health: health.NewServer(), metrics: newMetrics(), quit: make(chan struct{}), sessions: map[*session]struct{}{}}
+	s := &Server{options: o, log: o.Logger, health: health.NewServer(), metrics: newMetrics(), sessions: map[*session]struct{}{}}
+	s.running, s.stopRunning = context.WithCancel(context.Background())
+	parted, part := context.WithCancel(context.Background())
+	s.parted, s.part = parted.Done(), part
+	s.tellHealth()
 	transport, reads := insecure.NewCredentials(), readBuffer
 	if o.TLS != nil {
 		transport, reads = credentials.NewTLS(o.TLS), readBufferTLS
@@ -126,7 +135,7 @@ func NewServer(o Options) *Server {
 	brokerv1.RegisterConsumingServiceServer(s.grpc, consuming{server: s})
 	brokerv1.RegisterTopologyServiceServer(s.grpc, topology{server: s})
 	brokerv1.RegisterAdminServiceServer(s.grpc, admin{server: s})
-	grpc_health_v1.RegisterHealthServer(s.grpc, s.health)
+	registerHealth(s.grpc, s.health)
 	reflection.Register(s.grpc)
 	return s
 }
@@ -153,23 +162,35 @@ func (s *Server) watchHealth() {
 	ticker := time.NewTicker(healthPeriod)
 	defer ticker.Stop()
 	for {
-		status := grpc_health_v1.HealthCheckResponse_SERVING
-		if s.options.Ready() != nil {
-			status = grpc_health_v1.HealthCheckResponse_NOT_SERVING
-		}
-		s.health.SetServingStatus("", status)
+		s.tellHealth()
 		select {
 		case <-ticker.C:
-		case <-s.quit:
+		case <-s.running.Done():
 			return
 		}
+	}
+}
+
+// tellHealth says whether the node serves: of the whole, and by the name of each service.
+func (s *Server) tellHealth() {
+	status := grpc_health_v1.HealthCheckResponse_SERVING
+	if s.options.Ready() != nil {
+		status = grpc_health_v1.HealthCheckResponse_NOT_SERVING
+	}
+	for _, name := range []string{"", brokerv1.PublishingService_ServiceDesc.ServiceName, brokerv1.ConsumingService_ServiceDesc.ServiceName,
+		brokerv1.TopologyService_ServiceDesc.ServiceName, brokerv1.AdminService_ServiceDesc.ServiceName} {
+		s.health.SetServingStatus(name, status)
 	}
 }
 
 // shutdownText is what clients are told when a node stops.
 const shutdownText = "the node is shutting down"
 
-// Shutdown stops accepting, ends every stream, and waits until they are gone; what is left at the end of ctx is cut.
+// partingTime is how long clients may take to hear of the end, once every session has ended, before their connections are cut.
+const partingTime = time.Second
+
+// Shutdown stops accepting, ends every stream, and waits until they are gone; what is left at the end of ctx is cut, and so are,
+// soon, clients that do not read what they are told and streams that have not asked for anything yet.
 func (s *Server) Shutdown(ctx context.Context) error {
 	s.mu.Lock()
 	if s.stopping {
@@ -180,16 +201,33 @@ func (s *Server) Shutdown(ctx context.Context) error {
 	for session := range s.sessions {
 		session.Closed(&broker.Error{Kind: broker.Unavailable, Text: shutdownText})
 	}
+	if len(s.sessions) == 0 {
+		s.part()
+	}
 	s.mu.Unlock()
-	close(s.quit)
+	s.stopRunning()
 	s.health.Shutdown()
 	gone := make(chan struct{})
 	go func() { defer close(gone); s.grpc.GracefulStop(); s.work.Wait() }()
 	select {
 	case <-gone:
+		return nil
 	case <-ctx.Done():
-		s.grpc.Stop()
-		<-gone
+	case <-s.parted:
+		s.await(ctx, gone)
 	}
+	s.grpc.Stop()
+	<-gone
 	return nil
+}
+
+// await gives clients the time to part.
+func (s *Server) await(ctx context.Context, gone <-chan struct{}) {
+	timer := time.NewTimer(partingTime)
+	defer timer.Stop()
+	select {
+	case <-gone:
+	case <-ctx.Done():
+	case <-timer.C:
+	}
 }

@@ -64,9 +64,16 @@ func (n *session) close() {
 	ctx, cancel := context.WithTimeout(context.Background(), closeTimeout)
 	defer cancel()
 	n.conn.Close(ctx)
-	n.server.mu.Lock()
-	delete(n.server.sessions, n)
-	n.server.mu.Unlock()
+	n.server.forget(n)
+}
+
+func (s *Server) forget(n *session) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	delete(s.sessions, n)
+	if s.stopping && len(s.sessions) == 0 {
+		s.part()
+	}
 }
 
 // Wake implements broker.ConnEvents and broker.ChannelEvents, as do the four methods below.
