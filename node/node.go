@@ -276,36 +276,39 @@ func (n *Node) Stop() error { return n.unlessFatal(n.stop) }
 func (n *Node) stop() error {
 	n.serving.Store(false)
 	close(n.quit)
-	ctx, cancel := context.WithTimeout(context.Background(), stopTimeout)
-	defer cancel()
-	errs := []error{n.amqp.Shutdown(ctx)}
+	errs := []error{inTime(n.amqp.Shutdown)}
 	if n.rpc != nil {
-		errs = append(errs, n.rpc.Shutdown(ctx))
+		errs = append(errs, inTime(n.rpc.Shutdown))
 	}
-	errs = append(errs, n.cluster.Close(ctx), n.store.Close())
+	errs = append(errs, inTime(n.cluster.Close), n.store.Close())
 	if n.http != nil {
-		errs = append(errs, n.http.Shutdown(ctx))
+		errs = append(errs, inTime(n.http.Shutdown))
 	}
 	n.work.Wait()
 	return errors.Join(errs...)
 }
 
+// inTime does a step of a stop: however long the one before has taken, it has its time.
+func inTime(step func(context.Context) error) error {
+	ctx, cancel := context.WithTimeout(context.Background(), stopTimeout)
+	defer cancel()
+	return step(ctx)
+}
+
 // abandon undoes a start that failed half-way.
 func (n *Node) abandon() {
 	close(n.quit)
-	ctx, cancel := context.WithTimeout(context.Background(), stopTimeout)
-	defer cancel()
 	if n.rpcListener != nil {
 		_ = n.rpcListener.Close()
 	}
 	if n.cluster != nil {
-		_ = n.cluster.Close(ctx) // the start's error is the one to tell
+		_ = inTime(n.cluster.Close) // the start's error is the one to tell
 	}
 	if n.store != nil {
 		_ = n.store.Close()
 	}
 	if n.http != nil {
-		_ = n.http.Shutdown(ctx)
+		_ = inTime(n.http.Shutdown)
 	}
 	n.work.Wait()
 }
