@@ -827,6 +827,21 @@ func TestTheLongestPropertiesFitIntoAFrameOfAMQP(t *testing.T) {
 	}
 }
 
+// TestManyStreams: a client may have a thousand consumers on its one connection, and still make calls.
+func TestManyStreams(t *testing.T) {
+	w := newWorld(t)
+	w.declare("q", nil)
+	for range 1001 {
+		if _, _, err := w.consume(&brokerv1.ConsumeStart{Queue: "q"}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	r, err := w.topology.DeclareQueue(w.ctx, &brokerv1.DeclareQueueRequest{Name: "q", Passive: true})
+	if err != nil || r.Consumers != 1001 {
+		t.Errorf("%v, %v", r, err)
+	}
+}
+
 func TestHealthAndReflection(t *testing.T) {
 	w := newWorld(t)
 	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)

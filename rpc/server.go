@@ -56,8 +56,10 @@ func (o *Options) setDefaults() {
 const (
 	// batchRoom is how much a request may have beside one message of the greatest size, in bytes.
 	batchRoom = 4 << 20
-	// maxStreams bounds the streams of one connection.
-	maxStreams = 1000
+	// maxStreams bounds the streams of one connection: as many as AMQP has channels, since who opens one more is not told but
+	// waits. It is not what bounds memory: a stream holds what its consumer's credit and the broker's windows let it, and while it
+	// receives, a window and a request at most (MaxRecvMsgSize), for which one needs credentials (see strangers).
+	maxStreams = 1<<16 - 1
 	// streamWindow and connWindow are how much a client may send ahead of what has been read, in bytes. A stream may be as far
 	// ahead as a connection may have under way (docs/adr/0003): what follows is there when that has been applied, however
 	// late a busy client learns that it may send more.
