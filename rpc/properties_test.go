@@ -2,6 +2,7 @@ package rpc
 
 import (
 	"bytes"
+	"errors"
 	"testing"
 
 	"google.golang.org/protobuf/proto"
@@ -173,4 +174,69 @@ func FuzzReadProperties(f *testing.F) {
 			t.Fatalf("%x became %x", raw, again)
 		}
 	})
+}
+
+// TestDeepHeaders: what is nested deeper than clients can read is cut in what they see, and nothing is lost.
+func TestDeepHeaders(t *testing.T) {
+	nested := func(levels int) *brokerv1.Properties { // tables, and here and there an array
+		v := &brokerv1.FieldValue{Kind: &brokerv1.FieldValue_BoolValue{BoolValue: true}}
+		for i := range levels - 1 {
+			if i%7 == 6 {
+				v = &brokerv1.FieldValue{Kind: &brokerv1.FieldValue_ArrayValue{ArrayValue: &brokerv1.FieldArray{Values: []*brokerv1.FieldValue{v}}}}
+			} else {
+				v = &brokerv1.FieldValue{Kind: &brokerv1.FieldValue_TableValue{TableValue: &brokerv1.FieldTable{Fields: map[string]*brokerv1.FieldValue{"k": v}}}}
+			}
+		}
+		return &brokerv1.Properties{MessageId: proto.String("id"), Headers: map[string]*brokerv1.FieldValue{"k": v}}
+	}
+	for _, levels := range []int{1, shownDepth, shownDepth + 1, maxDepth} {
+		raw, err := appendProperties(nil, nested(levels))
+		if err != nil {
+			t.Fatalf("%d levels: %v", levels, err)
+		}
+		var got brokerv1.Properties
+		if err := readProperties(&got, raw); err != nil {
+			t.Fatalf("%d levels: %v", levels, err)
+		}
+		if want := nested(levels); levels <= shownDepth && !proto.Equal(&got, want) || got.GetMessageId() != "id" || len(got.Headers) != 1 {
+			t.Errorf("%d levels: read %v", levels, &got)
+		}
+		if cut := levels > shownDepth; cut != bytes.Equal(got.AmqpEncoded, raw) {
+			t.Errorf("%d levels: encoded %x", levels, got.AmqpEncoded)
+		}
+		shown, err := proto.Marshal(&brokerv1.ConsumeResponse{Response: &brokerv1.ConsumeResponse_Deliveries{Deliveries: &brokerv1.Deliveries{
+			Deliveries: []*brokerv1.Delivery{{Message: &brokerv1.Message{Properties: &got}}}}}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := (proto.UnmarshalOptions{RecursionLimit: 100}).Unmarshal(shown, &brokerv1.ConsumeResponse{}); err != nil {
+			t.Errorf("%d levels: most clients cannot read what they get: %v", levels, err)
+		}
+		if again, err := appendProperties(nil, &got); err != nil || !bytes.Equal(again, raw) {
+			t.Errorf("%d levels: published again %x, %v", levels, again, err)
+		}
+	}
+	if _, err := appendProperties(nil, nested(maxDepth+1)); !errors.Is(err, errTooDeep) {
+		t.Errorf("one level too many: %v", err)
+	}
+	arguments := nested(maxDepth).Headers
+	stored, err := storedTable(arguments, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if shown, want := shownTable(stored), (&octets{rest: mustAppend(t, arguments)}).table(0); !proto.Equal(&brokerv1.FieldTable{Fields: shown}, &brokerv1.FieldTable{Fields: want}) {
+		t.Errorf("arguments are shown as %v, headers as %v", shown, want)
+	}
+	if _, err := storedTable(nested(maxDepth+1).Headers, 0); !errors.Is(err, errTooDeep) {
+		t.Errorf("arguments of one level too many: %v", err)
+	}
+}
+
+func mustAppend(t *testing.T, fields map[string]*brokerv1.FieldValue) []byte {
+	t.Helper()
+	raw, err := appendTable(nil, fields, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return raw
 }

@@ -20,8 +20,11 @@ import (
 // bindings; and AMQP's own octets, in the properties of messages.
 
 const (
-	// maxDepth bounds tables and arrays in one another.
-	maxDepth = 32
+	// maxDepth bounds tables and arrays in one another, the outermost counted: as AMQP's front door and the catalog do.
+	maxDepth = 64
+	// shownDepth is how many of them clients are shown. Each is up to three messages of the API in one another, within another
+	// six, and most implementations of protobuf read a hundred.
+	shownDepth = 32
 	// maxShort is the longest name or short text, in bytes.
 	maxShort = 255
 	// maxArguments is how long arguments may be as they are stored, in bytes: about what a frame of AMQP takes, and little for an
@@ -54,7 +57,7 @@ func checkNames(names ...string) error {
 }
 
 func storedTable(fields map[string]*brokerv1.FieldValue, depth int) (*broker.Table, error) {
-	if depth > maxDepth {
+	if depth >= maxDepth {
 		return nil, errTooDeep
 	}
 	if len(fields) == 0 {
@@ -111,7 +114,7 @@ func storedValue(v *brokerv1.FieldValue, depth int) (*broker.Value, error) {
 }
 
 func storedArray(values []*brokerv1.FieldValue, depth int) (*broker.Value, error) {
-	if depth > maxDepth {
+	if depth >= maxDepth {
 		return nil, errTooDeep
 	}
 	stored := make([]*broker.Value, len(values))
@@ -161,20 +164,22 @@ func appendDecimal(dst []byte, d *brokerv1.Decimal) ([]byte, error) {
 }
 
 // shownTable turns stored arguments into fields.
-func shownTable(t *broker.Table) map[string]*brokerv1.FieldValue {
+func shownTable(t *broker.Table) map[string]*brokerv1.FieldValue { return shownFields(t, 0) }
+
+func shownFields(t *broker.Table, depth int) map[string]*brokerv1.FieldValue {
 	if len(t.GetFields()) == 0 {
 		return nil
 	}
 	fields := make(map[string]*brokerv1.FieldValue, len(t.GetFields()))
 	for _, f := range t.GetFields() {
 		if _, twice := fields[f.GetKey()]; !twice {
-			fields[f.GetKey()] = shownValue(f.GetValue())
+			fields[f.GetKey()] = shownValue(f.GetValue(), depth)
 		}
 	}
 	return fields
 }
 
-func shownValue(v *broker.Value) *brokerv1.FieldValue {
+func shownValue(v *broker.Value, depth int) *brokerv1.FieldValue {
 	switch x := v.GetValue().(type) {
 	case *raftv1.Value_Boolean:
 		return &brokerv1.FieldValue{Kind: &brokerv1.FieldValue_BoolValue{BoolValue: x.Boolean}}
@@ -190,13 +195,19 @@ func shownValue(v *broker.Value) *brokerv1.FieldValue {
 	case *raftv1.Value_Binary:
 		return shownBinary(byte(v.GetWireType()), x.Binary)
 	case *raftv1.Value_Array:
+		if depth+1 >= shownDepth {
+			break
+		}
 		a := &brokerv1.FieldArray{}
 		for _, inner := range x.Array.GetValues() {
-			a.Values = append(a.Values, shownValue(inner))
+			a.Values = append(a.Values, shownValue(inner, depth+1))
 		}
 		return &brokerv1.FieldValue{Kind: &brokerv1.FieldValue_ArrayValue{ArrayValue: a}}
 	case *raftv1.Value_Table:
-		return &brokerv1.FieldValue{Kind: &brokerv1.FieldValue_TableValue{TableValue: &brokerv1.FieldTable{Fields: shownTable(x.Table)}}}
+		if depth+1 >= shownDepth {
+			break
+		}
+		return &brokerv1.FieldValue{Kind: &brokerv1.FieldValue_TableValue{TableValue: &brokerv1.FieldTable{Fields: shownFields(x.Table, depth+1)}}}
 	}
 	return &brokerv1.FieldValue{}
 }
@@ -240,7 +251,7 @@ func shownInteger(kind byte, n int64) *brokerv1.FieldValue {
 
 // appendTable appends fields in AMQP's form, with the length before them.
 func appendTable(dst []byte, fields map[string]*brokerv1.FieldValue, depth int) ([]byte, error) {
-	if depth > maxDepth {
+	if depth >= maxDepth {
 		return dst, errTooDeep
 	}
 	start := len(dst)
@@ -305,7 +316,7 @@ func appendLong[T string | []byte](dst []byte, kind byte, text T) []byte {
 }
 
 func appendArray(dst []byte, values []*brokerv1.FieldValue, depth int) ([]byte, error) {
-	if depth > maxDepth {
+	if depth >= maxDepth {
 		return dst, errTooDeep
 	}
 	start := len(dst)
@@ -380,7 +391,7 @@ func (o *octets) text(b []byte) string {
 
 func (o *octets) table(depth int) map[string]*brokerv1.FieldValue {
 	inner := octets{rest: o.long(), err: o.err}
-	if depth > maxDepth {
+	if depth >= maxDepth {
 		inner.err = errTooDeep
 	}
 	var fields map[string]*brokerv1.FieldValue
@@ -402,7 +413,7 @@ func (o *octets) table(depth int) map[string]*brokerv1.FieldValue {
 
 func (o *octets) array(depth int) *brokerv1.FieldArray {
 	inner := octets{rest: o.long(), err: o.err}
-	if depth > maxDepth {
+	if depth >= maxDepth {
 		inner.err = errTooDeep
 	}
 	a := &brokerv1.FieldArray{}
@@ -460,10 +471,19 @@ func (o *octets) value(depth int) *brokerv1.FieldValue {
 	case 'x':
 		return &brokerv1.FieldValue{Kind: &brokerv1.FieldValue_BytesValue{BytesValue: slices.Clone(o.long())}}
 	case 'A':
-		return &brokerv1.FieldValue{Kind: &brokerv1.FieldValue_ArrayValue{ArrayValue: o.array(depth + 1)}}
+		return o.shown(depth+1, &brokerv1.FieldValue{Kind: &brokerv1.FieldValue_ArrayValue{ArrayValue: o.array(depth + 1)}})
 	case 'F':
-		return &brokerv1.FieldValue{Kind: &brokerv1.FieldValue_TableValue{TableValue: &brokerv1.FieldTable{Fields: o.table(depth + 1)}}}
+		return o.shown(depth+1, &brokerv1.FieldValue{Kind: &brokerv1.FieldValue_TableValue{TableValue: &brokerv1.FieldTable{Fields: o.table(depth + 1)}}})
 	}
 	o.err, o.rest = errMalformed, nil
 	return nil
+}
+
+// shown is the value, if it is not too deep to be shown.
+func (o *octets) shown(depth int, v *brokerv1.FieldValue) *brokerv1.FieldValue {
+	if depth >= shownDepth {
+		o.lossy = true
+		return &brokerv1.FieldValue{}
+	}
+	return v
 }
