@@ -9,8 +9,9 @@
 //
 // Every call carries credentials in its metadata, "authorization: Basic BASE64(USER:PASSWORD)" or "authorization: Bearer
 // TOKEN", or none over TLS with a client's certificate, whose common name is the user; it may name its virtual host in
-// "warren-vhost" (default "/"). Any node takes any call. Errors are status codes with a google.rpc.ErrorInfo whose domain is
-// "warrenmq" and whose reason is one of ErrorReason's names without the prefix ERROR_REASON_.
+// "warren-vhost" (default "/"). Any node takes any call. Names are up to 255 bytes long, arguments up to 64 KiB. Errors are
+// status codes with a google.rpc.ErrorInfo whose domain is "warrenmq" and whose reason is one of ErrorReason's names without
+// the prefix ERROR_REASON_.
 
 package brokerv1
 
@@ -40,7 +41,8 @@ const (
 	ErrorReason_ERROR_REASON_NOT_FOUND ErrorReason = 2
 	// PERMISSION_DENIED: the user's permissions do not allow it.
 	ErrorReason_ERROR_REASON_ACCESS_REFUSED ErrorReason = 3
-	// FAILED_PRECONDITION: the queue belongs to another connection, or is consumed exclusively.
+	// FAILED_PRECONDITION: the queue belongs to another connection, or is consumed exclusively, or is to be and has other
+	// consumers.
 	ErrorReason_ERROR_REASON_RESOURCE_LOCKED ErrorReason = 4
 	// FAILED_PRECONDITION: a declaration differs from what is there, a condition does not hold, a property is invalid.
 	ErrorReason_ERROR_REASON_PRECONDITION_FAILED ErrorReason = 5
@@ -211,13 +213,14 @@ func (x *Message) GetBody() []byte {
 	return nil
 }
 
-// Properties are AMQP 0-9-1's. An absent one is not the same as an empty one.
+// Properties are AMQP 0-9-1's. An absent one is not the same as an empty one. As AMQP encodes them they are at most 127 KiB, so
+// that they fit into one of its frames.
 type Properties struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// The MIME type of the body.
 	ContentType     *string `protobuf:"bytes,1,opt,name=content_type,json=contentType,proto3,oneof" json:"content_type,omitempty"`
 	ContentEncoding *string `protobuf:"bytes,2,opt,name=content_encoding,json=contentEncoding,proto3,oneof" json:"content_encoding,omitempty"`
-	// Names of up to 255 bytes.
+	// Names of up to 255 bytes. Tables and arrays are up to 64 deep in one another.
 	Headers map[string]*FieldValue `protobuf:"bytes,3,rep,name=headers,proto3" json:"headers,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
 	// 2 is persistent, 1 is not. Replicated queues keep both alike.
 	DeliveryMode *uint32 `protobuf:"varint,4,opt,name=delivery_mode,json=deliveryMode,proto3,oneof" json:"delivery_mode,omitempty"`
@@ -237,7 +240,8 @@ type Properties struct {
 	ClusterId *string `protobuf:"bytes,14,opt,name=cluster_id,json=clusterId,proto3,oneof" json:"cluster_id,omitempty"`
 	// The properties as an AMQP 0-9-1 content header has them (flags and list). Set by the broker only when the fields above
 	// cannot say all: texts that are not UTF-8 (which they then hold with replacement characters), a header name that occurs
-	// twice, a field type octet that stands for the same type as another. If a publisher sets it, the fields above do not
+	// twice, a field type octet that stands for the same type as another, tables or arrays more than 32 deep in one another (of
+	// which they hold nothing). If a publisher sets it, the fields above do not
 	// count: so a message that is passed on stays what it was.
 	AmqpEncoded   []byte `protobuf:"bytes,15,opt,name=amqp_encoded,json=amqpEncoded,proto3" json:"amqp_encoded,omitempty"`
 	unknownFields protoimpl.UnknownFields
