@@ -13,7 +13,6 @@ import (
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/credentials/insecure"
 	"google.golang.org/grpc/health/grpc_health_v1"
-	reflectionv1 "google.golang.org/grpc/reflection/grpc_reflection_v1"
 	"google.golang.org/grpc/status"
 
 	"github.com/warrenmq/warren/internal/amqptest"
@@ -74,21 +73,6 @@ func TestStrangersAskShortQuestions(t *testing.T) {
 		if _, err := watch.Recv(); status.Code(err) != codes.ResourceExhausted {
 			t.Errorf("a longer one, to watch: %v", err)
 		}
-		reflection, err := reflectionv1.NewServerReflectionClient(c).ServerReflectionInfo(t.Context())
-		if err != nil {
-			t.Fatal(err)
-		}
-		for _, e := range []struct {
-			name string
-			want codes.Code
-		}{{"warren.broker.v1.AdminService", codes.OK}, {long, codes.ResourceExhausted}} {
-			if err := reflection.Send(&reflectionv1.ServerReflectionRequest{MessageRequest: &reflectionv1.ServerReflectionRequest_FileContainingSymbol{FileContainingSymbol: e.name}}); err != nil {
-				t.Fatal(err)
-			}
-			if _, err := reflection.Recv(); status.Code(err) != e.want {
-				t.Errorf("reflection about %.30q: %v", e.name, err)
-			}
-		}
 		two := begin(t, c, "/grpc.health.v1.Health/Watch")
 		for range 2 {
 			if err := two.SendMsg(&grpc_health_v1.HealthCheckRequest{}); err != nil && err != io.EOF {
@@ -116,7 +100,7 @@ func TestStrangersAreFewAndSoonGone(t *testing.T) {
 		}
 		silent := make([]grpc.ClientStream, maxAsking)
 		for i := range silent {
-			silent[i] = begin(t, c, []string{"/grpc.health.v1.Health/Check", "/grpc.health.v1.Health/Watch", "/grpc.reflection.v1.ServerReflection/ServerReflectionInfo"}[i%3])
+			silent[i] = begin(t, c, []string{"/grpc.health.v1.Health/Check", "/grpc.health.v1.Health/Watch"}[i%2])
 		}
 		if code := check(t, c, ""); code != codes.ResourceExhausted {
 			t.Errorf("one too many: %v", code)
