@@ -241,8 +241,8 @@ type Properties struct {
 	// The properties as an AMQP 0-9-1 content header has them (flags and list). Set by the broker only when the fields above
 	// cannot say all: texts that are not UTF-8 (which they then hold with replacement characters), a header name that occurs
 	// twice, a field type octet that stands for the same type as another, tables or arrays more than 32 deep in one another (of
-	// which they hold nothing). If a publisher sets it, the fields above do not
-	// count: so a message that is passed on stays what it was.
+	// which they hold nothing). If a publisher sets it, the fields above do not count: so a message that is passed on stays what
+	// it was.
 	AmqpEncoded   []byte `protobuf:"bytes,15,opt,name=amqp_encoded,json=amqpEncoded,proto3" json:"amqp_encoded,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
