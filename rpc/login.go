@@ -27,9 +27,10 @@ const (
 	bearerScheme     = "bearer "
 	defaultVHost     = "/"
 
-	// healthMethods is how the names of the methods begin that need no credentials. Reflection does: its answers are long, and who
-	// does not read them would make the node keep them.
-	healthMethods = "/grpc.health."
+	// The methods that need no credentials begin so: those of health, and for clients on this machine those of reflection. Its answers
+	// are long, and who does not read them makes the node keep them.
+	healthMethods     = "/grpc.health."
+	reflectionMethods = "/grpc.reflection."
 )
 
 // caller is who makes a call.
@@ -46,7 +47,8 @@ func callerOf(ctx context.Context) caller { return ctx.Value(callerKey{}).(calle
 // admit logs the caller of a new stream in, before anything of its messages is read: who has no credentials takes little
 // memory (see strangers). It runs on the connection's reading goroutine, so that wrong passwords delay those who send them.
 func (s *Server) admit(ctx context.Context, info *tap.Info) (context.Context, error) {
-	if strings.HasPrefix(info.FullMethodName, healthMethods) {
+	p, _ := peer.FromContext(ctx)
+	if strings.HasPrefix(info.FullMethodName, healthMethods) || strings.HasPrefix(info.FullMethodName, reflectionMethods) && isLoopback(p.Addr) {
 		return s.strangers.admit(ctx, s.running)
 	}
 	c, err := s.login(ctx)
@@ -70,7 +72,7 @@ func (s *Server) stream(server any, stream grpc.ServerStream, info *grpc.StreamS
 	defer func() { s.metrics.streams.Add(-1); s.metrics.ended(info.FullMethod, err) }()
 	defer s.contain(info.FullMethod, &err)
 	if c, ok := stream.Context().Value(strangerKey{}).(*stranger); ok {
-		return s.toStatus(c.listen(server, stream, handler))
+		return s.toStatus(c.listen(server, stream, info, handler))
 	}
 	return s.toStatus(handler(server, stream))
 }

@@ -18,15 +18,16 @@ import (
 	brokerv1 "github.com/warrenmq/warren/proto/broker/v1"
 )
 
-// The calls of health need no credentials. What strangers can make this node hold is bounded all the same: those that may still
-// send something are few and soon over, and what they send is short. Who has asked to watch, and can send no more, may stay.
+// The calls of health need no credentials, nor those of reflection from this machine (see Server.admit). What strangers can make this node hold is bounded all the same: their
+// calls are few at a time and end soon, and what they send is short. Only who has asked to watch, and cannot send any more, may stay.
 const (
-	// maxAsking bounds the calls without credentials whose request is not there, and maxWatching those whose request is.
-	maxAsking   = 64
+	// maxAsking bounds the calls without credentials that may still send something. Each holds a window (streamWindow) at most.
+	maxAsking = 64
+	// maxWatching bounds those that have sent all they may, which hold little more than a goroutine.
 	maxWatching = 4096
 	// maxQuestion is the longest request of such a call, in bytes.
 	maxQuestion = 4 << 10
-	// askingTime is how long its request may take to come.
+	// askingTime is how long such a call may take to send its request; of reflection, which takes many, how long it may last.
 	askingTime = 10 * time.Second
 )
 
@@ -89,13 +90,13 @@ func (c *stranger) leave() {
 }
 
 // listen runs the handler of a call without credentials.
-func (c *stranger) listen(server any, stream grpc.ServerStream, handler grpc.StreamHandler) error {
+func (c *stranger) listen(server any, stream grpc.ServerStream, info *grpc.StreamServerInfo, handler grpc.StreamHandler) error {
 	ctx := stream.Context()
 	from, ok := grpc.ServerTransportStreamFromContext(ctx).(octetStream)
 	if !ok {
 		return errors.New("this version of gRPC does not show what a stream receives")
 	}
-	err := handler(server, &question{ServerStream: stream, stranger: c, from: from})
+	err := handler(server, &questions{ServerStream: stream, stranger: c, from: from, many: info.IsClientStream})
 	if cause := context.Cause(ctx); err != nil && (errors.Is(cause, errLate) || errors.Is(cause, errStopped)) {
 		return cause
 	}
@@ -109,16 +110,17 @@ type octetStream interface {
 	Read(n int) (mem.BufferSlice, error)
 }
 
-// question is the stream of a call without credentials: it receives one short message, and nothing behind it.
-type question struct {
+// questions is the stream of a call without credentials: it receives short messages, and one alone if no more may come.
+type questions struct {
 	grpc.ServerStream
 	*stranger
 	from octetStream
+	many bool
 }
 
 // RecvMsg implements grpc.ServerStream.
-func (q *question) RecvMsg(m any) error {
-	if err := q.receive(m); err != nil {
+func (q *questions) RecvMsg(m any) error {
+	if err := q.receive(m); err != nil || q.many {
 		return err
 	}
 	switch err := q.from.ReadMessageHeader(make([]byte, 1)); {
@@ -134,7 +136,7 @@ func (q *question) RecvMsg(m any) error {
 }
 
 // receive reads a message as gRPC frames it: whether it is compressed, u8 | length u32 | octets.
-func (q *question) receive(m any) error {
+func (q *questions) receive(m any) error {
 	var header [5]byte
 	if err := q.from.ReadMessageHeader(header[:]); err != nil {
 		return err
@@ -154,8 +156,8 @@ func (q *question) receive(m any) error {
 	return newCodec().Unmarshal(data, m)
 }
 
-// registerHealth registers the health service with its single calls as streams of one answer, which is the same to the client: the
-// server's interceptor has streams before anything of them is received.
+// registerHealth registers the health service with single calls as streams of one answer, which is the same to the client: so
+// that the server's interceptor of streams has them all.
 func registerHealth(to grpc.ServiceRegistrar, h grpc_health_v1.HealthServer) {
 	d := grpc_health_v1.Health_ServiceDesc
 	d.Methods = nil

@@ -13,20 +13,25 @@ import (
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/credentials/insecure"
 	"google.golang.org/grpc/health/grpc_health_v1"
+	reflectionv1 "google.golang.org/grpc/reflection/grpc_reflection_v1"
 	"google.golang.org/grpc/status"
 
 	"github.com/warrenmq/warren/internal/amqptest"
 )
 
-// strange runs a server without a broker, and a client without credentials, in a bubble.
+// strange runs a server without a broker, and a client of this machine without credentials, in a bubble.
 func strange(t *testing.T, f func(t *testing.T, s *Server, c *grpc.ClientConn)) {
+	strangeFrom(t, net.IPv4(127, 0, 0, 1), f)
+}
+
+func strangeFrom(t *testing.T, address net.IP, f func(t *testing.T, s *Server, c *grpc.ClientConn)) {
 	synctest.Test(t, func(t *testing.T) {
 		l := amqptest.NewListener()
 		s := NewServer(Options{})
 		served := make(chan error, 1)
 		go func() { served <- s.Serve(l) }()
 		c, err := grpc.NewClient("passthrough:///node", grpc.WithTransportCredentials(insecure.NewCredentials()),
-			grpc.WithContextDialer(func(context.Context, string) (net.Conn, error) { return l.Dial(net.IPv4(10, 0, 0, 1)) }))
+			grpc.WithContextDialer(func(context.Context, string) (net.Conn, error) { return l.Dial(address) }))
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -56,6 +61,22 @@ func begin(t *testing.T, c *grpc.ClientConn, method string) grpc.ClientStream {
 	return stream
 }
 
+// TestStrangersFromAfar: of those that are not on this machine, reflection needs credentials.
+func TestStrangersFromAfar(t *testing.T) {
+	strangeFrom(t, net.IPv4(10, 0, 0, 1), func(t *testing.T, _ *Server, c *grpc.ClientConn) {
+		if code := check(t, c, ""); code != codes.OK {
+			t.Errorf("health: %v", code)
+		}
+		stream, err := reflectionv1.NewServerReflectionClient(c).ServerReflectionInfo(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := stream.Recv(); status.Code(err) != codes.Unauthenticated {
+			t.Errorf("reflection: %v", err)
+		}
+	})
+}
+
 // TestStrangersAskShortQuestions: of a long one no more is taken than there is room for on its way.
 func TestStrangersAskShortQuestions(t *testing.T) {
 	strange(t, func(t *testing.T, _ *Server, c *grpc.ClientConn) {
@@ -72,6 +93,21 @@ func TestStrangersAskShortQuestions(t *testing.T) {
 		}
 		if _, err := watch.Recv(); status.Code(err) != codes.ResourceExhausted {
 			t.Errorf("a longer one, to watch: %v", err)
+		}
+		reflection, err := reflectionv1.NewServerReflectionClient(c).ServerReflectionInfo(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, e := range []struct {
+			name string
+			want codes.Code
+		}{{"warren.broker.v1.AdminService", codes.OK}, {long, codes.ResourceExhausted}} {
+			if err := reflection.Send(&reflectionv1.ServerReflectionRequest{MessageRequest: &reflectionv1.ServerReflectionRequest_FileContainingSymbol{FileContainingSymbol: e.name}}); err != nil {
+				t.Fatal(err)
+			}
+			if _, err := reflection.Recv(); status.Code(err) != e.want {
+				t.Errorf("reflection about %.30q: %v", e.name, err)
+			}
 		}
 		two := begin(t, c, "/grpc.health.v1.Health/Watch")
 		for range 2 {
@@ -100,7 +136,7 @@ func TestStrangersAreFewAndSoonGone(t *testing.T) {
 		}
 		silent := make([]grpc.ClientStream, maxAsking)
 		for i := range silent {
-			silent[i] = begin(t, c, []string{"/grpc.health.v1.Health/Check", "/grpc.health.v1.Health/Watch"}[i%2])
+			silent[i] = begin(t, c, []string{"/grpc.health.v1.Health/Check", "/grpc.health.v1.Health/Watch", "/grpc.reflection.v1.ServerReflection/ServerReflectionInfo"}[i%3])
 		}
 		if code := check(t, c, ""); code != codes.ResourceExhausted {
 			t.Errorf("one too many: %v", code)
