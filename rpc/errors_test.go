@@ -190,6 +190,7 @@ func TestErrors(t *testing.T) {
 		{"long producer", senseless, "a producer id of 256 bytes is longer than 255", c.publish(start(long))},
 		{"numbers that fall", senseless, "number 5 after 6: numbers must grow", c.publish(start(""), batch(5, 0), batch(5, 0))},
 		{"number too large", senseless, "number 18446744073709551615 is too large", c.publish(start(""), batch(math.MaxUint64, 0))},
+		{"number that ends too large", senseless, "number 9223372036854775808 is too large", c.publish(start(""), batch(1<<63, 0))},
 		{"numbers below the lowest", senseless, "numbers 5 to 6 with 6 as the lowest unconfirmed: it must not be above them, nor 16384 or more below", c.publish(start("p"), batch(5, 6))},
 		{"numbers too far apart", senseless, "numbers 16389 to 16390 with 5 as the lowest unconfirmed: it must not be above them, nor 16384 or more below", c.publish(start("p"), batch(5, 0), batch(5+16384, 0))},
 		{"consume without start", senseless, "the first request of a stream must have start", func() error {

@@ -190,6 +190,9 @@ func (s *publishStream) flushFull(body, after int) error {
 	return err
 }
 
+// maxSequence is the highest number of a message: the machines do their sums with room above it.
+const maxSequence = 1 << 63
+
 // number checks the numbers of a batch.
 func (s *publishStream) number(b *publishRequest) (first uint64, err error) {
 	first = b.first
@@ -202,7 +205,7 @@ func (s *publishStream) number(b *publishRequest) (first uint64, err error) {
 		return first, nil
 	case first <= s.last:
 		return 0, invalid("number %d after %d: numbers must grow", first, s.last)
-	case first+count-1 < first:
+	case first > maxSequence || count-1 > maxSequence-first:
 		return 0, invalid("number %d is too large", first)
 	}
 	last := first + count - 1

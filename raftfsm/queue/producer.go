@@ -134,7 +134,10 @@ func (p *producer) raise(floor uint64) {
 	if floor <= p.floor {
 		return
 	}
-	for n := range p.below(floor) {
+	for n := range p.all {
+		if n >= floor {
+			break
+		}
 		p.numbers -= hashNumber(n, p.has(p.full, n))
 	}
 	words := floor>>6 - p.floor>>6
@@ -150,15 +153,12 @@ func (p *producer) raise(floor uint64) {
 	}
 }
 
-// below yields the numbers seen that are below a limit, in order.
-func (p *producer) below(limit uint64) func(yield func(uint64) bool) {
-	return func(yield func(uint64) bool) {
-		for i, set := range p.seen {
-			for ; set != 0; set &= set - 1 {
-				n := p.base() + uint64(i)<<6 + uint64(bits.TrailingZeros64(set))
-				if n >= limit || !yield(n) {
-					return
-				}
+// all yields the numbers seen, in order.
+func (p *producer) all(yield func(uint64) bool) {
+	for i, set := range p.seen {
+		for ; set != 0; set &= set - 1 {
+			if !yield(p.base() + uint64(i)<<6 + uint64(bits.TrailingZeros64(set))) {
+				return
 			}
 		}
 	}
@@ -215,7 +215,7 @@ func (d *decoder) producer() *producer {
 	for i, word := range p.full {
 		d.demand(i < len(p.seen) && word&^p.seen[i] == 0, "a number full that was not seen")
 	}
-	for n := range p.below(1<<64 - 1) {
+	for n := range p.all {
 		p.numbers += hashNumber(n, p.has(p.full, n))
 	}
 	return p
@@ -229,7 +229,7 @@ func (d *decoder) numbers(p *producer) (set []uint64) {
 		set = append(set, d.u64())
 	}
 	if len(set) > 0 && d.err == nil {
-		d.demand(set[0]&(1<<(p.floor&63)-1) == 0 && set[len(set)-1] != 0 && p.base() <= 1<<64-1-64*uint64(len(set)), "numbers out of bounds")
+		d.demand(set[0]&(1<<(p.floor&63)-1) == 0 && set[len(set)-1] != 0 && p.base() <= 0-64*uint64(len(set)), "numbers out of bounds")
 	}
 	return set
 }

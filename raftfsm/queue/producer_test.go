@@ -3,6 +3,7 @@ package queue
 import (
 	"bytes"
 	"encoding/binary"
+	"math"
 	"slices"
 	"testing"
 )
@@ -62,6 +63,26 @@ func TestTheWidestSpan(t *testing.T) {
 	p := throughSnapshot(t, w.s).producers.byID[producerID(1)]
 	if !p.has(p.seen, 1) || p.has(p.seen, 2) || !p.has(p.seen, ProducerSpan+1) {
 		t.Errorf("seen: %v", p.seen)
+	}
+}
+
+// TestTheHighestNumbers: a snapshot with a producer at the end of all numbers can be read again, and says the same.
+func TestTheHighestNumbers(t *testing.T) {
+	for _, numbers := range [][]uint64{{math.MaxUint64}, {math.MaxUint64 - 63}, {math.MaxUint64 - 64, math.MaxUint64}} {
+		w := newWorld(t)
+		for _, n := range numbers {
+			behind := uint16(n - numbers[0])
+			b := w.batch(MakeSessionID(1, 1), 0)
+			b.EndEnqueue(b.BeginEnqueue([]QueueID{QueueID(w.name("q"))}, &EnqueueOptions{Producer: producerID(1), Sequence: n, Behind: behind}))
+		}
+		w.apply()
+		checkState(t, w.s)
+		p := throughSnapshot(t, w.s).producers.byID[producerID(1)]
+		for _, n := range numbers {
+			if !p.has(p.seen, n) {
+				t.Errorf("of %v, %d is forgotten", numbers, n)
+			}
+		}
 	}
 }
 

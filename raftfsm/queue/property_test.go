@@ -165,7 +165,7 @@ func (tr *trial) compareProducers(s *State) {
 			tr.t.Fatalf("producer %x: %+v, wanted %+v", id, p, want)
 		}
 		seen := map[uint64]bool{}
-		for n := range p.below(math.MaxUint64) {
+		for n := range p.all {
 			seen[n] = p.has(p.full, n)
 		}
 		if !maps.Equal(seen, want.full) {

@@ -213,8 +213,8 @@ func (x *PublishStart) GetProducerId() string {
 // PublishBatch is messages with consecutive numbers.
 type PublishBatch struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// The number of the first message. Numbers grow along a stream, and may leave some out. 0: the one after the last
-	// (from 1).
+	// The number of the first message. Numbers grow along a stream, up to 2^63, and may leave some out. 0: the one after the
+	// last (from 1).
 	FirstSequence uint64 `protobuf:"varint,1,opt,name=first_sequence,json=firstSequence,proto3" json:"first_sequence,omitempty"`
 	// At most 65,536.
 	Messages []*Message `protobuf:"bytes,2,rep,name=messages,proto3" json:"messages,omitempty"`
