@@ -87,7 +87,7 @@ const (
 	electionTimeout  = 1500 * time.Millisecond
 	leaseTimeout     = 1200 * time.Millisecond
 	commitTimeout    = 100 * time.Millisecond
-	// maxAppendEntries bounds a request to 16 entries of 256 KiB, unless a message's piece is larger.
+	// maxAppendEntries bounds a request to 16 entries; those of 256 KiB are the rule, and raftnet bounds the octets of larger ones.
 	maxAppendEntries = 16
 	// stuckTransfer is how long a leadership transfer may last before the instance is made anew (hashicorp/raft#696).
 	stuckTransfer = 3 * electionTimeout

@@ -31,7 +31,7 @@ const (
 	Links                 // clients' traffic to the leaders
 	Bulk                  // snapshots
 	classes  = 3
-	maxFrame = 64 << 20 // a frame beyond this is refused; the largest are 16 log entries, each at most 1 MiB or one body's piece
+	maxFrame = 64 << 20 // a frame beyond this is refused; the largest have 16 MiB, of log entries or of a transaction, and some more
 )
 
 // Options configure a Network. All are required but those with a default.

@@ -19,7 +19,13 @@ import (
 // patience bounds what should happen at once; it is only ever waited out by a test that fails.
 const patience = 30 * time.Second
 
-var errCut = errors.New("the network is cut")
+// largestFrame is what a stream takes at most, as package peer has it.
+const largestFrame = 64 << 20
+
+var (
+	errCut   = errors.New("the network is cut")
+	errLarge = errors.New("the frame is too large")
+)
 
 // memoryStream is one end of a stream in memory, with a small buffer as a connection has.
 type memoryStream struct {
@@ -40,8 +46,13 @@ func (s *memoryStream) Send(parts ...[]byte) error {
 		return io.ErrClosedPipe
 	default:
 	}
+	frame := bytes.Join(parts, nil)
+	if len(frame) > largestFrame {
+		s.Close()
+		return errLarge
+	}
 	select {
-	case s.out <- bytes.Join(parts, nil):
+	case s.out <- frame:
 		return nil
 	case <-s.ended:
 		return io.ErrClosedPipe

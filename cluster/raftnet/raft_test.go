@@ -145,6 +145,23 @@ func TestFollowerCatchesUpAfterFailedWrites(t *testing.T) {
 	})
 }
 
+// A follower that was away gets many large entries: no request has more of them than a stream takes.
+func TestFollowerCatchesUpWithLargeEntries(t *testing.T) {
+	n := newNetwork(t)
+	all := three(t, n)
+	away := all[1]
+	n.isolate(away.uuid)
+	large := make([]byte, 5<<20)
+	for range largestFrame/len(large) + 1 {
+		eventually(t, "a command is applied", func() bool {
+			return leaderFirst(all) && all[0].Apply(large, time.Second).Error() == nil
+		})
+	}
+	last := all[0].LastIndex()
+	n.heal(away.uuid)
+	eventually(t, "the follower has all entries", func() bool { return away.AppliedIndex() >= last })
+}
+
 // load applies a command on whoever leads; it may fail.
 func load(all []*replica) {
 	for _, r := range all {

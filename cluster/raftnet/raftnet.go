@@ -268,6 +268,7 @@ func (g *Group) Release() {
 // sends as a heartbeat fails at once, since those have a bound of their own.
 func (g *Group) AppendEntries(_ raft.ServerID, to raft.ServerAddress, q *raft.AppendEntriesRequest, p *raft.AppendEntriesResponse) error {
 	heartbeat := q.PrevLogEntry == 0 && q.LeaderCommitIndex == 0 && len(q.Entries) == 0
+	q.Entries = bounded(q.Entries)
 	g.mu.Lock()
 	leads, durable := g.leads, g.durable
 	g.mu.Unlock()
@@ -279,6 +280,22 @@ func (g *Group) AppendEntries(_ raft.ServerID, to raft.ServerAddress, q *raft.Ap
 			return err
 		}
 	}
+}
+
+// appendBytes bounds the entries of one request, in bytes, unless a single one is larger.
+const appendBytes = 16 << 20
+
+// bounded leaves out the entries that would make a request too large. The library bounds their number alone. It takes what is left in
+// the request for what it has sent, and goes on behind the last of it (updateLastAppended in its replication.go); it does not use the
+// request again before that, as there is no pipeline.
+func bounded(entries []*raft.Log) []*raft.Log {
+	size := 0
+	for i, e := range entries {
+		if size += len(e.Data) + len(e.Extensions); i > 0 && size > appendBytes {
+			return entries[:i]
+		}
+	}
+	return entries
 }
 
 // isAway tells whether a request has failed because the node cannot be reached, or has not got the seat now.

@@ -72,6 +72,34 @@ func TestThereIsNoPipeline(t *testing.T) {
 	}
 }
 
+// TestRequestsAreBounded: a request has only so many octets of entries, but at least one entry. What is left in it is what was sent.
+func TestRequestsAreBounded(t *testing.T) {
+	a, b := two(t, newNetwork(t))
+	data := make([]byte, 5<<20)
+	for _, c := range []struct {
+		name    string
+		entries []*raft.Log
+		sent    int
+	}{
+		{"none", nil, 0},
+		{"small", []*raft.Log{{Index: 1}, {Index: 2, Data: data}}, 2},
+		{"as many as fit", []*raft.Log{{Index: 1, Data: data}, {Index: 2, Data: data}, {Index: 3, Data: data}, {Index: 4, Data: data}}, 3},
+		{"extensions count", []*raft.Log{{Index: 1, Data: data, Extensions: data}, {Index: 2, Extensions: data}, {Index: 3, Extensions: data}}, 2},
+		{"one that is too large", []*raft.Log{{Index: 1, Data: make([]byte, appendBytes+1)}, {Index: 2}}, 1},
+		{"one that is too large, second", []*raft.Log{{Index: 1}, {Index: 2, Data: make([]byte, appendBytes+1)}}, 1},
+	} {
+		q := &raft.AppendEntriesRequest{RPCHeader: requestHeader("a.1"), Term: 1, PrevLogEntry: 7, Entries: c.entries}
+		answered := make(chan error, 1)
+		go func() { answered <- a.AppendEntries("b.1", "b.1", q, &raft.AppendEntriesResponse{}) }()
+		rpc := next(t, b)
+		came := rpc.Command.(*raft.AppendEntriesRequest).Entries
+		rpc.Respond(&raft.AppendEntriesResponse{Term: 1, Success: true}, nil)
+		if err := <-answered; err != nil || len(came) != c.sent || len(q.Entries) != c.sent {
+			t.Errorf("%s: %d entries came, the library takes %d for sent, not %d, %v", c.name, len(came), len(q.Entries), c.sent, err)
+		}
+	}
+}
+
 // A replica that was made anew has forgotten its promises: what was meant for its predecessor must not reach it.
 func TestAnotherIncarnationIsRefused(t *testing.T) {
 	n := newNetwork(t)
