@@ -78,6 +78,9 @@ func (ch *Channel) settleLater(tag uint64, multiple bool, o queue.Outcome, delay
 	if !ok {
 		return unknownTag(tag)
 	}
+	if ch.tx != nil {
+		return ch.tx.check()
+	}
 	if fast != nil {
 		ch.readAhead(fast)
 	}

@@ -16,7 +16,7 @@ type transaction struct {
 	uploads []upload
 	settled []txSettled
 	unsent  []envelope // mandatory messages without queue: returned at commit
-	bytes   int        // held in memory
+	bytes   int        // of what a commit sends, and of unsent
 }
 
 type upload struct {
@@ -32,8 +32,11 @@ type txSettled struct {
 }
 
 const (
-	// maxTransaction bounds what one transaction holds in memory, in bytes.
-	maxTransaction = 64 << 20
+	// maxTransaction bounds what one transaction holds, in bytes. Its commit is one entry of each shard's log, and a node sends an
+	// entry to another in one piece: it must fit all that entries travel in (package peer's frames, a log file of package storage).
+	maxTransaction = 16 << 20
+	// settledBytes is the most that a settled delivery takes of a batch: a command of its own.
+	settledBytes = queue.CommandHeaderSize + 8 + 16
 	// minUpload is the shortest envelope that is worth sending ahead.
 	minUpload = 4 << 10
 )
@@ -96,15 +99,30 @@ func (tx *transaction) enqueue(ctx context.Context, c *Conn, group []router.Dest
 }
 
 func (tx *transaction) grow(n int) error {
-	if tx.bytes += n; tx.bytes > maxTransaction {
+	tx.bytes += n
+	return tx.check()
+}
+
+// check refuses a transaction that has become too large. The channel ends with it.
+func (tx *transaction) check() error {
+	if tx.bytes > maxTransaction {
 		return errorf(PreconditionFailed, "transaction holds more than %d bytes", maxTransaction)
 	}
 	return nil
 }
 
-// settle takes a settled delivery into the transaction.
+// settle takes a settled delivery into the transaction; check tells whether there are too many.
 func (tx *transaction) settle(tag uint64, e unsettled, o queue.Outcome) {
-	tx.settled = append(tx.settled, txSettled{tag, e, o})
+	s := txSettled{tag, e, o}
+	if n := len(tx.settled); n == 0 || !tx.settled[n-1].precedes(&s) {
+		tx.bytes += settledBytes
+	}
+	tx.settled = append(tx.settled, s)
+}
+
+// precedes tells whether one range can hold both.
+func (s *txSettled) precedes(next *txSettled) bool {
+	return s.of.consumer == next.of.consumer && s.outcome == next.outcome && s.of.id+1 == next.of.id
 }
 
 // commit is what the batches of one transaction have in common.

@@ -1,0 +1,101 @@
+package broker_test
+
+import (
+	"context"
+	"encoding/binary"
+	"strings"
+	"sync"
+	"testing"
+
+	"github.com/warrenmq/warren/broker"
+	"github.com/warrenmq/warren/internal/amqptest"
+	"github.com/warrenmq/warren/raftfsm/queue"
+)
+
+// watched is a cluster that knows what was sent ahead and has no end, and the largest batch.
+type watched struct {
+	*amqptest.Cluster
+
+	mu      sync.Mutex // guards what follows
+	uploads map[uint64]queue.ShardID
+	largest int
+}
+
+func watch(c *amqptest.Cluster) *watched {
+	w := &watched{Cluster: c, uploads: map[uint64]queue.ShardID{}}
+	c.Broker.Start(w)
+	return w
+}
+
+func (w *watched) Submit(ctx context.Context, shard queue.ShardID, b *broker.Batch) error {
+	data := append([]byte(nil), b.Data...) // b is not the caller's any more when it was submitted
+	if err := w.Cluster.Submit(ctx, shard, b); err != nil {
+		return err
+	}
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.largest = max(w.largest, len(data))
+	for len(data) > 0 {
+		payload := data[queue.CommandHeaderSize:][:binary.LittleEndian.Uint32(data[4:])]
+		switch {
+		case queue.Kind(data[0]) == queue.KindChunk:
+			w.uploads[binary.LittleEndian.Uint64(payload)] = shard
+		case queue.Kind(data[0]) == queue.KindEnqueue && data[1]&queue.EnqueueChunked != 0:
+			delete(w.uploads, binary.LittleEndian.Uint64(payload[4:]))
+		}
+		data = data[queue.CommandHeaderSize+len(payload):]
+	}
+	return nil
+}
+
+func (w *watched) uploading() (n int, largest int) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return len(w.uploads), w.largest
+}
+
+func declare(t *testing.T, ch *broker.Channel, name string) {
+	t.Helper()
+	if _, err := ch.DeclareQueue(t.Context(), &broker.QueueDeclare{Name: name}); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func publishSize(ch *broker.Channel, name string, size int) error {
+	return ch.Publish(context.Background(), &broker.Publish{RoutingKey: []byte(name), Properties: []byte{0, 0}, Body: make([]byte, size)})
+}
+
+// TestTransactionsAreBounded: what one commit makes an entry of is bounded.
+func TestTransactionsAreBounded(t *testing.T) {
+	const maxTransaction = 16 << 20
+	c := amqptest.NewCluster(t, broker.Options{})
+	w := watch(c)
+	_, ch := openDoor(t, c)
+	declare(t, ch, "q")
+	if err := ch.TxSelect(); err != nil {
+		t.Fatal(err)
+	}
+	published := uint64(0)
+	publish := func(until int) (err error) {
+		for sum := 0; sum < until && err == nil; sum += 4000 {
+			err = publishSize(ch, "q", 4000)
+			published++
+		}
+		return err
+	}
+	if err := publish(maxTransaction * 9 / 10); err != nil {
+		t.Fatal(err)
+	}
+	if err := ch.TxCommit(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if n := c.Holds(c.Find("q").ID); n.Ready != published {
+		t.Errorf("%d messages of %d", n.Ready, published)
+	}
+	if err := publish(2 * maxTransaction); !broker.IsKind(err, broker.PreconditionFailed) || !strings.Contains(err.Error(), "transaction holds more than 16777216 bytes") {
+		t.Errorf("too large, and: %v", err)
+	}
+	if _, largest := w.uploading(); largest > maxTransaction {
+		t.Errorf("a batch of %d bytes", largest)
+	}
+}
