@@ -248,6 +248,11 @@ func (s *staging) batch(shard queue.ShardID) *batch {
 	return b
 }
 
+// has tells whether there is a batch for the shard.
+func (s *staging) has(shard queue.ShardID) bool {
+	return slices.ContainsFunc(s.open, func(b *batch) bool { return b.shard == shard })
+}
+
 // flush submits all batches. What could not be submitted stays.
 func (s *staging) flush(ctx context.Context) error {
 	for len(s.open) > 0 {

@@ -164,6 +164,7 @@ func (ch *Channel) TxCommit(ctx context.Context) error {
 	ch.mu.Unlock()
 	ch.resumeHeld()
 	if err != nil {
+		tx.release(ch.conn)
 		return explain(err, "the transaction")
 	}
 	if partial {
@@ -214,10 +215,12 @@ func (ch *Channel) TxRollback(ctx context.Context) error {
 	return ch.conn.flush(ctx)
 }
 
-// release drops what was staged, and what was sent ahead.
+// release drops what is staged, and what was sent ahead for it. What has been submitted, if a commit failed halfway, takes its effect.
 func (tx *transaction) release(c *Conn) {
-	tx.stage.drop()
 	for _, u := range tx.uploads {
-		c.discardUpload(u.shard, u.number)
+		if tx.stage.has(u.shard) {
+			c.discardUpload(u.shard, u.number)
+		}
 	}
+	tx.stage.drop()
 }

@@ -6,6 +6,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"testing/synctest"
 
 	"github.com/warrenmq/warren/broker"
 	"github.com/warrenmq/warren/internal/amqptest"
@@ -63,6 +64,46 @@ func declare(t *testing.T, ch *broker.Channel, name string) {
 
 func publishSize(ch *broker.Channel, name string, size int) error {
 	return ch.Publish(context.Background(), &broker.Publish{RoutingKey: []byte(name), Properties: []byte{0, 0}, Body: make([]byte, size)})
+}
+
+// TestCommitThatFailsLeavesNoUploads: of two shards, one takes nothing while a transaction is committed. What was sent ahead for it
+// has its end when the channel is closed; the other shard has its part.
+func TestCommitThatFailsLeavesNoUploads(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := amqptest.NewCluster(t, broker.Options{})
+		w := watch(c)
+		d, ch := openDoor(t, c)
+		for _, name := range []string{"taken", "blocked"} {
+			declare(t, ch, name)
+		}
+		if err := ch.TxSelect(); err != nil {
+			t.Fatal(err)
+		}
+		for range 3 {
+			for _, name := range []string{"taken", "blocked"} {
+				if err := publishSize(ch, name, 100_000); err != nil {
+					t.Fatal(err)
+				}
+			}
+		}
+		if n, _ := w.uploading(); n != 4 {
+			t.Fatalf("%d messages were sent ahead", n)
+		}
+		unblock := c.Block(c.Find("blocked").ID.Shard())
+		if err := ch.TxCommit(t.Context()); !broker.IsKind(err, broker.Unavailable) {
+			t.Fatalf("commit: %v", err)
+		}
+		unblock()
+		ch.Close(t.Context())
+		if n, _ := w.uploading(); n != 0 {
+			t.Errorf("%d messages that were sent ahead have no end", n)
+		}
+		taken, blocked := c.Holds(c.Find("taken").ID), c.Holds(c.Find("blocked").ID)
+		if taken.Ready != 3 || blocked.Ready != 0 {
+			t.Errorf("%d messages in the shard that took its part, %d in the other", taken.Ready, blocked.Ready)
+		}
+		d.conn.Close(t.Context())
+	})
 }
 
 // TestTransactionsAreBounded: what one commit makes an entry of is bounded.
