@@ -163,8 +163,12 @@ func (p *pipe) leaderChanged() {
 	p.schedule(0)
 }
 
-// needed tells whether there is something to talk about. mu is held.
-func (p *pipe) needed() bool { return p.window.len() > 0 || len(p.subs) > 0 }
+// needed tells whether there is something to talk about. A replicated shard's machine may hold something of whoever has ever sent it
+// anything, such as the messages that a transaction sends ahead: a leader that does not hear of this edge ends that after a while. What
+// another node's memory holds may be gone for good with the node, so that is looked for when it is asked for. mu is held.
+func (p *pipe) needed() bool {
+	return p.window.len() > 0 || len(p.subs) > 0 || !p.shard.IsLocal() && p.window.first > 1
+}
 
 // connect says hello to the leader. It runs on the timer's goroutine.
 func (p *pipe) connect() {
