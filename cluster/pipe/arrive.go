@@ -234,9 +234,11 @@ func (p *pipe) learn(f finished) {
 	}
 }
 
-// cancel notes that a consumer is gone. handing and mu are held.
+// cancel notes that a consumer is gone. One whose Attach was not answered is still to come, or was refused, and a getter has none: a leader
+// that answers a hello names those too, as it does not have them. What comes with a cancel has been taken by then, the answer that
+// established the consumer included. handing and mu are held.
 func (p *pipe) cancel(id queue.ConsumerID) {
-	if s := p.subs[id]; s != nil && !s.cancelled {
+	if s := p.subs[id]; s != nil && s.established && !s.cancelled {
 		s.cancelled = true
 		p.cancelled = append(p.cancelled, s.receiver)
 	}
@@ -270,10 +272,8 @@ func (p *pipe) abandon() {
 		b := p.window.pop()
 		p.done = append(p.done, finished{b, goneResults(b.Data)})
 	}
-	for id, s := range p.subs {
-		if s.established {
-			p.cancel(id)
-		}
+	for id := range p.subs {
+		p.cancel(id)
 	}
 	p.window.open()
 	p.mu.Unlock()

@@ -210,9 +210,9 @@ func (p *pipe) connect() {
 
 // hello says what this edge has seen. mu is held.
 func (p *pipe) hello() *hello {
-	hi := &hello{p.edge.o.Session, p.attempt, p.term, make(map[queue.ConsumerID]seen, len(p.subs))}
+	hi := &hello{p.edge.o.Session, p.attempt, p.term, make(map[queue.ConsumerID]uint64, len(p.subs))}
 	for id, s := range p.subs {
-		hi.consumers[id] = seen{s.seen, s.established && !s.cancelled}
+		hi.consumers[id] = s.seen
 	}
 	return hi
 }

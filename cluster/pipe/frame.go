@@ -17,7 +17,7 @@ import (
 //
 //	greeting    version u32 | reserved u32 | session u64 (from the server: 0) | inline window u64, bytes (from the server: 0)
 //	hello       generation u32 | last u32 (1: the last part) | term u64 | consumer…
-//	  consumer  consumer u64 | id seen last u64 | established u64 (1: its Attach was answered)
+//	  consumer  consumer u64 | id seen last u64
 //	batch       generation u32 | commands u32 | seq u64 | acked u64 | commands
 //	credit      bytes u64: envelopes that came along and are consumed
 //	welcome     generation u32 | reserved u32 | last batch applied u64 | incarnation u64 | term u64
@@ -46,7 +46,7 @@ const (
 
 	itemHeaderSize     = 8
 	greetingSize       = 24
-	helloConsumerSize  = 24
+	helloConsumerSize  = 16
 	batchItemSize      = 24
 	welcomeSize        = 32
 	deliverySize       = 48
@@ -175,18 +175,12 @@ func cutGreeting(frame []byte) (g greeting, rest []byte, err error) {
 	return greeting{queue.SessionID(le.Uint64(it.payload[8:])), le.Uint64(it.payload[16:])}, rest, nil
 }
 
-// seen is what an edge says of a consumer in its hello.
-type seen struct {
-	last        uint64
-	established bool
-}
-
 // hello is an edge's wish to talk to a shard.
 type hello struct {
 	session    queue.SessionID
 	generation uint32
-	term       uint64 // the latest that a leader has welcomed this edge in: the leader of an earlier one knows too little
-	consumers  map[queue.ConsumerID]seen
+	term       uint64                      // the latest that a leader has welcomed this edge in: the leader of an earlier one knows too little
+	consumers  map[queue.ConsumerID]uint64 // the delivery that was seen last
 }
 
 // appendHello appends a hello in as many items as it takes for each to stay below frameBytes.
@@ -206,7 +200,7 @@ func appendHello(dst []byte, shard queue.ShardID, h *hello) []byte {
 	}
 	begin()
 	inItem := 0
-	for id, s := range h.consumers {
+	for id, seen := range h.consumers {
 		if inItem == perItem {
 			endItem(dst, mark)
 			left -= inItem
@@ -214,12 +208,7 @@ func appendHello(dst []byte, shard queue.ShardID, h *hello) []byte {
 			begin()
 		}
 		dst = le.AppendUint64(dst, uint64(id))
-		dst = le.AppendUint64(dst, s.last)
-		established := uint64(0)
-		if s.established {
-			established = 1
-		}
-		dst = le.AppendUint64(dst, established)
+		dst = le.AppendUint64(dst, seen)
 		inItem++
 	}
 	endItem(dst, mark)
@@ -237,11 +226,11 @@ func decodeHello(p []byte, into *hello) (last bool, err error) {
 	}
 	if into.consumers == nil || into.generation != generation {
 		into.generation, into.term = generation, term
-		into.consumers = make(map[queue.ConsumerID]seen, len(c.b)/helloConsumerSize)
+		into.consumers = make(map[queue.ConsumerID]uint64, len(c.b)/helloConsumerSize)
 	}
 	for len(c.b) > 0 {
 		id := queue.ConsumerID(c.u64())
-		into.consumers[id] = seen{last: c.u64(), established: c.u64() == 1}
+		into.consumers[id] = c.u64()
 	}
 	return last, nil
 }

@@ -44,10 +44,10 @@ func TestItemsComeBack(t *testing.T) {
 }
 
 func TestHelloOfManyPartsComesBack(t *testing.T) {
-	for _, n := range []int{0, 1, 10_921, 10_922, 30_000} {
-		h := hello{session: 4, generation: 3, term: 5, consumers: map[queue.ConsumerID]seen{}}
+	for _, n := range []int{0, 1, 16_380, 16_381, 50_000} {
+		h := hello{session: 4, generation: 3, term: 5, consumers: map[queue.ConsumerID]uint64{}}
 		for i := range n {
-			h.consumers[queue.ConsumerID(i)] = seen{uint64(i), i%3 == 0}
+			h.consumers[queue.ConsumerID(i)] = uint64(i)
 		}
 		frame := appendHello(nil, 8, &h)
 		got, parts := hello{session: 4}, 0
@@ -149,7 +149,7 @@ func FuzzFromServer(f *testing.F) {
 
 // FuzzFromEdge feeds a server's link whatever an edge might send.
 func FuzzFromEdge(f *testing.F) {
-	f.Add(appendHello(nil, 3, &hello{generation: 1, consumers: map[queue.ConsumerID]seen{1: {2, true}}}))
+	f.Add(appendHello(nil, 3, &hello{generation: 1, consumers: map[queue.ConsumerID]uint64{1: 2}}))
 	f.Add((&batchItem{generation: 1, seq: 1, data: []byte("x")}).append(nil, 3))
 	f.Add(appendCredit(nil, 9))
 	f.Fuzz(func(t *testing.T, frame []byte) {

@@ -74,11 +74,23 @@ func (s *told) welcome(w welcome)       { s.welcomed = append(s.welcomed, w.gene
 func (s *told) reset(generation uint32) { s.resets = append(s.resets, generation) }
 
 // immediate is a log that has committed what it is given; apply applies it.
-type immediate struct{ entries []Entry }
+type immediate struct {
+	mu      sync.Mutex // guards what follows
+	entries []Entry
+}
 
 func (l *immediate) Propose(_ uint64, entry []byte) error {
+	l.mu.Lock()
+	defer l.mu.Unlock()
 	l.entries = append(l.entries, Entry{uint64(len(l.entries) + 1), entry})
 	return nil
+}
+
+// after returns the entries behind an index.
+func (l *immediate) after(index uint64) []Entry {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.entries[index:]
 }
 
 // TestLateHello: what was still under way on a link that its edge has given up does not take the place of the edge's new stream,
@@ -122,7 +134,7 @@ func TestHelloToLeaderOfEarlierTerm(t *testing.T) {
 	early := &told{}
 	h.hello(early, &hello{session: session, generation: 1}) // its entry is committed, and applied later
 	s := &told{}
-	h.hello(s, &hello{session: session, generation: 2, term: 2, consumers: map[queue.ConsumerID]seen{7: {0, true}}})
+	h.hello(s, &hello{session: session, generation: 2, term: 2, consumers: map[queue.ConsumerID]uint64{7: 0}})
 	if err := h.ApplyBatch(log.entries); err != nil {
 		t.Fatal(err)
 	}

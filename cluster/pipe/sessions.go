@@ -49,11 +49,11 @@ func (h *Host) admitOne(s queue.SessionID, a *attachment) {
 	h.peers.alive(s)
 	e := &h.resume
 	last := h.state.Resume(s, func(c queue.ConsumerID) (uint64, bool) {
-		k, ok := hi.consumers[c]
-		return k.last, ok
+		seen, ok := hi.consumers[c]
+		return seen, ok
 	}, e)
-	for c, k := range hi.consumers {
-		if k.established && !h.state.HasConsumer(s, c) {
+	for c := range hi.consumers { // the edge knows which of them are still to come: see pipe.cancel
+		if !h.state.HasConsumer(s, c) {
 			e.Cancels = append(e.Cancels, queue.Cancel{Session: s, Consumer: c})
 		}
 	}
