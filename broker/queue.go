@@ -106,18 +106,21 @@ func (ch *Channel) declareAgain(ctx context.Context, q *catalog.Queue, name stri
 	return ch.countsOf(ctx, q)
 }
 
-// renew answers for a queue that expires: declaring it again is a use of it, as far as its machine is concerned.
+// renew answers for a queue that expires: declaring it again is a use of it, as far as its machine is concerned. One that has expired
+// is not made again under its id, which somebody is about to take out of the catalog.
 func (ch *Channel) renew(ctx context.Context, q *catalog.Queue, d *QueueDeclare) (QueueOK, bool, error) {
 	c := ch.conn
 	was := *d
 	was.Arguments = q.Arguments
-	result, err := c.call(ctx, q.ID.Shard(), func(b *queue.Batch) { b.Configure(q.ID, queueSettings(q.VHost, q.Name, &was)) })
+	result, err := c.call(ctx, q.ID.Shard(), func(b *queue.Batch) { b.Reconfigure(q.ID, queueSettings(q.VHost, q.Name, &was)) })
+	if err == nil && result.Code == queue.Gone {
+		return QueueOK{}, false, c.broker.reap(ctx, q.ID)
+	}
 	if err != nil || result.Code != queue.OK {
 		return QueueOK{}, false, err
 	}
-	if now := c.findQueue(q.Name); now == nil || now.ID != q.ID { // it expired, and Configure made another of the id
-		c.stage.batch(q.ID.Shard()).Delete(q.ID, false, false)
-		return QueueOK{}, false, c.flush(ctx)
+	if now := c.findQueue(q.Name); now == nil || now.ID != q.ID { // somebody has deleted it meanwhile
+		return QueueOK{}, false, nil
 	}
 	return QueueOK{Name: q.Name, Messages: clamp(result.Messages), Consumers: result.Consumers}, true, nil
 }

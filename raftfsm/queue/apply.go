@@ -99,7 +99,7 @@ func (s *State) applyCommand(ss *session, k Kind, flags uint8, index uint64, p [
 	case KindChunk:
 		s.chunk(ss, u64(p), Ref{index, uint32(at + 8), uint32(len(p) - 8)})
 	case KindConfigure:
-		s.configure(QueueID(u64(p)), p[8:])
+		s.configure(QueueID(u64(p)), flags&ConfigureExisting != 0, p[8:])
 	case KindDelete:
 		s.delete(QueueID(u64(p)), flags&DeleteIfUnused != 0, flags&DeleteIfEmpty != 0)
 	case KindPurge:
@@ -225,14 +225,17 @@ func (s *State) enqueueAs(q *queue, r record, c *enqueueCommand) {
 	s.enqueue(q, &r)
 }
 
-// configure creates a queue or changes its settings.
-func (s *State) configure(id QueueID, data []byte) {
+// configure creates a queue, unless only one that exists is meant, or changes its settings.
+func (s *State) configure(id QueueID, existing bool, data []byte) {
 	settings, err := parseSettings(data)
 	if err != nil {
 		panic("queue: settings changed since they were checked: " + err.Error())
 	}
 	q := s.queue(id)
 	switch {
+	case q == nil && existing:
+		s.answer(Gone, 0, 0)
+		return
 	case q == nil:
 		q = newQueue(id, settings)
 		s.queues[id] = q

@@ -54,6 +54,7 @@ const (
 	EnqueuePriority   = 1 << 3 // the message has a priority
 	EnqueueProducer   = 1 << 4 // the message has a number of a producer: it is stored once, however often it comes
 	EnqueueReturned   = 1 << 5 // the message was out before, in the cluster that it is restored from
+	ConfigureExisting = 1 << 0 // a queue that is not there is not made
 	DeleteIfUnused    = 1 << 0
 	DeleteIfEmpty     = 1 << 1
 	AttachExclusive   = 1 << 0
@@ -170,8 +171,13 @@ func (b *Batch) Chunk(upload uint64, piece []byte) {
 // Configure creates the queue or gives it new settings; the answer is always a Result (OK with counts, or IDTaken).
 //
 //	configure  queue u64 | settings (see Settings)
-func (b *Batch) Configure(id QueueID, s *Settings) {
-	start := b.begin(KindConfigure, 0)
+func (b *Batch) Configure(id QueueID, s *Settings) { b.configure(0, id, s) }
+
+// Reconfigure gives the queue new settings, and does not make it if it is not there: the answer is Gone then.
+func (b *Batch) Reconfigure(id QueueID, s *Settings) { b.configure(ConfigureExisting, id, s) }
+
+func (b *Batch) configure(flags uint8, id QueueID, s *Settings) {
+	start := b.begin(KindConfigure, flags)
 	b.Data = binary.LittleEndian.AppendUint64(b.Data, uint64(id))
 	b.Data = s.append(b.Data)
 	b.end(start)

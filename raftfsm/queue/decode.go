@@ -102,7 +102,7 @@ type shape struct {
 var shapes = [...]shape{
 	KindEnqueue:        {flags: EnqueuePersistent | EnqueueChunked | EnqueueTTL | EnqueuePriority | EnqueueProducer | EnqueueReturned, size: 4, open: true, session: true},
 	KindChunk:          {size: 8, open: true, session: true},
-	KindConfigure:      {size: 8, open: true, session: true, leader: true},
+	KindConfigure:      {flags: ConfigureExisting, size: 8, open: true, session: true, leader: true},
 	KindDelete:         {flags: DeleteIfUnused | DeleteIfEmpty, size: 8, session: true, leader: true},
 	KindPurge:          {size: 8, session: true, leader: true},
 	KindAttach:         {flags: AttachExclusive | AttachNoAck, size: attachFixed, open: true, session: true},

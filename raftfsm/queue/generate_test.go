@@ -88,7 +88,11 @@ func (c *step) append(b *Batch) {
 	case KindChunk:
 		b.Chunk(c.upload, []byte(c.body))
 	case KindConfigure:
-		b.Configure(c.queue, c.settings)
+		if c.first {
+			b.Reconfigure(c.queue, c.settings)
+		} else {
+			b.Configure(c.queue, c.settings)
+		}
 	case KindDelete:
 		b.Delete(c.queue, c.first, c.second)
 	case KindPurge:

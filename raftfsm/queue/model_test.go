@@ -381,6 +381,10 @@ func (m *model) expiry(q *modelQueue, c *step) int64 {
 func (m *model) configure(c *step) {
 	q, n := m.queues[c.queue], c.settings.normal()
 	if q == nil {
+		if c.first {
+			m.answer(Gone, 0, 0)
+			return
+		}
 		q = &modelQueue{id: c.queue}
 		m.queues[c.queue] = q
 	} else if q.set.AutoDelete != n.AutoDelete || q.set.SingleActive != n.SingleActive || q.set.MaxPriority != n.MaxPriority {

@@ -19,7 +19,7 @@ var rewrite = flag.Bool("rewrite", false, "write what the scripts in testdata no
 // one batch. After each block the state is checked and taken through a snapshot. Lines:
 //
 //	n1 configure q [auto-delete] [single-active] [max-priority=n] [ttl=ms] [expires=ms] [max-length=n]
-//	               [max-bytes=n] [reject] [delivery-limit=n]
+//	               [max-bytes=n] [reject] [delivery-limit=n] | n1 reconfigure q …
 //	n1 enqueue q,r body [persistent] [priority=n] [ttl=ms] [upload=n] [times=n] [producer=p number=n [behind=n]]
 //	             [acquired=n] [failed=n]
 //	n1 chunk n bytes | n1 purge q | n1 delete q [if-unused] [if-empty] | n1 get q g | n1 peek q skip
@@ -235,6 +235,8 @@ func (w *world) command(b *Batch, words []string) {
 	switch words[0] {
 	case "configure":
 		b.Configure(QueueID(w.name(words[1])), w.settings(words[1], parseOptions(words[2:])))
+	case "reconfigure":
+		b.Reconfigure(QueueID(w.name(words[1])), w.settings(words[1], parseOptions(words[2:])))
 	case "enqueue":
 		w.enqueue(b, words[1], words[2], parseOptions(rest))
 	case "chunk":
