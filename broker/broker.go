@@ -32,7 +32,7 @@ type Options struct {
 	MaxBehindBytes         int
 	// ReadAhead says which consumers are given more than their clients may have.
 	ReadAhead ReadAhead
-	// OperationTimeout bounds every operation that waits for the cluster. Default 30 s.
+	// OperationTimeout bounds every operation that waits for the cluster. Default and most: DeclareTime.
 	OperationTimeout time.Duration
 	// FreshTimeout bounds how long a publish waits, at the head of a batch, for this node to know that its routes are
 	// current. Default 5 s.
@@ -58,7 +58,7 @@ func (o *Options) setDefaults() {
 	o.MaxBehindBytes = min(o.MaxUnconfirmedBytes, cmp.Or(o.MaxBehindBytes, 256<<10))
 	o.ReadAhead.setDefaults()
 	o.MaxUnconfirmedMessages = cmp.Or(o.MaxUnconfirmedMessages, 8192)
-	o.OperationTimeout = cmp.Or(o.OperationTimeout, 30*time.Second)
+	o.OperationTimeout = min(cmp.Or(o.OperationTimeout, DeclareTime), DeclareTime)
 	o.ConsumerTimeout = max(0, cmp.Or(o.ConsumerTimeout, 30*time.Minute))
 	o.FreshTimeout = cmp.Or(o.FreshTimeout, 5*time.Second)
 }

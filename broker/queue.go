@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"math"
+	"time"
 
 	"github.com/warrenmq/warren/auth"
 	raftv1 "github.com/warrenmq/warren/proto/raft/v1"
@@ -13,6 +14,10 @@ import (
 
 // maxAttempts bounds how often a declare starts over when others declare and delete the same name.
 const maxAttempts = 8
+
+// DeclareTime is how long the declare of a queue takes at most, if it succeeds. Whoever finds a queue without a name in a shard relies on
+// it: see forget.go in package cluster.
+const DeclareTime = 30 * time.Second
 
 // DeclareQueue makes sure that a queue exists as described; passive, that it exists.
 func (ch *Channel) DeclareQueue(ctx context.Context, d *QueueDeclare) (QueueOK, error) {
@@ -185,6 +190,9 @@ func (ch *Channel) createQueue(ctx context.Context, name string, d *QueueDeclare
 		c.own(name, id)
 	}
 	err = c.broker.propose(ctx, catalog.AddQueue(add))
+	if err == nil && isOver(ctx) {
+		return QueueOK{}, false, context.DeadlineExceeded
+	}
 	if err == nil {
 		return QueueOK{Name: name}, true, nil
 	}
@@ -199,6 +207,12 @@ func (ch *Channel) createQueue(ctx context.Context, name string, d *QueueDeclare
 		return QueueOK{}, false, nil
 	}
 	return QueueOK{}, false, err
+}
+
+// isOver tells whether the time of an operation is over, whether or not anybody has been told yet.
+func isOver(ctx context.Context) bool {
+	deadline, bounded := ctx.Deadline()
+	return bounded && !time.Now().Before(deadline)
 }
 
 func addQueue(vhost, name string, d *QueueDeclare) *raftv1.AddQueue {

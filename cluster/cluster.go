@@ -310,7 +310,7 @@ func (c *Cluster) takeSeat(context.Context) error {
 		return err
 	}
 	c.hasSeat.Store(true)
-	for _, run := range []func(context.Context){c.follower.run, c.forgetter.run, c.campaign, c.place, c.supervise, c.checkpoint, c.clocks.compare} {
+	for _, run := range []func(context.Context){c.follower.run, c.forgetter.run, c.forgetter.sweep, c.campaign, c.place, c.supervise, c.checkpoint, c.clocks.compare} {
 		c.work.Go(func() { run(c.ctx) })
 	}
 	return nil

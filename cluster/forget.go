@@ -2,9 +2,11 @@ package cluster
 
 import (
 	"context"
+	"slices"
 	"sync"
 	"time"
 
+	"github.com/warrenmq/warren/broker"
 	"github.com/warrenmq/warren/raftfsm/catalog"
 	"github.com/warrenmq/warren/raftfsm/queue"
 
@@ -12,13 +14,17 @@ import (
 )
 
 // forgetter takes queues out of the catalog that have deleted themselves in their shard (auto-delete, expiry). What it has
-// not done when this node stops, the shard's next leader does: see forgetMissing.
+// not done when this node stops, the shard's next leader does: see forgetMissing. It also looks for what the catalog has forgotten
+// and the shards have not: see sweep.
 type forgetter struct {
 	c    *Cluster
 	wake chan struct{} // has room for one
 
 	mu  sync.Mutex // guards ids
 	ids map[queue.QueueID]bool
+
+	now     func() time.Time            // for sweep, as is what follows
+	unnamed map[queue.QueueID]time.Time // seen without a name at every look since
 }
 
 // forgetTimeout bounds a try to commit the removal; it is tried again.
@@ -28,7 +34,7 @@ const forgetTimeout = 10 * time.Second
 const forgetPause = time.Second
 
 func newForgetter(c *Cluster) *forgetter {
-	return &forgetter{c: c, wake: make(chan struct{}, 1), ids: map[queue.QueueID]bool{}}
+	return &forgetter{c: c, wake: make(chan struct{}, 1), ids: map[queue.QueueID]bool{}, now: time.Now}
 }
 
 // forget implements pipe.HostOptions.QueuesDeleted.
@@ -103,5 +109,118 @@ func (c *Cluster) forgetMissing(s *shard) {
 	}
 	if len(missing) > 0 {
 		c.forgetter.forget(missing)
+	}
+}
+
+// A queue that its shard has and the catalog does not name is left over: a restart of the whole cluster has ended it, as it is not
+// durable; or its declare was cut off. Nobody can reach it any more. The shard's leader looks for such queues every orphanPeriod, and
+// deletes one that it has seen without a name for orphanPause.
+//
+// What is being declared has no name yet either. It is not deleted, since a declare that is answered has taken broker.DeclareTime at
+// most, by the clock of its node and from before its queue came into the shard to after the catalog had its name (broker.createQueue):
+//
+//   - The first look noted the time after it had found the queue in the shard. So the declare ends within broker.DeclareTime from
+//     then on, or fails.
+//   - The second look begins orphanPause after that. Then first a change of its own goes through the catalog's log, which comes behind
+//     all that was under way there, and then a copy that is known to be current has no name for the queue.
+//
+// orphanPause is longer than broker.DeclareTime by more than two clocks' speeds differ. The name of a declare that has failed can still
+// come, from a request that was held up on its way: it names a queue that is gone, as after a deletion. The queues of a restore have
+// no names for as long as it takes: their settings say so.
+//
+// No message that is confirmed is deleted because the catalog does not name its queue (docs/adr/0002), unless it was declared not to
+// survive: a durable queue goes if it is empty and unused.
+const (
+	orphanPeriod = time.Minute
+	orphanPause  = broker.DeclareTime + broker.DeclareTime/6
+	// orphanBatch is how many are deleted by one entry.
+	orphanBatch = 1000
+)
+
+// sweep looks for queues that are left over until ctx ends.
+func (f *forgetter) sweep(ctx context.Context) {
+	ticker := time.NewTicker(orphanPeriod)
+	defer ticker.Stop()
+	for {
+		select {
+		case <-ticker.C:
+		case <-ctx.Done():
+			return
+		}
+		if err := f.look(ctx); err != nil && ctx.Err() == nil {
+			f.c.log.Info("queues without a name are looked for again in a while", "err", err)
+		}
+	}
+}
+
+// look is one look at the shards that this node leads.
+func (f *forgetter) look(ctx context.Context) error {
+	began := f.now()
+	unnamed := map[queue.QueueID]time.Time{}
+	due := map[*shard][]queue.QueueID{}
+	for _, s := range f.c.shards() {
+		if _, leads := s.leading(); !leads {
+			continue
+		}
+		for _, id := range f.c.unnamedIn(s) {
+			since, again := f.unnamed[id]
+			if !again {
+				since = f.now()
+			}
+			unnamed[id] = since
+			if began.Sub(since) >= orphanPause {
+				due[s] = append(due[s], id)
+			}
+		}
+	}
+	f.unnamed = unnamed
+	if len(due) == 0 {
+		return nil
+	}
+	trying, cancel := context.WithTimeout(ctx, forgetTimeout)
+	defer cancel()
+	if _, err := f.c.Propose(trying, catalog.DeleteQueue(&raftv1.DeleteQueue{})); err != nil {
+		return err
+	}
+	for s, ids := range due {
+		f.c.deleteUnnamed(s, ids)
+	}
+	return nil
+}
+
+// unnamedIn lists the queues of a shard that are left over, or being declared; none while it is not known which have names.
+func (c *Cluster) unnamedIn(s *shard) []queue.QueueID {
+	return c.withoutName(s, s.host.Queues()) // listed before the catalog is read
+}
+
+// withoutName returns those of a shard's queues that have no name and may be deleted for it.
+func (c *Cluster) withoutName(s *shard, ids []queue.QueueID) (unnamed []queue.QueueID) {
+	if c.follower.fresh() != nil { // the copy, from here on, holds what had been answered before
+		return nil
+	}
+	c.catalog.read(func(state *catalog.State) { unnamed = state.Unnamed(ids) })
+	return slices.DeleteFunc(unnamed, func(id queue.QueueID) bool {
+		settings := s.host.Settings(id)
+		n, there := s.host.PeekCounts(id)
+		return settings == nil || !there || settings.Restoring || settings.Durable && n != (queue.Counts{})
+	})
+}
+
+// deleteUnnamed deletes those of a shard's queues that still have no name.
+func (c *Cluster) deleteUnnamed(s *shard, ids []queue.QueueID) {
+	ids = c.withoutName(s, ids)
+	for part := range slices.Chunk(ids, orphanBatch) {
+		var b queue.Batch
+		for _, id := range part {
+			if settings := s.host.Settings(id); settings != nil {
+				b.Delete(id, settings.Durable, settings.Durable) // if unused, if empty
+			}
+		}
+		if err := s.host.Command(&b); err != nil {
+			return // the next leader looks
+		}
+	}
+	if len(ids) > 0 {
+		c.log.Info("queues without a name are deleted, the durable ones if they are empty", "shard", s.id, "queues", len(ids))
 	}
 }

@@ -23,7 +23,8 @@ import (
 // A restore first puts queues and messages into the shards, without names in the catalog, so that nobody sees half of them, and
 // through this node's pipes, so that a lost leader neither doubles nor loses one. Not before the backup was read to its end, and
 // was right to its end, do users, vhosts, exchanges, names and bindings come. Until then a failure takes back what was made, and
-// where that fails, too, since this node stops, the next restore begins by removing the queues that nobody has named.
+// where that fails, too, since this node stops, the next restore begins by removing the queues that nobody has named. Their settings
+// say meanwhile that they are a restore's (queue.Settings.Restoring).
 
 // Restored is what a restore has made.
 type Restored struct {
@@ -120,6 +121,9 @@ func (r *restorer) run(in io.Reader) (Restored, error) {
 	}
 	if err := r.name(); err != nil {
 		return Restored{}, describe(err, "the cluster holds a part of the backup: begin with empty data directories before it is tried again")
+	}
+	if err := r.release(); err != nil {
+		r.c.log.Warn("a backup is restored, but its queues are still marked as being restored", "err", err)
 	}
 	return r.done, nil
 }
@@ -298,6 +302,7 @@ func (r *restorer) makeQueue(q *backup.Queue) error {
 	if err != nil {
 		return fmt.Errorf("%w: a queue's settings: %w", backup.ErrFormat, err)
 	}
+	settings.Restoring = true
 	made := &madeQueue{queue.MakeQueueID(r.placeFor(queue.QueueID(q.ID)), newQueueNumber()), settings}
 	if r.made[q.ID] != nil {
 		return fmt.Errorf("%w: a queue stands twice", backup.ErrDamaged)
@@ -530,6 +535,17 @@ func (r *restorer) flush() error {
 func (r *restorer) limit() error {
 	for _, q := range r.queues {
 		if err := r.add(q.id.Shard(), func(b *queue.Batch) { b.Configure(q.id, q.settings) }); err != nil {
+			return err
+		}
+	}
+	return r.flush()
+}
+
+// release takes the restore's mark off the queues, which have their names.
+func (r *restorer) release() error {
+	for _, q := range r.queues {
+		q.settings.Restoring = false
+		if err := r.add(q.id.Shard(), func(b *queue.Batch) { b.Reconfigure(q.id, q.settings) }); err != nil {
 			return err
 		}
 	}

@@ -322,11 +322,18 @@ func (h *Host) Held() int64 {
 	return h.local.held.Load()
 }
 
-// Queues lists the queues as this replica knows them.
+// Queues lists the queues as this replica knows them, in no order.
 func (h *Host) Queues() []queue.QueueID {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	return queuesOf(h.state)
+	return h.state.QueueIDs()
+}
+
+// Settings are those of a queue as this replica knows them, not to be changed; nil: no such queue.
+func (h *Host) Settings(id queue.QueueID) *queue.Settings {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return h.state.Settings(id)
 }
 
 // PeekCounts reads a queue's counts as this replica knows them, perhaps stale; false: no such queue.

@@ -11,15 +11,6 @@ func appliedBy(s *queue.State) uint64 {
 	return index
 }
 
-// queuesOf lists a state's queues.
-func queuesOf(s *queue.State) []queue.QueueID {
-	var ids []queue.QueueID
-	for id := range s.Queues() {
-		ids = append(ids, id)
-	}
-	return ids
-}
-
 // liveSessions lists the sessions of a state that are not over.
 func liveSessions(s *queue.State) []queue.SessionID {
 	var live []queue.SessionID

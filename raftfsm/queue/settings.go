@@ -32,6 +32,8 @@ type Settings struct {
 	HasDeadLetterKey bool
 	DeadLetterKey    string
 	ConsumerTimeout  uint64 // 0: none
+
+	Restoring bool // a restore is filling the queue, and will name it in the catalog when it has: nobody else takes it for left over
 }
 
 // Settings in a command or snapshot:
@@ -44,7 +46,7 @@ type Settings struct {
 const (
 	settingsVersion = 1
 	settingsFixed   = 8 + 4*8 + 4 + 8
-	settingsFlags   = 12
+	settingsFlags   = 13
 	maxSettingText  = 1<<16 - 1
 )
 
@@ -53,7 +55,7 @@ func (s *Settings) flags() [settingsFlags]*bool {
 	return [...]*bool{
 		&s.Durable, &s.AutoDelete, &s.Exclusive, &s.SingleActive, &s.HasMessageTTL, &s.HasMaxLength,
 		&s.HasMaxLengthBytes, &s.RejectPublish, &s.DeadLetterRefused, &s.HasDeliveryLimit, &s.HasDeadLetter,
-		&s.HasDeadLetterKey,
+		&s.HasDeadLetterKey, &s.Restoring,
 	}
 }
 

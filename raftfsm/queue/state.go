@@ -62,6 +62,19 @@ func (s *State) Counts(id QueueID) (Counts, bool) {
 	return Counts{Ready: q.ready, ReadyBytes: q.bytes, Unsettled: q.unsettled + uint64(q.delayed.n), Consumers: uint32(q.attached)}, true
 }
 
+// QueueIDs lists the ids of all queues, in no order.
+func (s *State) QueueIDs() []QueueID {
+	return slices.AppendSeq(make([]QueueID, 0, len(s.queues)), maps.Keys(s.queues))
+}
+
+// Settings returns a queue's settings, which must not be changed; nil: no such queue.
+func (s *State) Settings(id QueueID) *Settings {
+	if q := s.queues[id]; q != nil {
+		return q.settings
+	}
+	return nil
+}
+
 // Queues yields all queues in order of their ids. The settings must not be changed.
 func (s *State) Queues() iter.Seq2[QueueID, *Settings] {
 	return func(yield func(QueueID, *Settings) bool) {

@@ -1,7 +1,10 @@
 package broker_test
 
 import (
+	"context"
 	"testing"
+	"testing/synctest"
+	"time"
 
 	"github.com/warrenmq/warren/broker"
 	"github.com/warrenmq/warren/internal/amqptest"
@@ -35,5 +38,31 @@ func TestDeclareOfAnExpiredQueue(t *testing.T) {
 	}
 	if n := c.Holds(expired); n.Ready != 0 {
 		t.Error("the one that has expired is back")
+	}
+}
+
+// slowCatalog is a cluster whose changes of the catalog succeed late, whatever the context says.
+type slowCatalog struct {
+	*amqptest.Cluster
+	takes time.Duration
+}
+
+func (s *slowCatalog) Propose(ctx context.Context, cmd *catalog.Command) (catalog.Reply, error) {
+	time.Sleep(s.takes)
+	return s.Cluster.Propose(context.WithoutCancel(ctx), cmd)
+}
+
+// TestDeclareTime: a declare that takes longer has not succeeded, though its queue may have its name.
+func TestDeclareTime(t *testing.T) {
+	for takes, ok := range map[time.Duration]bool{broker.DeclareTime - 1: true, broker.DeclareTime: false, time.Hour: false} {
+		synctest.Test(t, func(t *testing.T) {
+			c := amqptest.NewCluster(t, broker.Options{OperationTimeout: time.Hour})
+			_, ch := openDoor(t, c)
+			c.Broker.Start(&slowCatalog{c, takes})
+			_, err := ch.DeclareQueue(context.Background(), &broker.QueueDeclare{Name: "q"})
+			if ok != (err == nil) || !ok && !broker.IsKind(err, broker.Unavailable) {
+				t.Errorf("after %v: %v", takes, err)
+			}
+		})
 	}
 }
