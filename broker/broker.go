@@ -30,6 +30,10 @@ type Options struct {
 	MaxUnconfirmedBytes    int
 	MaxUnconfirmedMessages int
 	MaxBehindBytes         int
+	// MaxTransactionBytes bounds what one transaction holds. Its commit is one entry of each shard's log, and a node sends an entry to
+	// another in one piece: it must fit all that entries travel in (package peer's frames) and stay in (half a log file of package
+	// storage). Default and most: 16 MiB.
+	MaxTransactionBytes int
 	// ReadAhead says which consumers are given more than their clients may have.
 	ReadAhead ReadAhead
 	// OperationTimeout bounds every operation that waits for the cluster. Default and most: DeclareTime.
@@ -56,6 +60,7 @@ func (o *Options) setDefaults() {
 	o.UnlimitedCredit = cmp.Or(o.UnlimitedCredit, 2000)
 	o.MaxUnconfirmedBytes = cmp.Or(o.MaxUnconfirmedBytes, 1<<20)
 	o.MaxBehindBytes = min(o.MaxUnconfirmedBytes, cmp.Or(o.MaxBehindBytes, 256<<10))
+	o.MaxTransactionBytes = min(cmp.Or(o.MaxTransactionBytes, maxTransaction), maxTransaction)
 	o.ReadAhead.setDefaults()
 	o.MaxUnconfirmedMessages = cmp.Or(o.MaxUnconfirmedMessages, 8192)
 	o.OperationTimeout = min(cmp.Or(o.OperationTimeout, DeclareTime), DeclareTime)

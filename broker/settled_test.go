@@ -27,7 +27,7 @@ func TestSettledDeliveriesCount(t *testing.T) {
 		{"in turn", func(i int) int { return i % len(consumers) }, func(i int) int { return i }, 0, maxTransaction / settledBytes},
 		{"anyhow", func(int) int { return r.IntN(20) }, func(int) int { return r.IntN(1_000_000) }, 0, 0},
 	} {
-		tx := &transaction{}
+		tx := &transaction{most: maxTransaction}
 		b := &batch{}
 		settled := 0
 		for ; settled < 600_000 && tx.check() == nil; settled++ {

@@ -17,6 +17,7 @@ type transaction struct {
 	settled []txSettled
 	unsent  []envelope // mandatory messages without queue: returned at commit
 	bytes   int        // of what a commit sends, and of unsent
+	most    int        // of bytes
 }
 
 type upload struct {
@@ -32,8 +33,7 @@ type txSettled struct {
 }
 
 const (
-	// maxTransaction bounds what one transaction holds, in bytes. Its commit is one entry of each shard's log, and a node sends an
-	// entry to another in one piece: it must fit all that entries travel in (package peer's frames, a log file of package storage).
+	// maxTransaction is the most that Options.MaxTransactionBytes may be.
 	maxTransaction = 16 << 20
 	// settledBytes is the most that a settled delivery takes of a batch: a command of its own.
 	settledBytes = queue.CommandHeaderSize + 8 + 16
@@ -47,7 +47,7 @@ func (ch *Channel) TxSelect() error {
 		return errorf(PreconditionFailed, "cannot switch from confirm to tx mode")
 	}
 	if ch.tx == nil {
-		ch.tx = &transaction{stage: staging{conn: ch.conn}}
+		ch.tx = newTransaction(ch.conn)
 	}
 	return nil
 }
@@ -98,6 +98,10 @@ func (tx *transaction) enqueue(ctx context.Context, c *Conn, group []router.Dest
 	return tx.grow(len(b.Data) - before)
 }
 
+func newTransaction(c *Conn) *transaction {
+	return &transaction{stage: staging{conn: c}, most: c.broker.options.MaxTransactionBytes}
+}
+
 func (tx *transaction) grow(n int) error {
 	tx.bytes += n
 	return tx.check()
@@ -105,8 +109,8 @@ func (tx *transaction) grow(n int) error {
 
 // check refuses a transaction that has become too large. The channel ends with it.
 func (tx *transaction) check() error {
-	if tx.bytes > maxTransaction {
-		return errorf(PreconditionFailed, "transaction holds more than %d bytes", maxTransaction)
+	if tx.bytes > tx.most {
+		return errorf(PreconditionFailed, "transaction holds more than %d bytes", tx.most)
 	}
 	return nil
 }
@@ -152,7 +156,7 @@ func (ch *Channel) TxCommit(ctx context.Context) error {
 	ctx, cancel := ch.conn.operation(ctx)
 	defer cancel()
 	tx := ch.tx
-	ch.tx = &transaction{stage: staging{conn: ch.conn}}
+	ch.tx = newTransaction(ch.conn)
 	for _, s := range tx.settled {
 		tx.stage.batch(s.of.consumer.shard).settle(s.of.consumer.id, s.outcome, queue.Range{From: s.of.id, To: s.of.id})
 	}
@@ -211,7 +215,7 @@ func (ch *Channel) TxRollback(ctx context.Context) error {
 	}
 	ch.mu.Unlock()
 	ch.tx.release(ch.conn)
-	ch.tx = &transaction{stage: staging{conn: ch.conn}}
+	ch.tx = newTransaction(ch.conn)
 	return ch.conn.flush(ctx)
 }
 

@@ -1,8 +1,10 @@
 package broker_test
 
 import (
+	"cmp"
 	"context"
 	"encoding/binary"
+	"fmt"
 	"strings"
 	"sync"
 	"testing"
@@ -108,8 +110,13 @@ func TestCommitThatFailsLeavesNoUploads(t *testing.T) {
 
 // TestTransactionsAreBounded: what one commit makes an entry of is bounded.
 func TestTransactionsAreBounded(t *testing.T) {
-	const maxTransaction = 16 << 20
-	c := amqptest.NewCluster(t, broker.Options{})
+	for _, most := range []int{0, 1 << 20} {
+		transactionsAreBounded(t, broker.Options{MaxTransactionBytes: most}, cmp.Or(most, 16<<20))
+	}
+}
+
+func transactionsAreBounded(t *testing.T, o broker.Options, most int) {
+	c := amqptest.NewCluster(t, o)
 	w := watch(c)
 	_, ch := openDoor(t, c)
 	declare(t, ch, "q")
@@ -124,7 +131,7 @@ func TestTransactionsAreBounded(t *testing.T) {
 		}
 		return err
 	}
-	if err := publish(maxTransaction * 9 / 10); err != nil {
+	if err := publish(most * 9 / 10); err != nil {
 		t.Fatal(err)
 	}
 	if err := ch.TxCommit(t.Context()); err != nil {
@@ -133,10 +140,10 @@ func TestTransactionsAreBounded(t *testing.T) {
 	if n := c.Holds(c.Find("q").ID); n.Ready != published {
 		t.Errorf("%d messages of %d", n.Ready, published)
 	}
-	if err := publish(2 * maxTransaction); !broker.IsKind(err, broker.PreconditionFailed) || !strings.Contains(err.Error(), "transaction holds more than 16777216 bytes") {
+	if err := publish(2 * most); !broker.IsKind(err, broker.PreconditionFailed) || !strings.Contains(err.Error(), fmt.Sprintf("transaction holds more than %d bytes", most)) {
 		t.Errorf("too large, and: %v", err)
 	}
-	if _, largest := w.uploading(); largest > maxTransaction {
+	if _, largest := w.uploading(); largest > most {
 		t.Errorf("a batch of %d bytes", largest)
 	}
 }

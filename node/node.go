@@ -135,7 +135,8 @@ func (n *Node) start(ctx context.Context, version string) (err error) {
 	if err != nil {
 		return err
 	}
-	n.broker = broker.New(broker.Options{Logger: log, MaxMessageSize: int64(c.MaxMessageSize), ConsumerTimeout: consumerTimeout, Tokens: tokens})
+	n.broker = broker.New(broker.Options{Logger: log, MaxMessageSize: int64(c.MaxMessageSize), ConsumerTimeout: consumerTimeout, Tokens: tokens,
+		MaxTransactionBytes: int(c.WALFileSize / 4)})
 	if n.cluster, err = n.startCluster(ctx, version); err != nil {
 		return err
 	}
