@@ -8,6 +8,7 @@ import grpc
 from warren._proto import admin_pb2, consuming_pb2, publishing_pb2, status_pb2, topology_pb2
 
 DETAILS = "grpc-status-details-bin"
+LIMIT = 5 << 20  # of requests, in bytes
 
 
 def details(code, reason, text):
@@ -48,7 +49,8 @@ class Node:
         self.batches = []
 
     async def start(self):
-        self.server = grpc.aio.server(options=[("grpc.http2.max_ping_strikes", 0)])
+        options = [("grpc.http2.max_ping_strikes", 0), ("grpc.max_receive_message_length", LIMIT)]
+        self.server = grpc.aio.server(options=options)
         service = self._handlers()
         self.server.add_generic_rpc_handlers(service)
         port = self.server.add_insecure_port("127.0.0.1:0")

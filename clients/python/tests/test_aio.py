@@ -4,7 +4,7 @@ import unittest
 import unittest.mock
 
 import grpc
-from fake_node import Cluster, eventually
+from fake_node import LIMIT, Cluster, eventually
 
 from warren import aio
 from warren._connection import converse, of_call, send
@@ -97,6 +97,62 @@ class Publishing(WithNodes):
         self.assertIsInstance(caught.exception.__cause__, aio.LoginRefusedError)
         with self.assertRaises(aio.LoginRefusedError):
             await publisher.submit(aio.Message(b"x", "q"))
+
+    async def test_a_message_above_the_nodes_limit_is_rejected_by_itself(self):
+        sizes = [1, LIMIT + (1 << 20), 2, LIMIT - 100, 1 << 20, LIMIT + (2 << 20), 3]
+        publisher = self.client.publisher(producer="p", max_unconfirmed_bytes=100 << 20)
+        outcomes = [await publisher.submit(aio.Message(b"x" * size, "q")) for size in sizes]
+        await publisher.close()
+        rejected = [outcome.exception() for outcome in outcomes]
+        reasons = [aio.Reason.PRECONDITION_FAILED if size > LIMIT else None for size in sizes]
+        self.assertEqual([getattr(e, "reason", e) for e in rejected], reasons)
+        self.assertIsInstance(rejected[1], aio.RejectedError)
+        self.assertIn("larger than max", rejected[1].text)
+        stored = {number: len(body) for (_, number), body in self.cluster.stored.items()}
+        self.assertEqual(stored, {i + 1: size for i, size in enumerate(sizes) if size <= LIMIT})
+        self.assertEqual(self.nodes[1].publishes, 0, "nothing is wrong with the node")
+
+    async def test_a_limit_of_the_broker_rejects_no_message(self):
+        self.nodes[0].refuse = (grpc.StatusCode.RESOURCE_EXHAUSTED, "RESOURCE_ERROR", "too many channels")
+        publisher = self.client.publisher()
+        with self.assertRaises(aio.OutcomeUnknownError) as caught:
+            await publisher.publish(aio.Message(b"x" * (LIMIT - 100), "q"))
+        self.assertIsInstance(caught.exception.__cause__, aio.ResourceError)
+
+    async def test_batches_are_measured_with_all_that_is_sent(self):
+        headers = {f"h{i}": "x" * 1024 for i in range(40)}
+        async with self.client.publisher(max_unconfirmed_bytes=100 << 20) as publisher:
+            outcomes = [await publisher.submit(aio.Message(b"", "q", headers=headers)) for _ in range(300)]
+        self.assertEqual([outcome.exception() for outcome in outcomes], [None] * 300)
+        self.assertLessEqual(max(batch.ByteSize() for batch in self.nodes[0].batches), 128 << 10)
+
+    async def test_the_window_counts_all_that_is_sent(self):
+        self.nodes[0].refuse = self.nodes[1].refuse = (grpc.StatusCode.UNAVAILABLE, "UNAVAILABLE", "no majority")
+        publisher = self.client.publisher(max_unconfirmed_bytes=1000)
+        outcome = await publisher.submit(aio.Message(b"", "q", headers={"h": "x" * 1000}))
+        waiting = asyncio.create_task(publisher.submit(aio.Message(b"", "q")))
+        await asyncio.sleep(0)  # it has begun
+        self.assertFalse(waiting.done())
+        self.nodes[0].refuse = self.nodes[1].refuse = None
+        await outcome
+        await waiting
+        await publisher.close()
+
+    async def test_a_message_that_cannot_be_sent_is_refused_at_once(self):
+        publisher = self.client.publisher()
+        good = await publisher.submit(aio.Message(b"good", "q"))
+        for message in (
+            aio.Message(b"", "\ud800"),
+            aio.Message(b"", correlation_id="\ud800"),
+            aio.Message(b"", headers={"h": "\ud800"}),
+        ):
+            with self.assertRaises(ValueError):
+                await publisher.submit(message)
+        await good
+        await publisher.publish(aio.Message(b"good", "q"))
+        await publisher.close()
+        with self.assertRaises(ValueError):
+            self.client.publisher(producer="\ud800")
 
     async def test_outcomes_are_told_before_flush_returns(self):
         publisher = self.client.publisher()

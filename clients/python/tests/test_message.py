@@ -76,6 +76,9 @@ class Messages(unittest.TestCase):
             ({"n": decimal.Decimal("4294967296")}, ValueError),
             ({"n": object()}, TypeError),
             ({"l": [object()]}, TypeError),
+            ({"n": "\ud800"}, ValueError),
+            ({"l": ["\udfff"]}, ValueError),
+            ({"n": {"\ud800": 1}}, ValueError),
         ):
             with self.assertRaisesRegex(error, "^[nl]: ", msg=str(headers)):
                 to_proto(warren.Message(headers=headers))

@@ -14,7 +14,7 @@ from . import _client, _publisher
 from ._connection import DEFAULT_RECONNECT_DELAY, TLS
 from ._consumer import DEFAULT_CREDIT, BaseConsumer, BaseDelivery, consume_start
 from ._loop import run
-from ._message import Message, Value, to_proto
+from ._message import Message, Value
 from ._proto import consuming_pb2
 from ._publisher import DEFAULT_UNCONFIRMED, DEFAULT_UNCONFIRMED_BYTES
 from ._topology import Binding, Exchange, PeekedMessage, Queue, QueueInfo, Status
@@ -92,9 +92,9 @@ class Publisher:
         must not block, and cannot use this API."""
         outcome: concurrent.futures.Future[None] = concurrent.futures.Future()
         outcome.set_running_or_notify_cancel()
-        converted = to_proto(message)
-        if not self._publisher.enqueue(converted, outcome):
-            run(self._publisher.enqueue_with_room, converted, outcome, timeout=timeout)
+        pending = _publisher.pend(message, outcome)
+        if not self._publisher.enqueue(pending):
+            run(self._publisher.enqueue_with_room, pending, timeout=timeout)
         return outcome
 
     def flush(self, timeout: float | None = None) -> None:

@@ -88,7 +88,7 @@ class Client:
         max_unconfirmed: int = DEFAULT_UNCONFIRMED,
         max_unconfirmed_bytes: int = DEFAULT_UNCONFIRMED_BYTES,
     ) -> Publisher:
-        """Makes a publisher. max_unconfirmed (at most 16,000) and max_unconfirmed_bytes, of bodies, bound what may be on its
+        """Makes a publisher. max_unconfirmed (at most 16,000) and max_unconfirmed_bytes, headers included, bound what may be on its
         way; beyond, publishing waits.
 
         producer names the publisher's series of messages instead of a random name, and next_number is the number of the

@@ -164,9 +164,19 @@ def put_fields(into: Any, fields: Mapping[str, Value]) -> None:
     """Puts values into a map of the API."""
     for key, value in fields.items():
         try:
-            _put(into[key], value)
+            _put(into[_text(key)], value)
         except (TypeError, ValueError) as e:
             raise type(e)(f"{key}: {e}") from None
+
+
+def _text(value: Any) -> Any:
+    """Refuses a text that is not Unicode, as it has half of a surrogate pair."""
+    if isinstance(value, str):
+        try:
+            value.encode()
+        except UnicodeEncodeError as e:
+            raise ValueError(str(e)) from None
+    return value
 
 
 # The most particular classes first.
@@ -199,7 +209,7 @@ def _put(field: message_pb2.FieldValue, value: Value) -> None:
         if isinstance(value, kind):
             if name in _BITS and not _BITS[name][0] <= value <= _BITS[name][1]:  # type: ignore[operator]
                 raise ValueError(f"{value} is out of range")
-            setattr(field, name, value)
+            setattr(field, name, _text(value))
             return
     if isinstance(value, datetime.datetime):
         field.timestamp_value = _seconds(value)

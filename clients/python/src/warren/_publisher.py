@@ -11,31 +11,43 @@ from collections.abc import Callable, Iterable
 from typing import Any, Union
 
 import grpc
+from google.protobuf.message import EncodeError
 
 from ._connection import Again, Connection, Node, converse, send
 from ._message import Message, to_proto
 from ._proto import message_pb2, publishing_pb2
-from .errors import ClosedError, Error, OutcomeError, OutcomeUnknownError, RejectedError, UnroutableError, reason_of
+from .errors import ClosedError, Error, OutcomeError, OutcomeUnknownError, RejectedError, UnroutableError, is_too_large, reason_of
 
 DEFAULT_UNCONFIRMED = 4096
 DEFAULT_UNCONFIRMED_BYTES = 16 << 20
 
 _MOST_UNCONFIRMED = 16_000  # the broker takes numbers that are less than 16,384 apart
-# At which size a batch is sent without more.
+# What a batch holds at most; a message that is larger is alone in its batch.
 _BATCH_BYTES = 128 << 10
 _BATCH_MESSAGES = 1024
-_MESSAGE_OVERHEAD = 64  # about what a message costs beside its body, in bytes
+_MESSAGE_OVERHEAD = 64  # at least what a message costs beside what it is encoded as, in bytes
+_LEAST_LIMIT = 4 << 20  # a node takes requests of that size, however it is configured
 
 Outcome = Union["asyncio.Future[None]", "concurrent.futures.Future[None]"]
 
 
 @dataclasses.dataclass
-class _Pending:
+class Pending:
     """A message on its way."""
 
     message: message_pb2.Message
     outcome: Outcome
     size: int
+
+
+def pend(message: Message, outcome: Outcome) -> Pending:
+    """Raises TypeError or ValueError for a message that cannot be sent."""
+    converted = to_proto(message)
+    try:
+        size = converted.ByteSize()
+    except EncodeError as e:
+        raise ValueError(f"the message cannot be encoded: {e}") from None
+    return Pending(converted, outcome, size + _MESSAGE_OVERHEAD)
 
 
 class Publisher:
@@ -50,8 +62,8 @@ class Publisher:
         producer = secrets.token_hex(16) if producer is None else producer
         if not producer or next_number < 1:
             raise ValueError("a producer needs a name, and numbers from 1 on")
+        self._start = publishing_pb2.PublishStart(producer_id=producer)
         self._connection = connection
-        self._producer = producer
         self._max_unconfirmed = min(max_unconfirmed, _MOST_UNCONFIRMED)
         self._max_bytes = max_bytes
         self._wake = asyncio.Event()  # there is something to send
@@ -59,7 +71,7 @@ class Publisher:
 
         # Threads of the blocking API enqueue by themselves. The lock guards what follows.
         self._lock = threading.Lock()
-        self._pending: dict[int, _Pending] = {}  # by number: what has no outcome
+        self._pending: dict[int, Pending] = {}  # by number: what has no outcome
         self._first = next_number  # the lowest number that has no outcome
         self._next = next_number  # the number after the last
         self._unsent = next_number  # the lowest number that has not been sent on the present stream
@@ -84,7 +96,7 @@ class Publisher:
         """Publishes a message and returns when there is room for it. The future is its outcome, see publish; one that
         fails and is never looked at is told by asyncio's log."""
         outcome: asyncio.Future[None] = self._connection.loop.create_future()
-        await self.enqueue_with_room(to_proto(message), outcome)
+        await self.enqueue_with_room(pend(message, outcome))
         if self._next - self._unsent >= _BATCH_MESSAGES:
             await asyncio.sleep(0)  # a program that only publishes lets the others run
         return outcome
@@ -109,14 +121,13 @@ class Publisher:
             self._task.cancel()
             await asyncio.wait([self._task])
 
-    async def enqueue_with_room(self, message: message_pb2.Message, outcome: Outcome) -> None:
+    async def enqueue_with_room(self, pending: Pending) -> None:
         """Takes a message as soon as there is room."""
-        while not self.enqueue(message, outcome):
+        while not self.enqueue(pending):
             await self._change()
 
-    def enqueue(self, message: message_pb2.Message, outcome: Outcome) -> bool:
+    def enqueue(self, pending: Pending) -> bool:
         """Takes a message if there is room, from any thread."""
-        size = len(message.body) + _MESSAGE_OVERHEAD
         with self._lock:
             if self._error is not None:
                 raise self._error
@@ -124,9 +135,9 @@ class Publisher:
                 raise ClosedError("the publisher is closed")
             if self._next - self._first >= self._max_unconfirmed or self._bytes >= self._max_bytes:
                 return False
-            self._pending[self._next] = _Pending(message, outcome, size)
+            self._pending[self._next] = pending
             self._next += 1
-            self._bytes += size
+            self._bytes += pending.size
             wake = self._unsent == self._next - 1
         if wake:
             self._connection.loop.call_soon_threadsafe(self._wake.set)
@@ -171,7 +182,13 @@ class Publisher:
         call = node.publish(metadata=self._connection.metadata)
         with self._lock:
             self._unsent = self._first
-        await converse(call, self._send(call), self._receive(call, up))
+        try:
+            await converse(call, self._send(call), self._receive(call, up))
+        except grpc.aio.AioRpcError as e:
+            if not is_too_large(e) or not self._reject_largest(e.details()):
+                raise
+            up()
+            raise Again from None
 
     async def _wait_for_work(self) -> None:
         """Waits until there is something to send: an idle publisher needs no stream."""
@@ -180,8 +197,7 @@ class Publisher:
             await self._wake.wait()
 
     async def _send(self, call: Any) -> None:
-        start = publishing_pb2.PublishStart(producer_id=self._producer)
-        sending = await send(call, publishing_pb2.PublishRequest(start=start))
+        sending = await send(call, publishing_pb2.PublishRequest(start=self._start))
         while sending:
             self._wake.clear()
             while sending and (batch := self._fill()) is not None:
@@ -198,10 +214,11 @@ class Publisher:
                 number += 1
             batch = publishing_pb2.PublishBatch(first_sequence=number, lowest_unconfirmed=self._first)
             size = 0
-            while size < _BATCH_BYTES and len(messages) < _BATCH_MESSAGES and number in self._pending:
-                pending = self._pending[number]
-                messages.append(pending.message)
+            while len(messages) < _BATCH_MESSAGES and (pending := self._pending.get(number)) is not None:
                 size += pending.size
+                if messages and size > _BATCH_BYTES:
+                    break
+                messages.append(pending.message)
                 number += 1
             self._unsent = number
         batch.messages.extend(messages)
@@ -236,6 +253,27 @@ class Publisher:
         for outcome, c in told:
             _settle(outcome, _error_of(c))
         self._tell()
+
+    def _reject_largest(self, text: str) -> bool:
+        """Rejects the largest message that was sent on the present stream, which the node has ended since a request was too
+        large: that message was too large if any was. False: none of them can have been."""
+        with self._lock:
+            sent = [n for n, pending in self._pending.items() if n < self._unsent and pending.size > _LEAST_LIMIT]
+            if not sent:
+                return False
+            number = max(sent, key=lambda n: self._pending[n].size)
+        self._settle(
+            [
+                publishing_pb2.Confirm(
+                    first_sequence=number,
+                    last_sequence=number,
+                    outcome=publishing_pb2.OUTCOME_REJECTED,
+                    reason=message_pb2.ERROR_REASON_PRECONDITION_FAILED,
+                    detail=text,
+                )
+            ]
+        )
+        return True
 
 
 def _settle(outcome: Outcome, error: OutcomeError | None) -> None:

@@ -192,6 +192,11 @@ _TRANSIENT = frozenset(
 )
 
 
+def is_too_large(status: grpc.aio.AioRpcError) -> bool:
+    """Whether gRPC itself, and not the broker, refused a request for its size."""
+    return status.code() is grpc.StatusCode.RESOURCE_EXHAUSTED and from_status(status).reason is Reason.UNSPECIFIED
+
+
 def is_transient(status: grpc.aio.AioRpcError) -> bool:
     """Whether another attempt, on another node, may succeed."""
     return status.code() in _TRANSIENT
