@@ -11,6 +11,7 @@ from warren._connection import converse, of_call, send
 from warren._consumer import ConsumeStream
 from warren._proto import consuming_pb2, publishing_pb2
 
+LOCKED = (grpc.StatusCode.FAILED_PRECONDITION, "RESOURCE_LOCKED", "queue 'q' is locked")
 PATIENCE = 300  # seconds for one test
 
 
@@ -281,6 +282,31 @@ class Consuming(WithNodes):
         await consumer.close()
         self.assertEqual(self.cluster.settles, [(1, True, 1)])
         self.assertEqual((self.nodes[0].consumes, self.nodes[1].consumes), (2, 0), "nothing is wrong with the node")
+
+    async def test_a_queue_that_its_own_connection_before_still_locks(self):
+        self.cluster.queue = [b"a"]
+        consumer = await self.client.consume("q", exclusive=True)
+        await consumer.next()
+        self.nodes[1].refuse = LOCKED
+        self.nodes[1].refusals = 3
+        await self.nodes[0].stop()
+        self.assertEqual((await consumer.next()).body, b"a")
+        self.assertEqual(self.nodes[1].refusals, 0)
+        self.assertEqual((await self.client.status()).node, self.nodes[1].address, "nothing is wrong with the node")
+        await consumer.close()
+
+    @unittest.mock.patch("warren._connection._LOCKED_FOR", 0)
+    async def test_a_queue_that_stays_locked(self):
+        consumer = await self.client.consume("q", exclusive=True)
+        self.nodes[1].refuse = LOCKED
+        await self.nodes[0].stop()
+        with self.assertRaises(aio.ResourceLockedError):
+            await consumer.next()
+
+    async def test_a_queue_that_is_locked_at_the_start(self):
+        self.nodes[0].refuse = LOCKED
+        with self.assertRaises(aio.ResourceLockedError):
+            await self.client.consume("q")
 
     async def test_why_it_cannot_start(self):
         self.nodes[0].refuse = (grpc.StatusCode.PERMISSION_DENIED, "ACCESS_REFUSED", "no")

@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 import grpc
 
 from ._proto import admin_pb2, consuming_pb2, publishing_pb2, topology_pb2
-from .errors import ClosedError, from_status, is_transient
+from .errors import ClosedError, from_status, is_locked, is_transient
 
 T = TypeVar("T")
 
@@ -24,6 +24,9 @@ _PING_TIMEOUT_MS = 5_000
 _CONNECT_TIMEOUT_MS = 3_000
 _RESOLVE_EVERY_MS = 1_000
 _STREAM_WINDOW = 4 << 20
+# For how long, in seconds, a queue may be locked by what was its consumer's own connection: the cluster takes a minute to
+# give up one of a node that is silent.
+_LOCKED_FOR = 120.0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -222,7 +225,8 @@ class Connection:
     async def stream(self, what: str, run: Callable[[Node, Callable[[], None]], Awaitable[None]]) -> None:
         """Uses a stream, and another one whenever it ends for a reason that another node may not have. run opens and uses it,
         calls its second argument when the node has answered, and always raises; it is judged by what. stream itself raises
-        an error that does not pass."""
+        an error that does not pass. That a queue is locked passes, once the node had answered: it may be by the stream
+        before, whose node is silent."""
         attempts = Attempts(self)
         while True:
             node, generation = self.node()
@@ -232,9 +236,12 @@ class Connection:
             except Again:
                 self.log.info("%s: stream is opened again", what)
             except grpc.aio.AioRpcError as e:
-                if not is_transient(e):
+                if is_transient(e):
+                    self.lost(generation, e)
+                elif is_locked(e) and attempts.may_be_locked():
+                    self.log.info("%s: locked, it may be by the connection before: %s", what, e.details())
+                else:
                     raise from_status(e) from None
-                self.lost(generation, e)
             await attempts.wait()
 
     def remember(self, key: Any, declare: Declare) -> None:
@@ -266,9 +273,20 @@ class Attempts:
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
         self._failed = 0
+        self._had_succeeded = False
+        self._locked_since: float | None = None  # of the loop's time; None: not since it succeeded
 
     def succeeded(self) -> None:
         self._failed = 0
+        self._had_succeeded = True
+        self._locked_since = None
+
+    def may_be_locked(self) -> bool:
+        """Whether a lock may be one of the program's own, and not be given up yet."""
+        now = self._connection.loop.time()
+        if self._locked_since is None:
+            self._locked_since = now
+        return self._had_succeeded and now - self._locked_since < _LOCKED_FOR
 
     async def wait(self) -> None:
         """Pauses, longer with each failure in a row once every node had its turn. Raises ClosedError at the client's end."""

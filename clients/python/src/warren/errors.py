@@ -197,6 +197,11 @@ def is_too_large(status: grpc.aio.AioRpcError) -> bool:
     return status.code() is grpc.StatusCode.RESOURCE_EXHAUSTED and from_status(status).reason is Reason.UNSPECIFIED
 
 
+def is_locked(status: grpc.aio.AioRpcError) -> bool:
+    """Whether another connection has the queue for itself."""
+    return from_status(status).reason is Reason.RESOURCE_LOCKED
+
+
 def is_transient(status: grpc.aio.AioRpcError) -> bool:
     """Whether another attempt, on another node, may succeed."""
     return status.code() in _TRANSIENT
