@@ -44,10 +44,11 @@ class Node:
         self.outcome = {}  # by body: Confirm fields instead of confirmed
         self.refuse = None  # (code, reason, text) for every call
         self.refusals = None  # how many calls are refused; None: all
-        self.refuse_later = None  # the same for a consumer that has its deliveries, once
+        self.refuse_later = None  # the same for a consumer that has its deliveries, or a get that has its message, once
         self.publishes = 0  # streams
         self.consumes = 0
         self.batches = []
+        self.metadata = None  # of the last call
 
     async def start(self):
         options = [("grpc.http2.max_ping_strikes", 0), ("grpc.max_receive_message_length", LIMIT)]
@@ -70,7 +71,10 @@ class Node:
 
         services = {
             "PublishingService": {"Publish": stream(self._publish, publishing_pb2.PublishRequest)},
-            "ConsumingService": {"Consume": stream(self._consume, consuming_pb2.ConsumeRequest)},
+            "ConsumingService": {
+                "Consume": stream(self._consume, consuming_pb2.ConsumeRequest),
+                "Get": stream(self._get, consuming_pb2.GetRequest),
+            },
             "TopologyService": {
                 "DeclareQueue": unary(self._declare_queue, topology_pb2.DeclareQueueRequest),
                 "Bind": unary(self._bind, topology_pb2.BindRequest),
@@ -146,6 +150,21 @@ class Node:
         async for request in requests:
             for settle in request.settles.settles:
                 self.cluster.settles.append((settle.delivery_tag, settle.multiple, settle.settlement))
+
+
+    async def _get(self, requests, context):
+        await self._check(context)
+        fetch = (await anext(requests)).fetch
+        response = consuming_pb2.GetResponse()
+        if self.cluster.queue:
+            response.delivery.delivery_tag = 1
+            response.delivery.message.body = self.cluster.queue.pop(0) if fetch.auto_settle else self.cluster.queue[0]
+        yield response
+        if self.refuse_later is not None:
+            (code, reason, text), self.refuse_later = self.refuse_later, None
+            await context.abort(code, text, details(code, reason, text))
+        async for request in requests:
+            self.cluster.settles.append((request.settle.delivery_tag, False, request.settle.settlement))
 
 
 async def eventually(condition):

@@ -363,6 +363,26 @@ class Consuming(WithNodes):
         await consumer.close()
 
 
+class Getting(WithNodes):
+    async def test_it_takes_one_message_and_settles_it(self):
+        self.cluster.queue = [b"a", b"b"]
+        delivery = await self.client.get("q")
+        await delivery.ack()
+        with self.assertRaises(aio.SettledError):
+            await delivery.extend()
+        self.assertEqual((delivery.body, self.cluster.settles), (b"a", [(1, False, 1)]))
+        self.cluster.queue = []
+        self.assertIsNone(await self.client.get("q"))
+
+    async def test_a_message_that_has_come_is_not_lost_with_its_stream(self):
+        for queue, got in (([b"a", b"b"], b"a"), ([], None)):
+            self.cluster.queue = queue
+            self.nodes[0].refuse_later = (grpc.StatusCode.UNAVAILABLE, "UNAVAILABLE", "the node is shutting down")
+            delivery = await self.client.get("q", auto_settle=True)
+            self.assertEqual(delivery and delivery.body, got)
+        self.assertEqual(self.nodes[1].metadata, None, "nothing was asked for again")
+
+
 class Cancelling(unittest.IsolatedAsyncioTestCase):
     """gRPC's reads and writes raise how the call has ended when they are cancelled at that moment."""
 

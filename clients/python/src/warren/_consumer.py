@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import collections
+import contextlib
 import dataclasses
 import inspect
 import math
@@ -498,6 +499,12 @@ async def finish(call: Any) -> None:
     await call.read()
 
 
+async def _end(call: Any) -> None:
+    """Finishes a call that has been answered: how it ends does not matter any more, as a repetition would be another get."""
+    with contextlib.suppress(grpc.aio.AioRpcError, asyncio.InvalidStateError, ClosedError):
+        await of_call(finish(call))
+
+
 async def get(node: Node, metadata: Any, queue: str, auto_settle: bool, kind: type[D]) -> D | None:
     """Takes one message; None: there is none."""
     call = node.get(metadata=metadata)
@@ -508,13 +515,13 @@ async def get(node: Node, metadata: Any, queue: str, auto_settle: bool, kind: ty
         if response is grpc.aio.EOF:
             return None
         if not response.HasField("delivery"):
-            await of_call(finish(call))
+            await _end(call)
             return None
         d = response.delivery
         settler = None if auto_settle else _GetStream(call)
         delivery = from_proto(kind, d.message, redelivered=d.redelivered, tag=d.delivery_tag, settler=settler)
         if auto_settle:
-            await of_call(finish(call))
+            await _end(call)
         return delivery
     except BaseException:
         call.cancel()
