@@ -443,6 +443,20 @@ class Settling(unittest.IsolatedAsyncioTestCase):
         with self.assertRaises(aio.LostError):
             stream.settle(8, self.ACK)
 
+    async def test_what_is_settled_is_forgotten_also_behind_what_is_not(self):
+        stream = ConsumeStream(asyncio.get_running_loop())
+        stream.got(1)
+        for tag in range(2, 1002):
+            stream.got(tag)
+            stream.settle(tag, self.ACK)
+            self.assertEqual(self.take(stream), [(tag, False, self.ACK)])
+        kept = {name: len(value) for name, value in vars(stream).items() if hasattr(value, "__len__")}
+        self.assertLess(max(kept.values()), 10, kept)
+        with self.assertRaises(aio.SettledError):
+            stream.settle(2, self.ACK)
+        stream.settle(1, self.ACK)
+        self.assertEqual(self.take(stream), [(1, True, self.ACK)])
+
     async def test_leases_are_extended_before_anything_is_settled(self):
         stream = ConsumeStream(asyncio.get_running_loop())
         for tag in (1, 2):

@@ -365,48 +365,39 @@ class ConsumeStream:
         self.wake = asyncio.Event()  # there is something to send
         self._lock = threading.Lock()  # guards what follows
         self._over = False
-        self._base = 1  # the first delivery in _states
-        # Of deliveries from _base on; unspecified: in the program's hands.
-        self._states: collections.deque[consuming_pb2.Settlement] = collections.deque()
-        self._sent: collections.deque[bool] = collections.deque()  # beside _states: the broker knows
-        self._changed: list[int] = []  # settled and not sent, in order of settling
-        self._delays: dict[int, int] = {}  # of _changed, in milliseconds
+        self._held: collections.OrderedDict[int, None] = collections.OrderedDict()  # in the program's hands, ascending
+        # Settled and not sent, in order of settling: to what, and the delay in milliseconds.
+        self._changed: dict[int, tuple[consuming_pb2.Settlement, int]] = {}
         self._extended: dict[int, None] = {}  # whose time is to begin anew
 
     def got(self, tag: int) -> None:
-        """Notes a delivery. Their tags are consecutive, from 1."""
+        """Notes a delivery. Their tags grow."""
         with self._lock:
-            if not self._states:
-                self._base = tag
-            self._states.append(consuming_pb2.SETTLEMENT_UNSPECIFIED)
-            self._sent.append(False)
+            self._held[tag] = None
 
     def settle(self, tag: int, to: consuming_pb2.Settlement, delay_ms: int = 0) -> None:
         with self._lock:
-            self._states[self._at(tag)] = to
-            if delay_ms:
-                self._delays[tag] = delay_ms
+            self._check(tag)
+            del self._held[tag]
             wake = self._is_idle()
-            self._changed.append(tag)
+            self._changed[tag] = to, delay_ms
         if wake:
             self._loop.call_soon_threadsafe(self.wake.set)
 
     def extend(self, tag: int) -> None:
         with self._lock:
-            self._at(tag)
+            self._check(tag)
             wake = self._is_idle()
             self._extended[tag] = None
         if wake:
             self._loop.call_soon_threadsafe(self.wake.set)
 
-    def _at(self, tag: int) -> int:
-        """Where in _states a delivery is that the program has in its hands."""
+    def _check(self, tag: int) -> None:
+        """Raises why a delivery is not in the program's hands."""
         if self._over:
             raise LostError("the connection of the delivery was lost; the message is delivered again")
-        at = tag - self._base
-        if at < 0 or self._states[at] != consuming_pb2.SETTLEMENT_UNSPECIFIED:
+        if tag not in self._held:
             raise SettledError("the delivery is settled already")
-        return at
 
     def _is_idle(self) -> bool:
         return not self._changed and not self._extended
@@ -430,27 +421,22 @@ class ConsumeStream:
                 requests.append(consuming_pb2.ConsumeRequest(settles=consuming_pb2.Settles(settles=settles)))
             self._extended.clear()
             self._changed.clear()
-            self._delays.clear()
         return requests
 
     def _settles(self) -> list[consuming_pb2.Settle]:
         """What was settled, in as few settles as can be: what is done from the front on is one."""
         settles = []
-        last = 0  # the last of the front that the broker does not know of
-        while self._states and (self._sent[0] or self._states[0] == consuming_pb2.SETTLEMENT_ACK):
-            if not self._sent[0]:
-                last = self._base
-            self._states.popleft()
-            self._sent.popleft()
-            self._base += 1
-        if last:
-            settles.append(consuming_pb2.Settle(delivery_tag=last, multiple=True, settlement=consuming_pb2.SETTLEMENT_ACK))
-        for tag in self._changed:
-            at = tag - self._base
-            if at >= 0:
-                delay = self._delays.get(tag, 0)
-                settles.append(consuming_pb2.Settle(delivery_tag=tag, settlement=self._states[at], delay_millis=delay))
-                self._sent[at] = True
+        first_held = next(iter(self._held), math.inf)
+        front = 0  # the last of the front that the broker does not know of
+        for tag in sorted(self._changed):
+            if tag > first_held or self._changed[tag][0] != consuming_pb2.SETTLEMENT_ACK:
+                break
+            front = tag
+        if front:
+            settles.append(consuming_pb2.Settle(delivery_tag=front, multiple=True, settlement=consuming_pb2.SETTLEMENT_ACK))
+        for tag, (to, delay_ms) in self._changed.items():
+            if tag > front:
+                settles.append(consuming_pb2.Settle(delivery_tag=tag, settlement=to, delay_millis=delay_ms))
         return settles
 
 
