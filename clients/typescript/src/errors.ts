@@ -119,6 +119,11 @@ export function isDeliveryTimeout(error: unknown): boolean {
   return isServiceError(error) && reasonOf(error) === "DELIVERY_TIMEOUT";
 }
 
+/** Tells whether gRPC itself, and not the broker, refused a request for its size. */
+export function isTooLarge(error: unknown): boolean {
+  return isServiceError(error) && error.code === status.RESOURCE_EXHAUSTED && reasonOf(error) === undefined;
+}
+
 /** Tells whether another attempt, on another node, may succeed. */
 export function isTransient(error: unknown): boolean {
   if (error instanceof AgainError) {

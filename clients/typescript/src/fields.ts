@@ -53,6 +53,7 @@ export function toFields(table: Table | undefined): Fields {
   const fields: Fields = {};
   for (const [key, value] of Object.entries(table ?? {})) {
     if (value !== undefined) {
+      checkText(key, "a name");
       set(fields, key, toField(value, key));
     }
   }
@@ -67,6 +68,7 @@ function toField(value: Value, key: string): FieldValue {
     case "boolean":
       return { boolValue: value };
     case "string":
+      checkText(value, key);
       return { stringValue: value };
     case "number":
       return toNumber(value, key);
@@ -109,6 +111,32 @@ function toStructure(value: Exclude<Value, null | boolean | string | number | bi
     return { arrayValue: { values: value.map((inner) => toField(inner, key)) } };
   }
   return { tableValue: { fields: toFields(value) } };
+}
+
+const halfPair = /\p{Surrogate}/u;
+
+/** Throws a TypeError for a text that is not Unicode, as it has half of a surrogate pair. */
+export function checkText(value: string | undefined, what: string): void {
+  if (value !== undefined && halfPair.test(value)) {
+    throw new TypeError(`${what}: a text with half of a surrogate pair cannot be sent`);
+  }
+}
+
+// More than what a field takes beside its name, text, bytes and inner fields, in bytes.
+const fieldOverhead = 32;
+
+/** Returns a bound for the bytes that fields take in a request. */
+export function sizeOfFields(fields: Fields | undefined): number {
+  let bytes = 0;
+  for (const [key, value] of Object.entries(fields ?? {})) {
+    bytes += Buffer.byteLength(key) + sizeOfField(value);
+  }
+  return bytes;
+}
+
+function sizeOfField(field: FieldValue): number {
+  const inner = field.arrayValue?.values.reduce((sum, value) => sum + sizeOfField(value), 0) ?? sizeOfFields(field.tableValue?.fields);
+  return fieldOverhead + inner + Buffer.byteLength(field.stringValue ?? "") + (field.bytesValue?.length ?? 0);
 }
 
 /** Returns the seconds since 1970 of a date that is not before. */

@@ -1,4 +1,4 @@
-import { fromFields, toFields, toSeconds, type Table } from "./fields.js";
+import { checkText, fromFields, sizeOfFields, toFields, toSeconds, type Table } from "./fields.js";
 import type * as wire from "./wire.js";
 
 /** What is published. Fields that are left out are absent properties. */
@@ -37,11 +37,21 @@ export interface ReceivedMessage extends Omit<Message, "body" | "headers"> {
   transient: boolean;
 }
 
+// Properties that are texts as they are.
+const texts = ["contentType", "contentEncoding", "correlationId", "replyTo", "messageId", "type", "userId", "appId"] as const;
+
+// More than what a message takes beside its body, properties that are texts, and headers, in bytes; and what such a text does.
+const messageOverhead = 64;
+const textOverhead = 6;
+
 const persistent = 2;
 const transient = 1;
 
-/** Makes the message of the API; throws a TypeError or RangeError for a header that cannot be sent. */
+/** Makes the message of the API; throws a TypeError or RangeError for what cannot be sent. */
 export function toWire(m: Message): wire.Message {
+  for (const name of ["exchange", "routingKey", ...texts] as const) {
+    checkText(m[name], name);
+  }
   const properties: wire.Properties = {
     headers: toFields(m.headers),
     deliveryMode: m.transient ? transient : persistent,
@@ -66,12 +76,23 @@ export function toWire(m: Message): wire.Message {
   return { exchange: m.exchange ?? "", routingKey: m.routingKey ?? "", properties, body: toBuffer(m.body) };
 }
 
+/** Returns a bound for the bytes that a message takes in a request. */
+export function sizeOf(m: wire.Message): number {
+  let bytes = messageOverhead + m.body.length + Buffer.byteLength(m.exchange) + Buffer.byteLength(m.routingKey);
+  const p = m.properties ?? {};
+  for (const name of [...texts, "expiration"] as const) {
+    bytes += p[name] === undefined ? 0 : textOverhead + Buffer.byteLength(p[name]);
+  }
+  return bytes + sizeOfFields(p.headers);
+}
+
 function text(value: string | undefined): string | undefined {
   return value === "" ? undefined : value;
 }
 
 function toBuffer(body: Uint8Array | string | undefined): Buffer {
   if (body === undefined || typeof body === "string") {
+    checkText(body, "body");
     return Buffer.from(body ?? "");
   }
   return Buffer.from(body.buffer, body.byteOffset, body.byteLength);
@@ -87,7 +108,7 @@ export function fromWire(m: wire.Message): ReceivedMessage {
     headers: fromFields(p.headers),
     transient: p.deliveryMode !== persistent,
   };
-  for (const name of ["contentType", "contentEncoding", "correlationId", "replyTo", "messageId", "type", "userId", "appId", "priority"] as const) {
+  for (const name of [...texts, "priority"] as const) {
     if (p[name] !== undefined) {
       Object.assign(received, { [name]: p[name] });
     }

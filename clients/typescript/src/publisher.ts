@@ -3,8 +3,9 @@ import { randomUUID } from "node:crypto";
 import { onAbort } from "./abort.js";
 import type { CallOptions, Core } from "./client.js";
 import { Deque } from "./deque.js";
-import { ClosedError, OutcomeUnknownError, RejectedError, UnroutableError, WarrenError, type Reason } from "./errors.js";
-import { toWire, type Message } from "./message.js";
+import { AgainError, ClosedError, isTooLarge, OutcomeUnknownError, RejectedError, textOf, UnroutableError, WarrenError, type Reason } from "./errors.js";
+import { checkText } from "./fields.js";
+import { sizeOf, toWire, type Message } from "./message.js";
 import type { Node, Stream } from "./node.js";
 import * as wire from "./wire.js";
 
@@ -18,7 +19,7 @@ export interface PublisherOptions {
   producer?: { id: string; next: number | bigint };
   /** How many messages may be unconfirmed; beyond, publishing waits. Default 4096, at most 16,000. */
   maxUnconfirmed?: number;
-  /** The same for the bytes of their bodies; default 16 MiB. */
+  /** The same for their bytes, headers included; default 16 MiB. */
   maxUnconfirmedBytes?: number;
 }
 
@@ -28,11 +29,11 @@ export type Outcome = (error: Error | undefined) => void;
 const defaultUnconfirmed = 4096;
 const mostUnconfirmed = 16_000; // the broker takes numbers that are less than 16,384 apart
 const defaultUnconfirmedBytes = 16 << 20;
-// At which size a batch is sent without more.
+// What a batch holds at most; a message that is larger is alone in its batch.
 const batchBytes = 128 << 10;
 const batchMessages = 1024;
-// About what a message costs beside its body, in bytes.
-const messageOverhead = 64;
+// A node takes requests of that size, in bytes, however it is configured.
+const leastLimit = 4 << 20;
 
 /** A message on its way. */
 interface Pending {
@@ -89,6 +90,7 @@ export class Publisher {
     if (this.producer === "" || this.base < 1n) {
       throw new TypeError("a producer needs a name, and numbers from 1 on");
     }
+    checkText(this.producer, "producer");
     this.ended = core.start(this.quit, () => this.work());
   }
 
@@ -136,7 +138,7 @@ export class Publisher {
       throw this.error ?? new ClosedError();
     }
     const converted = toWire(message);
-    const pending = { message: converted, bytes: converted.body.length + messageOverhead, done, settled: false };
+    const pending = { message: converted, bytes: sizeOf(converted), done, settled: false };
     if (this.isFull() || this.waiting.length > 0) {
       return this.wait(pending, signal, taken, refused);
     }
@@ -284,11 +286,38 @@ export class Publisher {
     this.send();
     try {
       return await stream.ended;
+    } catch (error) {
+      if (isTooLarge(error) && this.rejectLargest(textOf(error))) {
+        up();
+        throw new AgainError();
+      }
+      throw error;
     } finally {
       this.stream = undefined;
       this.hasRoom = false;
       stream.cancel();
     }
+  }
+
+  /**
+   * Rejects the largest message that was sent on the present stream, which the node has ended since a request was too
+   * large: that message was too large if any was. False: none of them can have been.
+   */
+  private rejectLargest(detail: string): boolean {
+    let largest = -1;
+    for (let n = this.first, bytes = leastLimit; n < this.unsent; n++) {
+      const pending = this.unconfirmed.at(n - this.first);
+      if (!pending.settled && pending.bytes > bytes) {
+        largest = n;
+        bytes = pending.bytes;
+      }
+    }
+    if (largest < 0) {
+      return false;
+    }
+    const number = this.number(largest);
+    this.settle([{ firstSequence: number, lastSequence: number, outcome: "OUTCOME_REJECTED", reason: "ERROR_REASON_PRECONDITION_FAILED", detail }]);
+    return true;
   }
 
   /** Waits until there is something to send: an idle publisher needs no stream. */
@@ -326,13 +355,13 @@ export class Publisher {
     }
     const from = this.unsent;
     const messages: wire.Message[] = [];
-    for (let bytes = 0; this.unsent < this.next && bytes < batchBytes && messages.length < batchMessages; this.unsent++) {
+    for (let bytes = 0; this.unsent < this.next && messages.length < batchMessages; this.unsent++) {
       const pending = this.unconfirmed.at(this.unsent - this.first);
-      if (pending.settled) {
+      bytes += pending.bytes;
+      if (pending.settled || (bytes > batchBytes && messages.length > 0)) {
         break;
       }
       messages.push(pending.message);
-      bytes += pending.bytes;
     }
     return messages.length > 0 ? { firstSequence: this.number(from), lowestUnconfirmed: this.number(this.first), messages } : undefined;
   }

@@ -86,6 +86,9 @@ function field(number: number, value: string | Buffer): Buffer {
   return Buffer.concat([Buffer.from([number * 8 + 2, bytes.length]), bytes]);
 }
 
+/** The greatest request that a broker takes, in bytes. */
+export const limit = 5 << 20;
+
 type Unary = (request: unknown) => unknown;
 
 /** A broker with one address. */
@@ -99,7 +102,7 @@ export class FakeBroker {
   /** Calls are not answered. */
   hold = false;
   address = "";
-  private server = new grpc.Server();
+  private server = newServer();
 
   static async start(): Promise<FakeBroker> {
     const broker = new FakeBroker();
@@ -114,7 +117,7 @@ export class FakeBroker {
 
   /** Serves at the same address after stop. */
   async again(): Promise<void> {
-    this.server = new grpc.Server();
+    this.server = newServer();
     await this.serve(this.address);
   }
 
@@ -149,6 +152,10 @@ export class FakeBroker {
       }
     };
   }
+}
+
+function newServer(): grpc.Server {
+  return new grpc.Server({ "grpc.max_receive_message_length": limit });
 }
 
 /** Answers with the confirms of one range. */

@@ -1,9 +1,9 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 
-import { Decimal, Typed, type Table } from "@warrenmq/client";
+import { Decimal, Typed, type Message, type Table } from "@warrenmq/client";
 import { fromFields, toFields } from "../dist/fields.js";
-import { fromWire, toWire } from "../dist/message.js";
+import { fromWire, sizeOf, toWire } from "../dist/message.js";
 import { publish, type Fields, type PublishRequest } from "../dist/wire.js";
 import { loadSync, type ServiceDefinition } from "@grpc/proto-loader";
 import { fileURLToPath } from "node:url";
@@ -80,6 +80,10 @@ test("what cannot be sent is refused", () => {
   assert.throws(() => toFields({ n: 2n ** 63n }), /does not fit into 64 bits/);
   assert.throws(() => toFields({ t: { f: (() => 1) as never } }), /f: a function cannot be sent/);
   assert.throws(() => toFields({ d: new Date(-1000) }), /before 1970/);
+  for (const headers of [{ t: "\ud800" }, { t: ["a\udc00b"] }, { t: { "\ud800": 1 } }]) {
+    assert.throws(() => toFields(headers), /: a text with half of a surrogate pair cannot be sent/);
+  }
+  toFields({ t: "\ud83d\ude00" });
   assert.throws(() => toFields({ d: new Date(NaN) }), /before 1970/);
   assert.throws(() => new Typed("int8", 128), /128 is no int8/);
   assert.throws(() => new Typed("uint16", 1.5), /1.5 is no uint16/);
@@ -107,6 +111,24 @@ test("a message comes back as it was", () => {
   const bytes = publish.encode({ batch: { firstSequence: "1", lowestUnconfirmed: "1", messages: [toWire(message)] } });
   const sent = (decode(bytes) as PublishRequest).batch!.messages[0]!;
   assert.deepEqual(fromWire(sent), { ...message, body: Buffer.from("text") });
+});
+
+test("the size of a message is a bound for what is sent, and near", () => {
+  const text = "ü".repeat(200);
+  const messages: Message[] = [
+    {},
+    { exchange: text, routingKey: text, body: Buffer.alloc(5000) },
+    { contentType: text, contentEncoding: text, correlationId: text, replyTo: text, messageId: text, type: text, userId: text, appId: text },
+    { priority: 255, expirationMs: 2 ** 52, timestamp: new Date(8.64e15), transient: true, body: text },
+    { headers: { [text]: text, list: [text, [text, 1n << 62n], null, new Typed("double", 1)], table: { [text]: { [text]: Buffer.alloc(500) } } } },
+    { headers: Object.fromEntries(Array.from({ length: 300 }, (_, i) => [`${i}`, [-(2n ** 63n), new Decimal(255, 4294967295), new Date(8.64e15), true]])) },
+  ];
+  for (const message of messages) {
+    const converted = toWire(message);
+    const { length } = publish.encode({ batch: { firstSequence: "1", lowestUnconfirmed: "1", messages: [converted] } });
+    assert(sizeOf(converted) >= length, `${sizeOf(converted)} for ${length} bytes of ${Object.keys(message)}`);
+    assert(sizeOf(converted) < 5 * length + 100, `${sizeOf(converted)} for ${length} bytes of ${Object.keys(message)}`);
+  }
 });
 
 test("properties that are left out are absent", () => {

@@ -4,8 +4,8 @@ import { test, type TestContext } from "node:test";
 import { status } from "@grpc/grpc-js";
 
 import { BrokerError, Client, ClosedError, OutcomeUnknownError, RejectedError, UnroutableError, type ClientOptions } from "@warrenmq/client";
-import type { PublishRequest } from "../dist/wire.js";
-import { confirmed, FakeBroker, type Served } from "./fake.js";
+import { publish, type PublishRequest, type PublishResponse } from "../dist/wire.js";
+import { confirmed, FakeBroker, limit, type Served } from "./fake.js";
 
 async function start(t: TestContext, brokers = 1, options: ClientOptions = {}) {
   const started: FakeBroker[] = [];
@@ -250,6 +250,80 @@ test("many messages go in batches of bounded size", async (t) => {
     stream.send(confirmed(Number(batch!.firstSequence), expected - 1));
   }
   await outcomes;
+});
+
+/** Confirms whatever comes on a broker's streams of publishers, and notes the sizes of bodies by their numbers. */
+async function confirmAll(broker: FakeBroker, stored: Map<number, number>, requests: PublishRequest[] = []): Promise<never> {
+  const serve = async (stream: Served<PublishRequest, PublishResponse>): Promise<never> => {
+    for (;;) {
+      const request = await stream.requests.next();
+      requests.push(request);
+      const first = Number(request.batch?.firstSequence);
+      request.batch?.messages.forEach((m, i) => stored.set(first + i, m.body.length));
+      if (request.batch) {
+        stream.send(confirmed(first, first + request.batch.messages.length - 1));
+      }
+    }
+  };
+  for (;;) {
+    void serve(await broker.publishers.next());
+  }
+}
+
+test("a message above the node's limit is rejected by itself", async (t) => {
+  const { client, brokers } = await start(t, 2);
+  const stored = new Map<number, number>();
+  void confirmAll(brokers[0]!, stored);
+  const sizes = [1, limit + (1 << 20), 2, limit - 100, 1 << 20, limit + (2 << 20), 3];
+  const publisher = client.publisher({ maxUnconfirmedBytes: 100 << 20 });
+  const outcomes = await Promise.allSettled(sizes.map((size) => publisher.publish({ routingKey: "q", body: Buffer.alloc(size) })));
+  const reasons = outcomes.map((o) => (o.status === "rejected" ? (o.reason as RejectedError).reason : undefined));
+  assert.deepEqual(reasons, sizes.map((size) => (size > limit ? "PRECONDITION_FAILED" : undefined)));
+  const rejected = (outcomes[1] as PromiseRejectedResult).reason;
+  assert(rejected instanceof RejectedError && /larger than max/.test(rejected.text));
+  assert.deepEqual(new Map([...stored].sort()), new Map(sizes.map((size, i) => [i + 1, size] as const).filter(([, size]) => size <= limit)));
+  assert.equal(brokers[1]!.publishers.length, 0, "nothing is wrong with the node");
+});
+
+test("a limit of the broker rejects no message", async (t) => {
+  const { client, broker } = await start(t);
+  const publisher = client.publisher();
+  const outcome = publisher.publish({ routingKey: "q", body: Buffer.alloc(limit - 100) });
+  (await broker.publishers.next()).fail(status.RESOURCE_EXHAUSTED, "too many channels", "RESOURCE_ERROR");
+  await assert.rejects(outcome, (e) => e instanceof OutcomeUnknownError && e.cause instanceof BrokerError && e.cause.reason === "RESOURCE_ERROR");
+});
+
+test("batches and the window are measured with all that is sent", async (t) => {
+  const { client, broker } = await start(t);
+  const requests: PublishRequest[] = [];
+  void confirmAll(broker, new Map(), requests);
+  const headers = Object.fromEntries(Array.from({ length: 40 }, (_, i) => [`h${i}`, "x".repeat(1024)]));
+  const publisher = client.publisher({ maxUnconfirmedBytes: 1 << 20 });
+  const outcomes: Promise<void>[] = [];
+  for (let i = 0; i < 300; i++) {
+    outcomes.push(publisher.publish({ routingKey: "q", headers }));
+  }
+  await Promise.all(outcomes);
+  assert(requests.every((request) => publish.encode(request).length <= 128 << 10));
+  let taken = 0;
+  const all = Array.from({ length: 100 }, () => publisher.publishAsync({ routingKey: "q", headers }).then(() => taken++));
+  await Promise.resolve(); // what there is room for is taken at once
+  assert(taken > 0 && taken < 30, `${taken} taken`);
+  await Promise.all(all);
+  await publisher.flush();
+});
+
+test("a message that cannot be sent is refused at once", async (t) => {
+  const { client, broker } = await start(t);
+  void confirmAll(broker, new Map());
+  const publisher = client.publisher();
+  const good = publisher.publish({ routingKey: "q" });
+  for (const bad of [{ routingKey: "\ud800" }, { exchange: "\udc00" }, { correlationId: "\ud800" }, { body: "\ud800" }, { headers: { h: "\ud800" } }]) {
+    await assert.rejects(publisher.publish(bad), TypeError);
+  }
+  await good;
+  await publisher.publish({ routingKey: "q", body: "\ud83d\ude00" });
+  assert.throws(() => client.publisher({ producer: { id: "\ud800", next: 1 } }), TypeError);
 });
 
 test("a blocked node is told of", async (t) => {
