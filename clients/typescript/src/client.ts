@@ -3,7 +3,7 @@ import * as grpc from "@grpc/grpc-js";
 import { onAbort } from "./abort.js";
 import * as admin from "./admin.js";
 import { Consumer, get, type ConsumeOptions, type Delivery } from "./consumer.js";
-import { AgainError, ClosedError, fromStatus, isTransient, SettledError, textOf } from "./errors.js";
+import { AgainError, ClosedError, fromStatus, isLocked, isTransient, SettledError, textOf } from "./errors.js";
 import { Node, type TlsOptions } from "./node.js";
 import { Publisher, type PublisherOptions } from "./publisher.js";
 import { Topology, type Binding, type DeleteOptions, type Exchange, type Queue, type QueueInfo } from "./topology.js";
@@ -298,6 +298,7 @@ export class Core {
   /**
    * Opens a stream, and opens it again whenever it ends for a reason that another node may not have. run opens it and
    * rejects when it is over; it calls up when the node serves. Rejects with what does not pass, or the signal's reason.
+   * That a queue is locked passes, once a node has served: it may be by the stream before, whose node is silent.
    */
   async stream(what: string, signal: AbortSignal, run: (node: Node, signal: AbortSignal, up: () => void) => Promise<never>): Promise<never> {
     const attempts = new Attempts(this.nodes.length, this.delay);
@@ -307,16 +308,17 @@ export class Core {
       const node = this.nodes[this.current]!;
       try {
         await this.restore(node, generation, signal);
-        await run(node, signal, () => attempts.reset());
+        await run(node, signal, () => attempts.succeeded());
       } catch (error) {
         signal.throwIfAborted();
-        if (!isTransient(error)) {
-          throw fromStatus(error);
-        }
         if (error instanceof AgainError) {
           this.logger.info("stream is opened again", { what });
-        } else {
+        } else if (isTransient(error)) {
           this.lost(generation, error);
+        } else if (isLocked(error) && attempts.mayBeLocked()) {
+          this.logger.info("locked, it may be by the connection before", { what, error: textOf(error) });
+        } else {
+          throw fromStatus(error);
         }
       }
       await attempts.wait(signal);
@@ -381,17 +383,32 @@ function login(options: ClientOptions): grpc.Metadata {
   return metadata;
 }
 
+// For how long a queue may be locked by what was its consumer's own connection: the cluster takes a minute to give up one of a
+// node that is silent.
+const lockedForMs = 120_000;
+
 /** The pauses between attempts. */
 class Attempts {
   private failed = 0;
+  private hadSucceeded = false;
+  /** Of performance.now; undefined: not since it succeeded. */
+  private lockedSince: number | undefined;
 
   constructor(
     private readonly nodes: number,
     private readonly delay: { least: number; most: number },
   ) {}
 
-  reset(): void {
+  succeeded(): void {
     this.failed = 0;
+    this.hadSucceeded = true;
+    this.lockedSince = undefined;
+  }
+
+  /** Tells whether a lock may be one of the program's own, and not be given up yet. */
+  mayBeLocked(): boolean {
+    this.lockedSince ??= performance.now();
+    return this.hadSucceeded && performance.now() - this.lockedSince < lockedForMs;
   }
 
   /** Pauses, longer with each failure in a row once every node had its turn. */

@@ -124,6 +124,11 @@ export function isTooLarge(error: unknown): boolean {
   return isServiceError(error) && error.code === status.RESOURCE_EXHAUSTED && reasonOf(error) === undefined;
 }
 
+/** Tells whether another connection has the queue for itself. */
+export function isLocked(error: unknown): boolean {
+  return isServiceError(error) && reasonOf(error) === "RESOURCE_LOCKED";
+}
+
 /** Tells whether another attempt, on another node, may succeed. */
 export function isTransient(error: unknown): boolean {
   if (error instanceof AgainError) {

@@ -155,6 +155,41 @@ test("a delivery that was not settled in time is another stream of the same node
   assert.deepEqual(await settles(second), [[1, true, "ACK"]]);
 });
 
+const locked = [status.FAILED_PRECONDITION, "queue 'q' is locked", "RESOURCE_LOCKED"] as const;
+
+test("a queue that its consumer's connection before still locks is tried again, for two minutes", async (t) => {
+  const { client, brokers } = await start(t, 2);
+  const starting = client.consume("q", { exclusive: true });
+  await begin(brokers[0]!);
+  const consumer = await starting;
+  const now = t.mock.method(performance, "now", () => 0);
+  brokers[0]!.stop();
+  const refuse = async (at: number) => {
+    const stream = await brokers[1]!.consumers.next(); // what was refused before has been heard of
+    now.mock.mockImplementation(() => at);
+    stream.fail(...locked);
+  };
+  for (const at of [0, 60_000, 119_000]) {
+    await refuse(at);
+  }
+  const { stream } = await begin(brokers[1]!);
+  stream.send(delivered(1, "a"));
+  assert.equal((await consumer.next()).text(), "a");
+
+  stream.fail(...locked); // the time begins anew
+  await refuse(238_000);
+  await refuse(239_001);
+  await assert.rejects(consumer.next(), (e) => e instanceof BrokerError && e.reason === "RESOURCE_LOCKED");
+  assert.equal(brokers[0]!.consumers.length, 0);
+});
+
+test("a queue that is locked at the start", async (t) => {
+  const { client, broker } = await start(t);
+  const starting = client.consume("q");
+  (await broker.consumers.next()).fail(...locked);
+  await assert.rejects(starting, (e) => e instanceof BrokerError && e.reason === "RESOURCE_LOCKED");
+});
+
 test("a consumer that cannot start says why", async (t) => {
   const { client, broker } = await start(t);
   const starting = client.consume("q");
