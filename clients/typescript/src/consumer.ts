@@ -349,22 +349,15 @@ function startOf(queue: string, options: ConsumeOptions): wire.ConsumeStart {
   return start;
 }
 
-/** What is known of a delivery. */
-interface State {
-  settlement: wire.Settlement | undefined; // undefined: in the program's hands
-  delayMs: number;
-  sent: boolean; // the broker knows
-}
-
 const settled = Promise.resolve(true);
 const lost = Promise.resolve(false);
 
 /** One stream of deliveries. It collects what is settled and sends it together. */
 class ConsumeStream implements Settler {
   over = false;
-  private base = 1; // the tag of the first delivery in states
-  private readonly states = new Deque<State>();
-  private changed: number[] = []; // tags that are settled and not sent, in order of settling
+  private readonly held = new Set<number>(); // tags in the program's hands, ascending
+  // By tag: settled and not sent, in order of settling.
+  private readonly changed = new Map<number, { settlement: wire.Settlement; delayMs: number }>();
   private readonly extended = new Set<number>(); // tags to be extended, not sent
   private scheduled = false; // send is about to run
   private hasRoom = true; // the stream takes more
@@ -381,20 +374,19 @@ class ConsumeStream implements Settler {
     });
   }
 
-  /** Notes a delivery. Their tags are consecutive, from 1. */
+  /** Notes a delivery. Their tags grow. */
   received(d: wire.Delivery): Received {
     if (this.automatic) {
       return new Received(d, undefined);
     }
-    this.states.push({ settlement: undefined, delayMs: 0, sent: false });
+    this.held.add(Number(d.deliveryTag));
     return new Received(d, this);
   }
 
   settle(tag: number, settlement: wire.Settlement, delayMs: number): Promise<boolean> {
-    return this.change(tag, (state) => {
-      state.settlement = settlement;
-      state.delayMs = delayMs;
-      this.changed.push(tag);
+    return this.change(tag, () => {
+      this.held.delete(tag);
+      this.changed.set(tag, { settlement, delayMs });
     });
   }
 
@@ -403,15 +395,14 @@ class ConsumeStream implements Settler {
   }
 
   /** Notes what becomes of a delivery in the program's hands, to be sent with the rest of this turn. */
-  private change(tag: number, note: (state: State) => void): Promise<boolean> {
+  private change(tag: number, note: () => void): Promise<boolean> {
     if (this.over || this.closing) {
       return lost;
     }
-    const state = tag < this.base ? undefined : this.states.at(tag - this.base);
-    if (!state || state.settlement) {
+    if (!this.held.has(tag)) {
       return Promise.reject(new SettledError());
     }
-    note(state);
+    note();
     if (!this.scheduled) {
       this.scheduled = true;
       setImmediate(() => {
@@ -465,32 +456,23 @@ class ConsumeStream implements Settler {
   /** Turns what was settled into as few settles as can be: what is done from the front on is one. */
   private take(): wire.Settle[] {
     const settles: wire.Settle[] = [];
-    let front = 0; // acked, or known to the broker
-    let last = -1;
-    for (; front < this.states.length; front++) {
-      const state = this.states.at(front);
-      if (!state.sent) {
-        if (state.settlement !== "SETTLEMENT_ACK") {
-          break;
-        }
-        last = front;
+    const [firstHeld = Infinity] = this.held;
+    let front = 0; // the last of the front that the broker does not know of
+    for (const tag of [...this.changed.keys()].sort((a, b) => a - b)) {
+      if (tag > firstHeld || this.changed.get(tag)!.settlement !== "SETTLEMENT_ACK") {
+        break;
+      }
+      front = tag;
+    }
+    if (front > 0) {
+      settles.push({ deliveryTag: front.toString(), multiple: true, settlement: "SETTLEMENT_ACK" });
+    }
+    for (const [tag, { settlement, delayMs }] of this.changed) {
+      if (tag > front) {
+        settles.push({ deliveryTag: tag.toString(), settlement, delayMillis: delayMs.toString() });
       }
     }
-    if (last >= 0) {
-      settles.push({ deliveryTag: (this.base + last).toString(), multiple: true, settlement: "SETTLEMENT_ACK" });
-    }
-    for (const tag of this.changed) {
-      if (tag >= this.base + front) {
-        const state = this.states.at(tag - this.base);
-        settles.push({ deliveryTag: tag.toString(), settlement: state.settlement!, delayMillis: state.delayMs.toString() });
-        state.sent = true;
-      }
-    }
-    this.changed = [];
-    for (let i = 0; i < front; i++) {
-      this.states.shift();
-    }
-    this.base += front;
+    this.changed.clear();
     return settles;
   }
 }

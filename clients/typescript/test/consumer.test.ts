@@ -70,6 +70,24 @@ test("what is settled in one turn is sent together, and what is done from the fr
   await assert.rejects(got[5]!.ack(), /settled already/);
 });
 
+test("what is settled is forgotten, also behind what is not", async (t) => {
+  const { client, broker } = await start(t);
+  const starting = client.consume("q");
+  const { stream } = await begin(broker);
+  const consumer = await starting;
+  stream.send(delivered(1, "held"));
+  const held = await consumer.next();
+  for (let tag = 2; tag < 200; tag++) {
+    stream.send(delivered(tag, "settled"));
+    void (await consumer.next()).ack();
+    assert.deepEqual(await settles(stream), [[tag, false, "ACK"]]);
+  }
+  const kept = Object.values((consumer as unknown as { stream: object }).stream).map((value: { size?: number; length?: number }) => value?.size ?? value?.length ?? 0);
+  assert(Math.max(...kept) < 10, `${kept}`);
+  void held.ack();
+  assert.deepEqual(await settles(stream), [[1, true, "ACK"]]);
+});
+
 test("delays go with the settlement; what is extended is told of before what is settled", async (t) => {
   const { client, broker } = await start(t);
   const starting = client.consume("q");
