@@ -38,6 +38,9 @@ export class Decimal {
   ) {}
 }
 
+/** A text that is not UTF-8, by its bytes; `Buffer.from(octets).toString()` reads what can be read. */
+export class Octets extends Uint8Array {}
+
 /**
  * The value of a header or argument. An integral number and a bigint are sent as 64-bit integers, other numbers as
  * doubles; Typed chooses another type. A Date is sent to the second. Received integers are numbers where a number holds
@@ -105,7 +108,8 @@ function toStructure(value: Exclude<Value, null | boolean | string | number | bi
     return { timestampValue: toSeconds(value, key) };
   }
   if (value instanceof Uint8Array) {
-    return { bytesValue: Buffer.from(value.buffer, value.byteOffset, value.byteLength) };
+    const bytes = Buffer.from(value.buffer, value.byteOffset, value.byteLength);
+    return value instanceof Octets ? { octetsValue: bytes } : { bytesValue: bytes };
   }
   if (Array.isArray(value)) {
     return { arrayValue: { values: value.map((inner) => toField(inner, key)) } };
@@ -136,7 +140,7 @@ export function sizeOfFields(fields: Fields | undefined): number {
 
 function sizeOfField(field: FieldValue): number {
   const inner = field.arrayValue?.values.reduce((sum, value) => sum + sizeOfField(value), 0) ?? sizeOfFields(field.tableValue?.fields);
-  return fieldOverhead + inner + Buffer.byteLength(field.stringValue ?? "") + (field.bytesValue?.length ?? 0);
+  return fieldOverhead + inner + Buffer.byteLength(field.stringValue ?? "") + (field.bytesValue ?? field.octetsValue ?? "").length;
 }
 
 /** Returns the seconds since 1970 of a date that is not before. */
@@ -173,7 +177,7 @@ function fromField(field: FieldValue): Value {
     case "int64Value":
       return toInteger(field.int64Value!);
     case "octetsValue":
-      return field.octetsValue!.toString();
+      return new Octets(field.octetsValue!);
     case "timestampValue":
       return new Date(Number(field.timestampValue) * 1000);
     case "decimalValue":

@@ -8,7 +8,7 @@ export type { PeekedMessage, PeekOptions, QueueStatus, Status } from "./admin.js
 export { Client, type CallOptions, type ClientOptions, type HandleOptions, type Handler, type Logger } from "./client.js";
 export type { Consumer, ConsumeOptions, Delivery } from "./consumer.js";
 export { BrokerError, ClosedError, OutcomeUnknownError, RejectedError, SettledError, UnroutableError, WarrenError, type Reason } from "./errors.js";
-export { Decimal, Typed, type NumberType, type Table, type Value } from "./fields.js";
+export { Decimal, Octets, Typed, type NumberType, type Table, type Value } from "./fields.js";
 export type { Message, ReceivedMessage } from "./message.js";
 export type { TlsOptions } from "./node.js";
 export type { Outcome, Publisher, PublisherOptions } from "./publisher.js";

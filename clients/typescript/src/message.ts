@@ -26,6 +26,12 @@ export interface Message {
   /** Checked by the broker. */
   userId?: string;
   appId?: string;
+  clusterId?: string;
+  /**
+   * The headers and properties as AMQP encodes them; received when the fields above cannot say all. If it is published, the
+   * others do not count, so that a message that is passed on stays what it was: leave it out to change one of them.
+   */
+  amqpEncoded?: Uint8Array;
 }
 
 /** What is delivered. */
@@ -38,7 +44,7 @@ export interface ReceivedMessage extends Omit<Message, "body" | "headers"> {
 }
 
 // Properties that are texts as they are.
-const texts = ["contentType", "contentEncoding", "correlationId", "replyTo", "messageId", "type", "userId", "appId"] as const;
+const texts = ["contentType", "contentEncoding", "correlationId", "replyTo", "messageId", "type", "userId", "appId", "clusterId"] as const;
 
 // More than what a message takes beside its body, properties that are texts, and headers, in bytes; and what such a text does.
 const messageOverhead = 64;
@@ -63,9 +69,11 @@ export function toWire(m: Message): wire.Message {
     type: text(m.type),
     userId: text(m.userId),
     appId: text(m.appId),
+    clusterId: text(m.clusterId),
+    priority: m.priority,
   };
-  if (m.priority) {
-    properties.priority = m.priority;
+  if (m.amqpEncoded) {
+    properties.amqpEncoded = toBuffer(m.amqpEncoded);
   }
   if (m.expirationMs) {
     properties.expiration = Math.max(1, Math.floor(m.expirationMs)).toString();
@@ -83,7 +91,7 @@ export function sizeOf(m: wire.Message): number {
   for (const name of [...texts, "expiration"] as const) {
     bytes += p[name] === undefined ? 0 : textOverhead + Buffer.byteLength(p[name]);
   }
-  return bytes + sizeOfFields(p.headers);
+  return bytes + (p.amqpEncoded ? textOverhead + p.amqpEncoded.length : 0) + sizeOfFields(p.headers);
 }
 
 function text(value: string | undefined): string | undefined {
@@ -112,6 +120,9 @@ export function fromWire(m: wire.Message): ReceivedMessage {
     if (p[name] !== undefined) {
       Object.assign(received, { [name]: p[name] });
     }
+  }
+  if (p.amqpEncoded && p.amqpEncoded.length > 0) {
+    received.amqpEncoded = p.amqpEncoded;
   }
   if (p.expiration !== undefined && /^[0-9]+$/.test(p.expiration)) {
     received.expirationMs = Number(p.expiration);

@@ -41,6 +41,8 @@ export interface Properties {
   type?: string;
   userId?: string;
   appId?: string;
+  clusterId?: string;
+  amqpEncoded?: Buffer;
 }
 
 export interface Message {

@@ -1,7 +1,7 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 
-import { Decimal, Typed, type Message, type Table } from "@warrenmq/client";
+import { Decimal, Octets, Typed, type Message, type ReceivedMessage, type Table } from "@warrenmq/client";
 import { fromFields, toFields } from "../dist/fields.js";
 import { fromWire, sizeOf, toWire } from "../dist/message.js";
 import { publish, type Fields, type PublishRequest } from "../dist/wire.js";
@@ -11,6 +11,12 @@ import { fileURLToPath } from "node:url";
 const directory = fileURLToPath(new URL("../dist/proto/", import.meta.url));
 const services = loadSync("broker/v1/publishing.proto", { includeDirs: [directory], longs: String, enums: String, defaults: true, oneofs: true });
 const decode = (services["warren.broker.v1.PublishingService"] as ServiceDefinition)["Publish"]!.requestDeserialize;
+
+/** Sends a message through the encoding that it travels in. */
+function travelled(message: Message): ReceivedMessage {
+  const bytes = publish.encode({ batch: { firstSequence: "1", lowestUnconfirmed: "1", messages: [toWire(message)] } });
+  return fromWire((decode(bytes) as PublishRequest).batch!.messages[0]!);
+}
 
 /** Sends headers through the encoding that they travel in. */
 function travel(table: Table): Fields {
@@ -71,8 +77,10 @@ test("typed numbers have their kinds", () => {
   assert.deepEqual(fromFields(fields), { a: -128, b: -5, c: 7, d: 255, e: 65535, f: 4294967295, g: 1.5, h: 2 });
 });
 
-test("a text that is not UTF-8 is read with replacement characters", () => {
-  assert.deepEqual(fromFields({ t: { kind: "octetsValue", octetsValue: Buffer.from([65, 255]) } }), { t: "A\ufffd" });
+test("a text that is not UTF-8 comes back as it was, and is no byte array", () => {
+  const fields = travel({ t: new Octets([65, 255]), list: [new Octets()], bytes: Buffer.from([65, 255]) });
+  assert.deepEqual([fields["t"]!.kind, fields["bytes"]!.kind], ["octetsValue", "bytesValue"]);
+  assert.deepEqual(fromFields(fields), { t: new Octets([65, 255]), list: [new Octets()], bytes: Buffer.from([65, 255]) });
 });
 
 test("what cannot be sent is refused", () => {
@@ -107,10 +115,15 @@ test("a message comes back as it was", () => {
     type: "t",
     userId: "guest",
     appId: "a",
+    clusterId: "cl",
+    amqpEncoded: Buffer.from([0x80, 0, 1, 255]),
   };
-  const bytes = publish.encode({ batch: { firstSequence: "1", lowestUnconfirmed: "1", messages: [toWire(message)] } });
-  const sent = (decode(bytes) as PublishRequest).batch!.messages[0]!;
-  assert.deepEqual(fromWire(sent), { ...message, body: Buffer.from("text") });
+  assert.deepEqual(travelled(message), { ...message, body: Buffer.from("text") });
+});
+
+test("a priority of 0 is not an absent one", () => {
+  assert.equal(travelled({ priority: 0 }).priority, 0);
+  assert(!("priority" in travelled({})));
 });
 
 test("the size of a message is a bound for what is sent, and near", () => {
@@ -119,6 +132,7 @@ test("the size of a message is a bound for what is sent, and near", () => {
     {},
     { exchange: text, routingKey: text, body: Buffer.alloc(5000) },
     { contentType: text, contentEncoding: text, correlationId: text, replyTo: text, messageId: text, type: text, userId: text, appId: text },
+    { clusterId: text, amqpEncoded: Buffer.alloc(1000), headers: { octets: new Octets(1000) } },
     { priority: 255, expirationMs: 2 ** 52, timestamp: new Date(8.64e15), transient: true, body: text },
     { headers: { [text]: text, list: [text, [text, 1n << 62n], null, new Typed("double", 1)], table: { [text]: { [text]: Buffer.alloc(500) } } } },
     { headers: Object.fromEntries(Array.from({ length: 300 }, (_, i) => [`${i}`, [-(2n ** 63n), new Decimal(255, 4294967295), new Date(8.64e15), true]])) },
@@ -132,7 +146,5 @@ test("the size of a message is a bound for what is sent, and near", () => {
 });
 
 test("properties that are left out are absent", () => {
-  const bytes = publish.encode({ batch: { firstSequence: "1", lowestUnconfirmed: "1", messages: [toWire({ routingKey: "k" })] } });
-  const sent = (decode(bytes) as PublishRequest).batch!.messages[0]!;
-  assert.deepEqual(fromWire(sent), { exchange: "", routingKey: "k", body: Buffer.alloc(0), headers: {}, transient: false });
+  assert.deepEqual(travelled({ routingKey: "k" }), { exchange: "", routingKey: "k", body: Buffer.alloc(0), headers: {}, transient: false });
 });
