@@ -43,6 +43,8 @@ class Messages(unittest.TestCase):
             type="t",
             user_id="guest",
             app_id="a",
+            cluster_id="c",
+            amqp_encoded=b"\x80\x00\xff",
         )
         self.assertEqual(there_and_back(message), message)
 

@@ -76,6 +76,10 @@ class Message:
     user_id: str | None = None
     """Checked by the broker."""
     app_id: str | None = None
+    cluster_id: str | None = None
+    amqp_encoded: bytes = dataclasses.field(default=b"", repr=False)
+    """The headers and properties as AMQP encodes them; received when the fields above cannot say all. If it is published, the
+    others do not count, so that a message that is passed on stays what it was: clear it to change one of them."""
 
 
 _PERSISTENT = 2
@@ -91,6 +95,7 @@ _TEXTS = (
     "type",
     "user_id",
     "app_id",
+    "cluster_id",
 )
 
 
@@ -111,6 +116,8 @@ def to_proto(m: Message) -> message_pb2.Message:
         p.expiration = str(max(1, round(m.expiration * 1000)))
     if m.timestamp is not None:
         p.timestamp_seconds = _seconds(m.timestamp)
+    if m.amqp_encoded:
+        p.amqp_encoded = m.amqp_encoded
     put_fields(p.headers, m.headers)
     return out
 
@@ -131,6 +138,8 @@ def from_proto(kind: type[M], m: message_pb2.Message, **more: Any) -> M:
     for name in _TEXTS:
         if has(name):
             more[name] = getattr(p, name)
+    if p.amqp_encoded:
+        more["amqp_encoded"] = p.amqp_encoded
     return kind(
         body=m.body,
         routing_key=m.routing_key,
