@@ -383,6 +383,54 @@ class Getting(WithNodes):
         self.assertEqual(self.nodes[1].metadata, None, "nothing was asked for again")
 
 
+class Watch:
+    """An interceptor that notes calls, and adds to their metadata."""
+
+    def __init__(self, calls):
+        self.calls = calls
+
+    async def intercept(self, continuation, details, request):
+        self.calls.append(details.method.decode().rpartition("/")[2])
+        details.metadata.add("traceparent", str(len(self.calls)))
+        return await continuation(details, request)
+
+
+class WatchCalls(Watch, grpc.aio.UnaryUnaryClientInterceptor):
+    intercept_unary_unary = Watch.intercept
+
+
+class WatchStreams(Watch, grpc.aio.StreamStreamClientInterceptor):
+    intercept_stream_stream = Watch.intercept
+
+
+class Intercepting(WithNodes):
+    async def test_interceptors_see_all_calls_and_streams(self):
+        calls = []
+        watches = [WatchCalls(calls), WatchStreams(calls)]
+        addresses = [n.address for n in self.nodes]
+        async with aio.Client(addresses, logger=logging.getLogger("test"), interceptors=watches) as client:
+            await client.declare_queue("q")
+            async with client.publisher() as publisher:
+                await publisher.publish(aio.Message(b"x", "q"))
+            self.cluster.queue = [b"a", b"b"]
+            consumer = await client.consume("q")
+            await (await consumer.next()).ack()
+            await (await client.get("q")).ack()
+            self.assertEqual((await client.get("q", auto_settle=True)).body, b"a")
+            await self.nodes[0].stop()
+            self.nodes[1].confirm_until = 1
+            async with client.publisher() as publisher:
+                outcomes = [await publisher.submit(aio.Message(b"%d" % i, "q")) for i in range(3)]
+                await eventually(outcomes[0].done)
+                self.nodes[1].confirm_until = None
+            self.assertEqual([outcome.exception() for outcome in outcomes], [None] * 3)
+            await eventually(lambda: self.nodes[1].consumes == 1)
+            await consumer.close()
+        self.assertEqual(calls[:5], ["DeclareQueue", "Publish", "Consume", "Get", "Get"])
+        self.assertLessEqual({"DeclareQueue", "Publish", "Consume"}, set(calls[5:]))
+        self.assertEqual(self.nodes[0].metadata["traceparent"], "5")
+
+
 class Cancelling(unittest.IsolatedAsyncioTestCase):
     """gRPC's reads and writes raise how the call has ended when they are cancelled at that moment."""
 
@@ -400,7 +448,7 @@ class Cancelling(unittest.IsolatedAsyncioTestCase):
             await waiting
 
     async def test_whoever_runs_a_stream_is_cancelled(self):
-        call = unittest.mock.Mock()
+        call = unittest.mock.Mock(done_writing=unittest.mock.AsyncMock())
         waiting = asyncio.create_task(converse(call, self.ends_as_it_is_cancelled(), self.ends_as_it_is_cancelled()))
         await asyncio.sleep(0.01)
         waiting.cancel()

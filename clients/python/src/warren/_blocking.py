@@ -10,6 +10,8 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterat
 from queue import Empty, SimpleQueue
 from typing import Any, ParamSpec, TypeVar
 
+import grpc
+
 from . import _client, _publisher
 from ._connection import DEFAULT_RECONNECT_DELAY, TLS
 from ._consumer import DEFAULT_CREDIT, BaseConsumer, BaseDelivery, consume_start
@@ -198,7 +200,8 @@ class Client:
     user and password say who the program is; guest, the default, may come from the broker's own machine alone. A bearer
     token, if there is one, says it instead; with user=None the client's certificate does. reconnect_delay is the least and the greatest pause between attempts in
     seconds, which grows while all nodes fail. logger is told of connections lost and found; the default is named "warren".
-    channel_options are options of gRPC's channels, added to those of the SDK.
+    channel_options are options of gRPC's channels, added to those of the SDK. interceptors are those of grpc.aio, such as
+    OpenTelemetry's, for all calls and streams; they run in the SDK's own thread.
     """
 
     def __init__(
@@ -214,6 +217,7 @@ class Client:
         logger: logging.Logger | None = None,
         reconnect_delay: tuple[float, float] = DEFAULT_RECONNECT_DELAY,
         channel_options: Sequence[tuple[str, Any]] = (),
+        interceptors: Sequence[grpc.aio.ClientInterceptor] = (),
     ) -> None:
         self._timeout = timeout
         self._log = logger or logging.getLogger("warren")
@@ -229,6 +233,7 @@ class Client:
                 logger=self._log,
                 reconnect_delay=reconnect_delay,
                 channel_options=channel_options,
+                interceptors=interceptors,
             )
 
         self._client = run(make)

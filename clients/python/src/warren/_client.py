@@ -6,6 +6,8 @@ import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
 from typing import Any, TypeVar
 
+import grpc
+
 from ._connection import DEFAULT_RECONNECT_DELAY, TLS, Connection, Node, of_call
 from ._consumer import DEFAULT_CREDIT, BaseConsumer, BaseDelivery, Consumer, Delivery, Inbox, consume_start, get
 from ._message import Value, from_proto, put_fields
@@ -41,7 +43,8 @@ class Client:
     user and password say who the program is; guest, the default, may come from the broker's own machine alone. A bearer
     token, if there is one, says it instead; with user=None the client's certificate does. reconnect_delay is the least and the greatest pause between attempts in
     seconds, which grows while all nodes fail. logger is told of connections lost and found; the default is named "warren".
-    channel_options are options of gRPC's channels, added to those of the SDK.
+    channel_options are options of gRPC's channels, added to those of the SDK. interceptors are those of grpc.aio, such as
+    OpenTelemetry's, for all calls and streams.
     """
 
     def __init__(
@@ -56,6 +59,7 @@ class Client:
         logger: logging.Logger | None = None,
         reconnect_delay: tuple[float, float] = DEFAULT_RECONNECT_DELAY,
         channel_options: Sequence[tuple[str, Any]] = (),
+        interceptors: Sequence[grpc.aio.ClientInterceptor] = (),
     ) -> None:
         self._connection = Connection(
             addresses,
@@ -67,6 +71,7 @@ class Client:
             logger=logger or logging.getLogger("warren"),
             reconnect_delay=reconnect_delay,
             channel_options=channel_options,
+            interceptors=interceptors,
         )
 
     async def __aenter__(self) -> Client:
@@ -147,8 +152,8 @@ class Client:
 
     async def get_as(self, kind: type[D], queue: str, auto_settle: bool) -> D | None:
         """Takes one message as a delivery of a class."""
-        metadata = self._connection.metadata
-        return await self._connection.call(lambda node: get(node, metadata, queue, auto_settle, kind))
+        c = self._connection
+        return await c.call(lambda node: get(node, c.metadata, queue, auto_settle, kind))
 
     # The topology: now and after every lost connection.
 

@@ -54,12 +54,15 @@ def _read(path: str | None) -> bytes | None:
 
 
 def open_channel(
-    address: str, credentials: grpc.ChannelCredentials | None, options: Sequence[tuple[str, Any]]
+    address: str,
+    credentials: grpc.ChannelCredentials | None,
+    options: Sequence[tuple[str, Any]],
+    interceptors: Sequence[grpc.aio.ClientInterceptor],
 ) -> grpc.aio.Channel:
     """Makes the channel of a node; it connects when it is used."""
     if credentials is None:
-        return grpc.aio.insecure_channel(address, options=options)
-    return grpc.aio.secure_channel(address, credentials, options=options)
+        return grpc.aio.insecure_channel(address, options=options, interceptors=interceptors)
+    return grpc.aio.secure_channel(address, credentials, options=options, interceptors=interceptors)
 
 
 class Node:
@@ -116,22 +119,23 @@ class Connection:
         logger: logging.Logger,
         reconnect_delay: tuple[float, float],
         channel_options: Sequence[tuple[str, Any]],
+        interceptors: Sequence[grpc.aio.ClientInterceptor],
     ) -> None:
         addresses = [addresses] if isinstance(addresses, str) else list(addresses)
         if not addresses:
             raise ValueError("no addresses")
         self.loop = asyncio.get_running_loop()
         self.log = logger
-        self.metadata = [("warren-vhost", vhost)]
+        self._metadata = [("warren-vhost", vhost)]
         if token is not None:
-            self.metadata.append(("authorization", "Bearer " + token))
+            self._metadata.append(("authorization", "Bearer " + token))
         elif user is not None:
             login = base64.b64encode(f"{user}:{password}".encode()).decode()
-            self.metadata.append(("authorization", "Basic " + login))
+            self._metadata.append(("authorization", "Basic " + login))
         self.min_delay, self.max_delay = reconnect_delay
         credentials = tls.credentials() if tls else None
         options = [*self._channel_options(), *channel_options]
-        self.nodes = [Node(a, open_channel(a, credentials, options)) for a in addresses]
+        self.nodes = [Node(a, open_channel(a, credentials, options, list(interceptors))) for a in addresses]
         self.closing = asyncio.Event()
         self._current = 0  # of nodes: the one in use
         self._generation = 0  # counts the changes of _current, and of the connection to it
@@ -158,6 +162,11 @@ class Connection:
             ("grpc.enable_http_proxy", 0),
             ("grpc.service_config_disable_resolution", 1),
         ]
+
+    @property
+    def metadata(self) -> grpc.aio.Metadata:
+        """What goes with a call: for each its own, as interceptors may add to it."""
+        return grpc.aio.Metadata(*self._metadata)
 
     @property
     def closed(self) -> bool:
@@ -332,7 +341,16 @@ async def converse(call: Any, sender: Coroutine[Any, Any, None], receiver: Corou
         for task in tasks:
             task.cancel()
         call.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        # A call with interceptors has a task of its own, which waits for what is written.
+        await asyncio.gather(*tasks, call.done_writing(), return_exceptions=True)
+
+
+async def read(call: Any) -> Any:
+    """Reads a response, or EOF."""
+    try:
+        return await call.read()
+    except StopAsyncIteration:  # what the end is for a call with interceptors, before grpcio has mended it
+        return grpc.aio.EOF
 
 
 async def send(call: Any, request: Any) -> bool:

@@ -14,7 +14,7 @@ from typing import Any, Generic, Protocol, TypeGuard, TypeVar
 
 import grpc
 
-from ._connection import Again, Connection, Node, converse, of_call, send
+from ._connection import Again, Connection, Node, converse, of_call, read, send
 from ._message import Message, from_proto
 from ._proto import consuming_pb2
 from ._topology import Binding, binding_to_proto
@@ -223,7 +223,7 @@ class BaseConsumer(Generic[D]):
         call = node.consume(metadata=self._connection.metadata)
         try:
             await of_call(send(call, consuming_pb2.ConsumeRequest(start=self._start)))
-            response = await of_call(call.read())
+            response = await of_call(read(call))
         except BaseException:
             call.cancel()
             raise
@@ -260,7 +260,7 @@ class BaseConsumer(Generic[D]):
         automatic = self._start.auto_settle
         while True:
             try:
-                response = await call.read()
+                response = await read(call)
             except grpc.aio.AioRpcError as e:
                 if self._closing.is_set():
                     raise ClosedError("the consumer is closed") from None
@@ -482,7 +482,7 @@ class _GetStream:
 async def finish(call: Any) -> None:
     """Half-closes and waits for the end."""
     await call.done_writing()
-    await call.read()
+    await read(call)
 
 
 async def _end(call: Any) -> None:
@@ -497,7 +497,7 @@ async def get(node: Node, metadata: Any, queue: str, auto_settle: bool, kind: ty
     try:
         fetch = consuming_pb2.Fetch(queue=queue, auto_settle=auto_settle)
         await of_call(send(call, consuming_pb2.GetRequest(fetch=fetch)))
-        response = await of_call(call.read())
+        response = await of_call(read(call))
         if response is grpc.aio.EOF:
             return None
         if not response.HasField("delivery"):

@@ -13,7 +13,7 @@ from typing import Any, Union
 import grpc
 from google.protobuf.message import EncodeError
 
-from ._connection import Again, Connection, Node, converse, send
+from ._connection import Again, Connection, Node, converse, read, send
 from ._message import Message, to_proto
 from ._proto import message_pb2, publishing_pb2
 from .errors import ClosedError, Error, OutcomeError, OutcomeUnknownError, RejectedError, UnroutableError, is_too_large, reason_of
@@ -227,7 +227,7 @@ class Publisher:
     async def _receive(self, call: Any, up: Callable[[], None]) -> None:
         """Takes outcomes until the stream ends."""
         while True:
-            response = await call.read()
+            response = await read(call)
             if response is grpc.aio.EOF:
                 raise Again
             if response.HasField("confirms"):
