@@ -120,7 +120,7 @@ export function isDeliveryTimeout(error: unknown): boolean {
 }
 
 /** Tells whether gRPC itself, and not the broker, refused a request for its size. */
-export function isTooLarge(error: unknown): boolean {
+export function isTooLarge(error: unknown): error is ServiceError {
   return isServiceError(error) && error.code === status.RESOURCE_EXHAUSTED && reasonOf(error) === undefined;
 }
 

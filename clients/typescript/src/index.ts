@@ -3,7 +3,7 @@
  * fails: publishers publish again what is not confirmed, and nothing is stored twice; consumers go on; what was declared
  * is declared again. A program sees a pause and nothing else.
  */
-export { status } from "@grpc/grpc-js";
+export { InterceptingCall, status, type Interceptor } from "@grpc/grpc-js";
 export type { PeekedMessage, PeekOptions, QueueStatus, Status } from "./admin.js";
 export { Client, type CallOptions, type ClientOptions, type HandleOptions, type Handler, type Logger } from "./client.js";
 export type { Consumer, ConsumeOptions, Delivery } from "./consumer.js";

@@ -3,7 +3,7 @@ import { randomUUID } from "node:crypto";
 import { onAbort } from "./abort.js";
 import type { CallOptions, Core } from "./client.js";
 import { Deque } from "./deque.js";
-import { AgainError, ClosedError, isTooLarge, OutcomeUnknownError, RejectedError, textOf, UnroutableError, WarrenError, type Reason } from "./errors.js";
+import { AgainError, ClosedError, isTooLarge, OutcomeUnknownError, RejectedError, UnroutableError, WarrenError, type Reason } from "./errors.js";
 import { checkText } from "./fields.js";
 import { sizeOf, toWire, type Message } from "./message.js";
 import type { Node, Stream } from "./node.js";
@@ -14,7 +14,8 @@ export interface PublisherOptions {
    * Names the publisher's series of messages instead of a random name. next is the number of the next message: number n
    * of a producer must always be the same message, also when the program runs again, such as the offset in what it reads
    * from. A program that runs again begins with the first message that it has not seen confirmed; numbers below that are
-   * rejected with reason REFUSED. The broker forgets a producer after an hour without messages.
+   * rejected with reason REFUSED. The broker forgets a producer after an hour without messages,
+   * or before when 16,384 others came later to the same shard.
    */
   producer?: { id: string; next: number | bigint };
   /** How many messages may be unconfirmed; beyond, publishing waits. Default 4096, at most 16,000. */
@@ -287,7 +288,7 @@ export class Publisher {
     try {
       return await stream.ended;
     } catch (error) {
-      if (isTooLarge(error) && this.rejectLargest(textOf(error))) {
+      if (isTooLarge(error) && this.rejectLargest(error.details)) {
         up();
         throw new AgainError();
       }

@@ -280,7 +280,7 @@ test("a message above the node's limit is rejected by itself", async (t) => {
   const reasons = outcomes.map((o) => (o.status === "rejected" ? (o.reason as RejectedError).reason : undefined));
   assert.deepEqual(reasons, sizes.map((size) => (size > limit ? "PRECONDITION_FAILED" : undefined)));
   const rejected = (outcomes[1] as PromiseRejectedResult).reason;
-  assert(rejected instanceof RejectedError && /larger than max/.test(rejected.text));
+  assert(rejected instanceof RejectedError && /^Received message larger than max/.test(rejected.text));
   assert.deepEqual(new Map([...stored].sort()), new Map(sizes.map((size, i) => [i + 1, size] as const).filter(([, size]) => size <= limit)));
   assert.equal(brokers[1]!.publishers.length, 0, "nothing is wrong with the node");
 });

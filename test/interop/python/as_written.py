@@ -8,6 +8,6 @@ from warren import _connection
 
 address = sys.argv[1]
 open_channel = _connection.open_channel
-_connection.open_channel = lambda _, credentials, options: open_channel(address, credentials, options)
+_connection.open_channel = lambda _, *rest: open_channel(address, *rest)
 sys.argv = sys.argv[2:]
 runpy.run_path(sys.argv[0], run_name="__main__")

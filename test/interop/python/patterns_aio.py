@@ -95,6 +95,20 @@ async def take(near, far, publisher):
     check(await far.get(name), None, "empty")
 
 
+async def sizes(near, far, publisher):
+    """A message above the bound is rejected, by the broker or (when its request is too large) by gRPC, and harms no other. Long
+    headers count as well."""
+    for size in (17 << 20, 21 << 20):
+        outcomes = [await publisher.submit(Message(body, name)) for body in (b"before", bytes(size), b"after")]
+        before, large, after = await asyncio.gather(*outcomes, return_exceptions=True)
+        check((before, type(large), after), (None, aio.RejectedError, None), "outcomes")
+        check(large.reason, aio.Reason.PRECONDITION_FAILED, "reason")
+    headers = {f"h{i}": "x" * 1024 for i in range(40)}
+    outcomes = [await publisher.submit(Message(b"", name, headers=headers)) for _ in range(600)]
+    await asyncio.gather(*outcomes)
+    check(await near.purge_queue(name), 604, "messages")
+
+
 async def main():
     async with aio.Client(near_address) as near, aio.Client(far_address) as far, near.publisher() as publisher:
         both = (near, far, publisher)
@@ -107,6 +121,7 @@ async def main():
                        {"headers": {"a": 1, "b": "x", "c": True}}, {"headers": {"a": 1}})
         await rpc(*both)
         await take(*both)
+        await sizes(*both)
     print("done")
 
 

@@ -100,7 +100,7 @@ class Client:
         next message: number n of a producer must always be the same message, also when the program runs again, such as the
         offset in what it reads from. A program that runs again begins with the first message that it has not seen
         confirmed; numbers below that are rejected with reason REFUSED. The broker forgets a producer after an hour without
-        messages."""
+        messages, or before when 16,384 others came later to the same shard."""
         return Publisher(self._connection, producer, next_number, max_unconfirmed, max_unconfirmed_bytes)
 
     async def consume(
