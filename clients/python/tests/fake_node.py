@@ -43,7 +43,7 @@ class Node:
         self.confirm_until = None  # confirms that many messages of each stream at most; None: all
         self.outcome = {}  # by body: Confirm fields instead of confirmed
         self.refuse = None  # (code, reason, text) for every call
-        self.refusals = None  # how many calls are refused; None: all
+        self.refuse_first = []  # the same for the next calls, one each
         self.refuse_later = None  # the same for a consumer that has its deliveries, or a get that has its message, once
         self.publishes = 0  # streams
         self.consumes = 0
@@ -88,10 +88,9 @@ class Node:
 
     async def _check(self, context):
         self.metadata = dict(context.invocation_metadata())
-        if self.refuse is not None and self.refusals != 0:
-            if self.refusals is not None:
-                self.refusals -= 1
-            code, reason, text = self.refuse
+        refusal = self.refuse_first.pop(0) if self.refuse_first else self.refuse
+        if refusal is not None:
+            code, reason, text = refusal
             await context.abort(code, text, details(code, reason, text))
 
     async def _declare_queue(self, request, context):

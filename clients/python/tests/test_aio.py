@@ -12,6 +12,7 @@ from warren._consumer import ConsumeStream
 from warren._proto import consuming_pb2, publishing_pb2
 
 LOCKED = (grpc.StatusCode.FAILED_PRECONDITION, "RESOURCE_LOCKED", "queue 'q' is locked")
+LOCKED_BEFORE = (grpc.StatusCode.PERMISSION_DENIED, "ACCESS_REFUSED", "queue 'q' in vhost '/' in exclusive use")
 PATIENCE = 300  # seconds for one test
 
 
@@ -287,11 +288,10 @@ class Consuming(WithNodes):
         self.cluster.queue = [b"a"]
         consumer = await self.client.consume("q", exclusive=True)
         await consumer.next()
-        self.nodes[1].refuse = LOCKED
-        self.nodes[1].refusals = 3
+        self.nodes[1].refuse_first = [LOCKED, LOCKED_BEFORE, LOCKED]
         await self.nodes[0].stop()
         self.assertEqual((await consumer.next()).body, b"a")
-        self.assertEqual(self.nodes[1].refusals, 0)
+        self.assertEqual(self.nodes[1].refuse_first, [])
         self.assertEqual((await self.client.status()).node, self.nodes[1].address, "nothing is wrong with the node")
         await consumer.close()
 

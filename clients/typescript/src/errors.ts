@@ -126,7 +126,12 @@ export function isTooLarge(error: unknown): error is ServiceError {
 
 /** Tells whether another connection has the queue for itself. */
 export function isLocked(error: unknown): boolean {
-  return isServiceError(error) && reasonOf(error) === "RESOURCE_LOCKED";
+  if (!isServiceError(error)) {
+    return false;
+  }
+  // Nodes of before said ACCESS_REFUSED of an exclusive consumer, as AMQP does.
+  const reason = reasonOf(error);
+  return reason === "RESOURCE_LOCKED" || (reason === "ACCESS_REFUSED" && error.details.endsWith(" in exclusive use"));
 }
 
 /** Tells whether another attempt, on another node, may succeed. */

@@ -4,7 +4,7 @@ import { test } from "node:test";
 import { Metadata, status } from "@grpc/grpc-js";
 
 import { BrokerError } from "@warrenmq/client";
-import { fields, fromStatus, isTransient } from "../dist/errors.js";
+import { fields, fromStatus, isLocked, isTransient } from "../dist/errors.js";
 import { failure } from "./fake.js";
 
 function thrown(code: status, details: string, reason?: string): Error {
@@ -15,6 +15,13 @@ test("a status becomes an error with code, reason and text", () => {
   const error = fromStatus(thrown(status.NOT_FOUND, "no queue 'q'", "NOT_FOUND"));
   assert(error instanceof BrokerError);
   assert.deepEqual([error.code, error.reason, error.message], [status.NOT_FOUND, "NOT_FOUND", "no queue 'q'"]);
+});
+
+test("a queue that is another's is told from one that is forbidden", () => {
+  assert(isLocked(thrown(status.FAILED_PRECONDITION, "queue 'q' is locked", "RESOURCE_LOCKED")));
+  assert(isLocked(thrown(status.PERMISSION_DENIED, "queue 'q' in vhost '/' in exclusive use", "ACCESS_REFUSED")), "by a node of before");
+  assert(!isLocked(thrown(status.PERMISSION_DENIED, "read access to queue 'q' refused", "ACCESS_REFUSED")));
+  assert(!isLocked(new Error("queue 'q' in vhost '/' in exclusive use")));
 });
 
 test("a status without details has no reason", () => {

@@ -199,7 +199,10 @@ def is_too_large(status: grpc.aio.AioRpcError) -> bool:
 
 def is_locked(status: grpc.aio.AioRpcError) -> bool:
     """Whether another connection has the queue for itself."""
-    return from_status(status).reason is Reason.RESOURCE_LOCKED
+    e = from_status(status)
+    # Nodes of before said ACCESS_REFUSED of an exclusive consumer, as AMQP does.
+    before = e.reason is Reason.ACCESS_REFUSED and e.text.endswith(" in exclusive use")
+    return e.reason is Reason.RESOURCE_LOCKED or before
 
 
 def is_transient(status: grpc.aio.AioRpcError) -> bool:
