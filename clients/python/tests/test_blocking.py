@@ -4,6 +4,7 @@ import threading
 import unittest
 
 from fake_node import Cluster
+from test_aio import WatchCalls, WatchStreams
 
 import warren
 from warren._loop import run
@@ -118,6 +119,14 @@ class Blocking(unittest.TestCase):
             reading = pool.submit(list, consumer)
             consumer.close()
             self.assertEqual(reading.result(PATIENCE), [])
+
+    def test_interceptors(self):
+        calls = []
+        with warren.Client(self.nodes[0].address, interceptors=[WatchCalls(calls), WatchStreams(calls)]) as client:
+            client.status()
+            with client.publisher() as publisher:
+                publisher.publish(warren.Message(b"x", "q"), timeout=PATIENCE)
+        self.assertEqual(calls, ["GetStatus", "Publish"])
 
     def test_lists(self):
         self.assertEqual([x.name for x in self.client.exchanges()], ["x0", "x1", "x2"])
