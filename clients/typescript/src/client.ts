@@ -315,9 +315,7 @@ export class Core {
           this.logger.info("stream is opened again", { what });
         } else if (isTransient(error)) {
           this.lost(generation, error);
-        } else if (isLocked(error) && attempts.mayBeLocked()) {
-          this.logger.info("locked, it may be by the connection before", { what, error: textOf(error) });
-        } else {
+        } else if (!isLocked(error) || !attempts.mayBeLocked(() => this.tellLocked(what, error))) {
           throw fromStatus(error);
         }
       }
@@ -337,6 +335,10 @@ export class Core {
     this.generation++;
     this.current = (this.current + 1) % this.nodes.length;
     this.logger.warn("node does not serve; trying the next", { node: before, next: this.nodes[this.current]!.address, error: textOf(error) });
+  }
+
+  private tellLocked(what: string, error: unknown): void {
+    this.logger.info("locked, it may be by the connection before", { what, error: textOf(error) });
   }
 
   /** Notes something that was declared. */
@@ -405,10 +407,16 @@ class Attempts {
     this.lockedSince = undefined;
   }
 
-  /** Tells whether a lock may be one of the program's own, and not be given up yet. */
-  mayBeLocked(): boolean {
-    this.lockedSince ??= performance.now();
-    return this.hadSucceeded && performance.now() - this.lockedSince < lockedForMs;
+  /** Tells whether a lock may be one of the program's own, and not be given up yet; first is called with the first of several. */
+  mayBeLocked(first: () => void): boolean {
+    if (!this.hadSucceeded) {
+      return false;
+    }
+    if (this.lockedSince === undefined) {
+      this.lockedSince = performance.now();
+      first();
+    }
+    return performance.now() - this.lockedSince < lockedForMs;
   }
 
   /** Pauses, longer with each failure in a row once every node had its turn. */

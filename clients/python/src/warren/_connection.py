@@ -247,9 +247,7 @@ class Connection:
             except grpc.aio.AioRpcError as e:
                 if is_transient(e):
                     self.lost(generation, e)
-                elif is_locked(e) and attempts.may_be_locked():
-                    self.log.info("%s: locked, it may be by the connection before: %s", what, e.details())
-                else:
+                elif not is_locked(e) or not attempts.may_be_locked(what, e):
                     raise from_status(e) from None
             await attempts.wait()
 
@@ -290,12 +288,15 @@ class Attempts:
         self._had_succeeded = True
         self._locked_since = None
 
-    def may_be_locked(self) -> bool:
+    def may_be_locked(self, what: str, status: grpc.aio.AioRpcError) -> bool:
         """Whether a lock may be one of the program's own, and not be given up yet."""
+        if not self._had_succeeded:
+            return False
         now = self._connection.loop.time()
         if self._locked_since is None:
             self._locked_since = now
-        return self._had_succeeded and now - self._locked_since < _LOCKED_FOR
+            self._connection.log.info("%s: locked, it may be by the connection before: %s", what, status.details())
+        return now - self._locked_since < _LOCKED_FOR
 
     async def wait(self) -> None:
         """Pauses, longer with each failure in a row once every node had its turn. Raises ClosedError at the client's end."""
