@@ -3,9 +3,11 @@ package amqp
 import (
 	"errors"
 	"fmt"
+	"net"
 	"slices"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"github.com/warrenmq/warren/amqp/wire"
 	"github.com/warrenmq/warren/broker"
@@ -193,32 +195,48 @@ func (c *conn) unalias(ch *channel) {
 	c.aliasing = slices.DeleteFunc(c.aliasing, func(other *channel) bool { return other == ch })
 }
 
-// failures are the numbers of channels that the writer has closed. The reader takes them before its next frame.
+// failures are the channels that the broker wants closed.
 type failures struct {
-	some    atomic.Bool
-	mu      sync.Mutex // guards numbers
-	numbers []uint16
+	some atomic.Bool
+	mu   sync.Mutex // guards list, and the socket's deadline while it says that there are some
+	list []channelFailure
 }
 
-func (f *failures) add(number uint16) {
+type channelFailure struct {
+	channel *broker.Channel
+	reason  *protocolError
+}
+
+// add notes a channel, and wakes a reader that waits for bytes.
+func (f *failures) add(failed channelFailure, socket net.Conn) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	f.numbers = append(f.numbers, number)
+	f.list = append(f.list, failed)
 	f.some.Store(true)
+	_ = socket.SetReadDeadline(time.Unix(1, 0)) // a closed socket wakes him anyway
 }
 
-func (c *conn) takeFailures() {
+// take returns the channels, and undoes the waking.
+func (f *failures) take(socket net.Conn) []channelFailure {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	list := f.list
+	f.list = nil
+	f.some.Store(false)
+	_ = socket.SetReadDeadline(time.Time{}) // a closed socket fails the next read
+	return list
+}
+
+// takeFailures closes the channels that the broker wants closed, and tells whether there were any. Since it takes back the deadline
+// of reads, whoever calls it looks after that for c.forced, and sets one for the heartbeats, before he reads.
+func (c *conn) takeFailures() bool {
 	if !c.failed.some.Load() {
-		return
+		return false
 	}
-	c.failed.mu.Lock()
-	numbers := c.failed.numbers
-	c.failed.numbers = nil
-	c.failed.some.Store(false)
-	c.failed.mu.Unlock()
-	for _, number := range numbers {
-		if ch := c.channels[number]; ch != nil && !ch.closing {
-			c.dismiss(ch)
+	for _, failed := range c.failed.take(c.socket) {
+		if ch := c.channels[failed.channel.Number()]; ch != nil && ch.broker == failed.channel && !ch.closing {
+			c.closeChannel(ch, failed.reason)
 		}
 	}
+	return true
 }

@@ -42,7 +42,7 @@ type conn struct {
 	closing    bool // connection.close is out; everything but close-ok is ignored
 	admitted   bool // counted among the server's open ones
 
-	failed    failures                      // channels that the writer has closed
+	failed    failures                      // channels that the broker wants closed
 	suspended atomic.Bool                   // blocked by an alarm: heartbeats are not watched
 	forced    atomic.Pointer[protocolError] // what the server ends the connection for
 	cutOnce   sync.Once
@@ -179,13 +179,16 @@ func (c *conn) fill() error {
 		if err := c.orForced(nil); err != nil { // its deadline may have been overwritten
 			return err
 		}
+		if c.takeFailures() { // as theirs
+			continue
+		}
 		err := c.orForced(c.in.Fill())
 		if err == nil {
 			return nil
 		}
 		var timeout net.Error
 		if errors.As(err, &timeout) && timeout.Timeout() {
-			if c.suspended.Load() {
+			if c.suspended.Load() || c.failed.some.Load() {
 				continue
 			}
 			c.log.Info("missed heartbeats from client", "timeout", c.heartbeat)
@@ -298,6 +301,16 @@ func (c *conn) Unblocked() {
 	if c.client.blocked {
 		c.out.later(&wire.ConnectionUnblocked{})
 	}
+}
+
+// Failed has the reader, which owns the channels, close one.
+func (c *conn) Failed(ch *broker.Channel, err *broker.Error) {
+	p := c.toProtocol(err)
+	if p.scope == ofConnection {
+		c.end(p)
+		return
+	}
+	c.failed.add(channelFailure{ch, p}, c.socket)
 }
 
 // Closed asks for the end of the connection.

@@ -9,6 +9,7 @@ import (
 	"github.com/warrenmq/warren/amqp/wire"
 	"github.com/warrenmq/warren/broker"
 	"github.com/warrenmq/warren/internal/amqptest"
+	"github.com/warrenmq/warren/raftfsm/queue"
 )
 
 // TestConsumerTimeout leaves a delivery unsettled: its channel is closed in its time and not before, with RabbitMQ's code
@@ -82,6 +83,70 @@ func TestConsumerTimeout(t *testing.T) {
 				}
 				k.Message(1)
 				time.Sleep(20 * time.Second) // pass ends
+			})
+		})
+	}
+}
+
+// TestConsumerTimeoutOfASilentClient leaves a delivery unsettled and says nothing more: the message goes back all the same, and none
+// comes on the channel that is closed. The connection goes on, with its heartbeats watched as before.
+func TestConsumerTimeoutOfASilentClient(t *testing.T) {
+	for _, c := range []struct {
+		name      string
+		heartbeat uint16 // seconds
+		reads     bool
+	}{
+		{"no heartbeats", 0, true},
+		{"heartbeats", 600, true},
+		{"does not read", 0, false},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				r := start(t, Options{}, broker.Options{ConsumerTimeout: time.Minute})
+				defer r.stop()
+				other, k := r.open(amqptest.Login{}), r.open(amqptest.Login{Heartbeat: c.heartbeat})
+				other.Methods(1, &wire.QueueDeclare{Queue: "q"})
+				other.Method(1)
+				other.Publish(1, "", "q", wire.Properties{}, []byte("one"))
+				k.Methods(1, &wire.BasicConsume{Queue: "q", ConsumerTag: "c"})
+				k.Method(1)
+				k.Want(1, &wire.BasicDeliver{ConsumerTag: "c", DeliveryTag: 1, RoutingKey: "q"})
+				k.Message(1)
+				if !c.reads {
+					other.Publish(1, "", "q", wire.Properties{}, []byte("stuck"))
+				}
+				for range 90 {
+					time.Sleep(time.Second)
+					r.cluster.Broker.Tick()
+				}
+				synctest.Wait()
+				holds := func() queue.Counts { return r.cluster.Holds(r.cluster.Find("q").ID) }
+				if n := holds(); n.Unsettled != 0 || n.Consumers != 0 {
+					t.Fatalf("%+v after the timeout", n)
+				}
+				other.Publish(1, "", "q", wire.Properties{}, []byte("two"))
+				synctest.Wait()
+				if n := holds(); n.Unsettled != 0 {
+					t.Fatalf("%+v: handed to a channel that is closed", n)
+				}
+				if !c.reads {
+					k.Method(1) // what was in the socket
+					k.Message(1)
+				}
+				if m, ok := k.Method(1).(*wire.ChannelClose); !ok {
+					t.Fatalf("got %+v", m)
+				}
+				k.Methods(1, &wire.ChannelCloseOk{})
+				k.OpenChannel(1)
+				if c.heartbeat > 0 { // it is silent from now on
+					begun := time.Now()
+					for err := error(nil); err == nil; { // past the server's heartbeats
+						_, err = k.Frame()
+					}
+					if took, want := time.Since(begun), 2*time.Duration(c.heartbeat)*time.Second; took != want {
+						t.Errorf("cut after %v, want %v", took, want)
+					}
+				}
 			})
 		})
 	}

@@ -290,15 +290,3 @@ func (f *frames) CancelConsumer(channel uint16, consumerTag string) {
 		*f.target = wire.AppendMethodFrame(*f.target, channel, &wire.BasicCancel{ConsumerTag: consumerTag, NoWait: true})
 	}
 }
-
-// CloseChannel appends channel.close for an error that no method waits for, and leaves word for the reader, which owns
-// the channels. A hard error is left to the reader altogether.
-func (f *frames) CloseChannel(channel uint16, err *broker.Error) {
-	p := f.c.toProtocol(err)
-	if p.scope == ofConnection {
-		f.c.end(p)
-		return
-	}
-	*f.target = wire.AppendMethodFrame(*f.target, channel, &wire.ChannelClose{ReplyCode: p.code, ReplyText: wire.ReplyText(p.code, p.text)})
-	f.c.failed.add(channel)
-}

@@ -16,12 +16,13 @@ type counter struct {
 	deliveries, confirm int
 }
 
-func (k *counter) Lock()                {}
-func (k *counter) Unlock()              {}
-func (k *counter) Wake()                { k.woken = true }
-func (k *counter) Blocked(string)       {}
-func (k *counter) Unblocked()           {}
-func (k *counter) Closed(*broker.Error) {}
+func (k *counter) Lock()                                 {}
+func (k *counter) Unlock()                               {}
+func (k *counter) Wake()                                 { k.woken = true }
+func (k *counter) Blocked(string)                        {}
+func (k *counter) Unblocked()                            {}
+func (k *counter) Closed(*broker.Error)                  {}
+func (k *counter) Failed(*broker.Channel, *broker.Error) {}
 func (k *counter) Deliver(_ uint16, _ string, m *broker.Outgoing) {
 	k.delivered = m.Tag
 	k.deliveries++
@@ -32,7 +33,6 @@ func (k *counter) Confirm(_ uint16, tag uint64, _ bool, _ broker.Outcome) {
 }
 func (k *counter) Return(uint16, uint16, string, []byte, []byte, []byte, []byte) {}
 func (k *counter) CancelConsumer(uint16, string)                                 {}
-func (k *counter) CloseChannel(uint16, *broker.Error)                            {}
 
 // loop is one connection that publishes, confirms, delivers and acknowledges in batches.
 type loop struct {

@@ -112,9 +112,10 @@ func (k *client) Wake() {
 	default:
 	}
 }
-func (k *client) Blocked(string)       {}
-func (k *client) Unblocked()           {}
-func (k *client) Closed(*broker.Error) {}
+func (k *client) Blocked(string)                              {}
+func (k *client) Unblocked()                                  {}
+func (k *client) Failed(_ *broker.Channel, err *broker.Error) { k.t.Error(err) }
+func (k *client) Closed(*broker.Error)                        {}
 
 func (k *client) Deliver(_ uint16, _ string, m *broker.Outgoing) {
 	k.mu.Lock()
@@ -134,7 +135,6 @@ func (k *client) Confirm(_ uint16, tag uint64, multiple bool, o broker.Outcome) 
 
 func (k *client) Return(uint16, uint16, string, []byte, []byte, []byte, []byte) {}
 func (k *client) CancelConsumer(uint16, string)                                 {}
-func (k *client) CloseChannel(_ uint16, err *broker.Error)                      { k.t.Error(err) }
 
 // await waits until f holds.
 func (k *client) await(f func() bool) {

@@ -26,13 +26,10 @@ type ConnEvents interface {
 	Wake()                 // something waits: the writer should call Conn.Drain
 	Blocked(reason string) // the connection published during an alarm and is not read any more (Flush blocks)
 	Unblocked()
+	// Failed tells that the broker wants a channel closed, for an error that no method of the client is waiting for; one that is
+	// closed by now is passed over. It does not wait for Drain, which a client that does not read can keep from coming.
+	Failed(ch *Channel, err *Error)
 	Closed(err *Error) // the broker wants the connection closed (AMQP: 320 CONNECTION_FORCED, whatever the kind)
-}
-
-// ChannelEvents is what a ConnEvents may have beside: ChannelFailed tells of an error of a channel when it happens, Drain by the
-// Writer's CloseChannel in its turn, which does not come while the writer is held up by a client that does not read.
-type ChannelEvents interface {
-	ChannelFailed(channel uint16, err *Error)
 }
 
 // Writer is where Drain writes. It keeps what it is given in memory (Drain decides how much); slices are valid during
@@ -45,7 +42,6 @@ type Writer interface {
 	Return(channel uint16, code uint16, text string, exchange, routingKey, properties, body []byte)
 	Confirm(channel uint16, tag uint64, multiple bool, o Outcome)
 	CancelConsumer(channel uint16, consumerTag string)
-	CloseChannel(channel uint16, err *Error) // an error of the channel that no method of the client is waiting for
 }
 
 // Conn is a client's connection to a vhost. Its methods and those of its channels are called by the connection's reader

@@ -1,6 +1,7 @@
 package broker_test
 
 import (
+	"fmt"
 	"sync"
 	"testing"
 
@@ -36,3 +37,6 @@ func (d *door) Unlock() {}
 func (d *door) Blocked(reason string)    { d.event("blocked " + reason) }
 func (d *door) Unblocked()               { d.event("unblocked") }
 func (d *door) Closed(err *broker.Error) { d.event("closed " + err.Text) }
+func (d *door) Failed(ch *broker.Channel, err *broker.Error) {
+	d.event(fmt.Sprintf("%d close %s", ch.Number(), err.Text))
+}

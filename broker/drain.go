@@ -100,8 +100,8 @@ func (c *Conn) DrainReturns(w Writer) {
 
 // drainEnds writes what the broker ended by itself.
 func (c *Conn) drainEnds(w Writer) {
-	cancels, failures := c.out.takeEnds()
-	if len(cancels)+len(failures) == 0 {
+	cancels := c.out.takeEnds()
+	if len(cancels) == 0 {
 		return
 	}
 	w.Lock()
@@ -110,11 +110,6 @@ func (c *Conn) drainEnds(w Writer) {
 		c.broker.replicator.Unsubscribe(gone.shard, gone.id)
 		if gone.channel.forget(gone) {
 			w.CancelConsumer(gone.channel.number, gone.tag)
-		}
-	}
-	for _, f := range failures {
-		if !f.channel.isClosed() {
-			w.CloseChannel(f.channel.number, f.err)
 		}
 	}
 }
@@ -216,7 +211,7 @@ func (c *Conn) unreadable(to *consumer, ds []Delivery, err error) {
 	if !later {
 		log.Error("message cannot be read")
 		c.out.drop(to)
-		c.out.fail(to.channel, errorf(Internal, ""))
+		c.out.events.Failed(to.channel, errorf(Internal, ""))
 		return
 	}
 	if to.stalls == 1 { // not for one that merely takes its time

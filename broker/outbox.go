@@ -19,7 +19,6 @@ type outbox struct {
 	room        chan struct{} // closed when the returns are few again; nil: nobody waits
 	ready       fifo[*consumer]
 	cancels     []*consumer
-	failures    []channelFailure
 	slowing     []*consumer // to be slowed, see ahead.go
 }
 
@@ -31,11 +30,6 @@ type returned struct {
 	channel *Channel
 	message envelope
 	size    int
-}
-
-type channelFailure struct {
-	channel *Channel
-	err     *Error
 }
 
 // wake calls the writer, once for each Drain.
@@ -88,17 +82,6 @@ func (o *outbox) crowded() <-chan struct{} {
 		o.room = make(chan struct{})
 	}
 	return o.room
-}
-
-// fail queues an error of a channel.
-func (o *outbox) fail(ch *Channel, err *Error) {
-	o.mu.Lock()
-	o.failures = append(o.failures, channelFailure{ch, err})
-	o.mu.Unlock()
-	if e, ok := o.events.(ChannelEvents); ok {
-		e.ChannelFailed(ch.number, err)
-	}
-	o.wake()
 }
 
 // deliver queues deliveries for a consumer.
@@ -270,18 +253,18 @@ func (o *outbox) takeConfirming(chs []*Channel) []*Channel {
 	return chs
 }
 
-// takeEnds returns the consumers and channels that the broker ended.
-func (o *outbox) takeEnds() ([]*consumer, []channelFailure) {
+// takeEnds returns the consumers that the broker ended.
+func (o *outbox) takeEnds() []*consumer {
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	cancels, failures := o.cancels, o.failures
-	o.cancels, o.failures = nil, nil
-	return cancels, failures
+	cancels := o.cancels
+	o.cancels = nil
+	return cancels
 }
 
 // more tells whether a Drain would find something.
 func (o *outbox) more() bool {
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	return o.ready.len() > 0 || len(o.confirming) > 0 || len(o.returns) > 0 || len(o.cancels) > 0 || len(o.failures) > 0 || len(o.slowing) > 0
+	return o.ready.len() > 0 || len(o.confirming) > 0 || len(o.returns) > 0 || len(o.cancels) > 0 || len(o.slowing) > 0
 }

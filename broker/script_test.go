@@ -388,7 +388,3 @@ func (d *door) Confirm(channel uint16, tag uint64, multiple bool, o broker.Outco
 }
 
 func (d *door) CancelConsumer(channel uint16, tag string) { d.frame(channel, "cancel %s", tag) }
-
-func (d *door) CloseChannel(channel uint16, err *broker.Error) {
-	d.frame(channel, "close %s", err.Text)
-}

@@ -247,9 +247,6 @@ func (s *consumeStream) Return(uint16, uint16, string, []byte, []byte, []byte, [
 // CancelConsumer tells that the broker has ended the consumer.
 func (s *consumeStream) CancelConsumer(uint16, string) { s.cancelled = true }
 
-// CloseChannel says what ChannelFailed has said.
-func (s *consumeStream) CloseChannel(uint16, *broker.Error) {}
-
 // interned makes a text of bytes that are mostly those of the last time.
 type interned struct{ last string }
 

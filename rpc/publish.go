@@ -348,9 +348,6 @@ func (s *publishStream) Confirm(_ uint16, tag uint64, multiple bool, o broker.Ou
 	})
 }
 
-// CloseChannel says what ChannelFailed has said.
-func (s *publishStream) CloseChannel(uint16, *broker.Error) {}
-
 // Deliver, Return and CancelConsumer do not come: the stream has no consumers, and asks for no returns.
 func (s *publishStream) Deliver(uint16, string, *broker.Outgoing) {}
 

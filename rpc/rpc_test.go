@@ -328,10 +328,11 @@ func TestTokenKeysChange(t *testing.T) {
 // silent is a front door that nobody hears of.
 type silent struct{}
 
-func (silent) Wake()                {}
-func (silent) Blocked(string)       {}
-func (silent) Unblocked()           {}
-func (silent) Closed(*broker.Error) {}
+func (silent) Wake()                                 {}
+func (silent) Blocked(string)                        {}
+func (silent) Unblocked()                            {}
+func (silent) Closed(*broker.Error)                  {}
+func (silent) Failed(*broker.Channel, *broker.Error) {}
 
 // TestTokens logs in by bearer tokens: who shows one has the permissions of its user, and no others.
 func TestTokens(t *testing.T) {

@@ -76,7 +76,7 @@ func (s *Server) forget(n *session) {
 	}
 }
 
-// Wake implements broker.ConnEvents and broker.ChannelEvents, as do the four methods below.
+// Wake implements broker.ConnEvents, as do the four methods below.
 func (n *session) Wake() {
 	select {
 	case n.awake <- struct{}{}:
@@ -111,8 +111,8 @@ func (n *session) Closed(err *broker.Error) {
 	}
 }
 
-// ChannelFailed asks for the end of the session with that error.
-func (n *session) ChannelFailed(_ uint16, err *broker.Error) {
+// Failed asks for the end of the session with that error.
+func (n *session) Failed(_ *broker.Channel, err *broker.Error) {
 	select {
 	case n.failed <- err:
 	default:

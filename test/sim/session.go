@@ -110,6 +110,11 @@ func (s *session) Blocked(string) {}
 // Unblocked implements broker.ConnEvents.
 func (s *session) Unblocked() {}
 
+// Failed implements broker.ConnEvents.
+func (s *session) Failed(_ *broker.Channel, err *broker.Error) {
+	s.cancel(errors.Join(errChannel, err))
+}
+
 // Closed implements broker.ConnEvents.
 func (s *session) Closed(*broker.Error) { s.cancel(errAskedToGo) }
 
@@ -136,9 +141,6 @@ func (s *session) Confirm(_ uint16, tag uint64, multiple bool, o broker.Outcome)
 
 // CancelConsumer implements broker.Writer.
 func (s *session) CancelConsumer(uint16, string) { s.cancel(errCancelled) }
-
-// CloseChannel implements broker.Writer.
-func (s *session) CloseChannel(_ uint16, err *broker.Error) { s.cancel(errors.Join(errChannel, err)) }
 
 // A body is: publisher u32 | message u32 | filler | CRC32C of what came before.
 const bodyMin = 12
