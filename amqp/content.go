@@ -145,7 +145,7 @@ func (c *conn) endContent(ch *channel) error {
 	large, size := ct.tooLarge && !p.Immediate, ct.size
 	owned := ct.owned
 	c.incomplete -= ct.held
-	ct.state, ct.publish = noContent, broker.Publish{}
+	ct.state, ct.publish, ct.held = noContent, broker.Publish{}, 0
 	if !owned {
 		c.unalias(ch)
 	}
