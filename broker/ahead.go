@@ -96,9 +96,9 @@ func (ch *Channel) readAhead(c *consumer) {
 // stageCredit tells the shard what a consumer may have. It is called by the reader.
 func (ch *Channel) stageCredit(c *consumer) {
 	ch.conn.out.mu.Lock()
-	ahead := c.ahead
+	credit := c.wanted() + c.ahead
 	ch.conn.out.mu.Unlock()
-	ch.conn.stage.credit(c.shard, c.id, ch.creditOf(c)+ahead)
+	ch.conn.stage.credit(c.shard, c.id, credit)
 }
 
 // watch has look called after a while. The outbox is locked.
@@ -113,19 +113,22 @@ func (c *consumer) watch() {
 func (c *consumer) look() {
 	o := &c.channel.conn.out
 	o.mu.Lock()
+	wake := o.answered(c) // it has had its time
 	handed := c.handed
 	c.watched, c.handed = false, 0
 	fast := c.ahead > 0 && handed >= max(1, int(c.credit.Load())) && c.channel.limit.Load() == 0
-	switch waits := c.waiting.len() > 0 && c.room() == 0; {
+	shares := c.held && c.channel.limit.Load() > 0
+	switch waits := c.waiting.len() > 0 && (c.room() == 0 || shares); {
 	case c.gone, c.channel.conn.ended.Err() != nil, c.ahead == 0 && !waits && !c.returning:
-		o.mu.Unlock()
-		return
+	case shares && handed > 0 && c.ahead == 0: // it has its turns
+		c.watch()
 	case !fast && !c.returning && !c.slow && !c.stalled:
-		o.slowing = append(o.slowing, c)
-		c.slow = true
+		o.slow(c)
+		fallthrough
+	default:
+		c.watch()
+		wake = wake || c.slow
 	}
-	c.watch()
-	wake := c.slow
 	o.mu.Unlock()
 	if wake {
 		o.wake()
@@ -143,6 +146,14 @@ func (c *Conn) slowDown() {
 	}
 	if len(s.slowing) > 0 {
 		c.settleWritten()
+	}
+}
+
+// slow lists a consumer to be slowed. mu is held.
+func (o *outbox) slow(c *consumer) {
+	if !c.slow {
+		o.slowing = append(o.slowing, c)
+		c.slow = true
 	}
 }
 
@@ -166,7 +177,6 @@ type slowed struct {
 
 // slowDown stages that the shard gives a consumer no more than the client may have, and takes back what waits.
 func (s *staging) slowDown(c *consumer) {
-	credit := c.channel.creditOf(c)
 	o := &s.conn.out
 	o.mu.Lock()
 	c.slow, c.ahead = false, 0
@@ -174,11 +184,12 @@ func (s *staging) slowDown(c *consumer) {
 		o.mu.Unlock()
 		return
 	}
-	if c.room() == 0 { // otherwise the client gets it now
+	c.barred = c.held && c.channel.free() == 0
+	if c.room() == 0 || c.barred { // otherwise the client gets it now
 		c.retained = c.waiting.all()
 		c.returning = len(c.retained) > 0
 	}
-	retained := c.retained
+	retained, credit := c.retained, c.wanted()
 	o.mu.Unlock()
 	b := s.batch(c.shard)
 	b.seal()
@@ -194,7 +205,6 @@ func (s *staging) slowDown(c *consumer) {
 // client has acknowledged something meanwhile, and gets it.
 func (o *outbox) slowedDown(s *slowed, code queue.ResultCode) {
 	c := s.consumer
-	now := c.channel.creditOf(c)
 	o.mu.Lock()
 	if s.returns {
 		if code == queue.Later && !c.gone {
@@ -202,11 +212,13 @@ func (o *outbox) slowedDown(s *slowed, code queue.ResultCode) {
 		}
 		c.returning, c.retained = false, nil
 	}
-	if !c.gone && !c.slow && now != s.credit { // changed meanwhile, and what was said last may not be what the shard has heard last
-		c.slow = true
-		o.slowing = append(o.slowing, c)
+	wake := o.list(c)
+	if c.gone || c.wanted() == s.credit {
+		wake = o.answered(c) || wake
+	} else { // changed meanwhile, and what was said last may not be what the shard has heard last
+		o.slow(c)
 	}
-	wake := o.list(c) || c.slow
+	wake = wake || c.slow
 	o.mu.Unlock()
 	if wake {
 		o.wake()

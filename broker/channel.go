@@ -46,8 +46,12 @@ type Channel struct {
 	// The limit that the channel's consumers share (qos with global), 0: none, and how much of it is used.
 	limit       atomic.Int64
 	outstanding atomic.Int64
-	held        []*consumer // wait for room below the limit or their own; guarded by the outbox
 	anyHeld     atomic.Bool
+
+	// Guarded by the outbox.
+	held   []*consumer // wait for room below the limit or their own
+	asking []*consumer // see turns.go
+	turns  uint64      // deliveries taken below the limit
 }
 
 // Number returns the number given to OpenChannel.

@@ -38,8 +38,10 @@ type consumer struct {
 	// fetched is the envelope of the delivery fetchedID, got while the consumer was stalled. The writer's otherwise.
 	fetched   []byte
 	fetchedID uint64
-	gone      bool // cancelled: nothing more
-	silent    bool // gone by the broker's will before it was started: to be told when it is
+	gone      bool   // cancelled: nothing more
+	barred    bool   // gets nothing before the channel has room, see turns.go
+	turn      uint64 // the last of the channel's turns that it had
+	silent    bool   // gone by the broker's will before it was started: to be told when it is
 
 	// The writer's.
 	unsettledFrom, unsettledTo uint64 // no-ack: ids drained and not settled yet; 0: none

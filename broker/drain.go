@@ -137,6 +137,7 @@ func (c *Conn) drainDeliveries(w Writer, maxBytes int) (bytes int) {
 		}
 	} else { // its end came meanwhile
 		to.channel.release(to, ready)
+		to.channel.resumeHeld()
 		s.stage.batch(to.shard).giveBack(to, s.taken[:ready])
 		c.settleWritten()
 	}
@@ -170,6 +171,7 @@ func (c *Conn) read(to *consumer, ds []Delivery) (ready int) {
 		e, err := c.readOne(ctx, to, &ds[i])
 		if err != nil {
 			to.channel.release(to, len(ds)-i)
+			to.channel.resumeHeld()
 			c.unreadable(to, ds[i:], err)
 			break
 		}

@@ -91,6 +91,9 @@ func (o *outbox) deliver(c *consumer, ds []Delivery) {
 	if !c.gone {
 		c.waiting.push(ds...)
 		listed = o.list(c)
+		if c.held {
+			c.watch()
+		}
 	}
 	o.mu.Unlock()
 	if listed {
@@ -175,14 +178,8 @@ func (o *outbox) take(ds []Delivery, bytes int) (*consumer, []Delivery) {
 		if c.paused() || c.waiting.len() == 0 {
 			continue
 		}
-		most := takenAtOnce
-		if c.channel.limit.Load() > 0 {
-			most = 1 // the channel's consumers take turns in what they share
-		}
-		n := c.channel.reserve(c, min(most, c.waiting.len()))
+		n := o.reserve(c)
 		if n == 0 {
-			c.channel.held = append(c.channel.held, c)
-			c.held = true
 			continue
 		}
 		for taken := 0; taken < n; taken++ {
@@ -197,6 +194,31 @@ func (o *outbox) take(ds []Delivery, bytes int) (*consumer, []Delivery) {
 		return c, ds
 	}
 	return nil, ds
+}
+
+// reserve takes places for a consumer's next deliveries, of its own and of what the channel's consumers share, in which they
+// take turns; it holds one for which there are none. mu is held.
+func (o *outbox) reserve(c *consumer) (n int) {
+	ch := c.channel
+	if ch.limit.Load() == 0 || c.noAck {
+		n = ch.reserve(c, min(takenAtOnce, c.waiting.len()))
+	} else {
+		if !ch.yields(c) {
+			n = ch.reserve(c, 1)
+		}
+		if n > 0 {
+			ch.turns++
+			c.turn = ch.turns
+		} else {
+			ch.anyHeld.Store(true)
+			c.watch()
+		}
+	}
+	if n == 0 {
+		ch.held = append(ch.held, c)
+		c.held = true
+	}
+	return n
 }
 
 // deliverOverhead is about what a delivery costs on the wire beside its envelope, in bytes.
@@ -216,16 +238,9 @@ func (o *outbox) putBack(c *consumer, ds []Delivery) bool {
 // resume lists the consumers that waited for their channel's limit.
 func (o *outbox) resume(ch *Channel) {
 	o.mu.Lock()
-	listed := false
-	for _, c := range ch.held {
-		c.held = false
-		listed = o.list(c) || listed
-	}
-	clear(ch.held)
-	ch.held = ch.held[:0]
-	ch.anyHeld.Store(false)
+	wake := o.letGo(ch)
 	o.mu.Unlock()
-	if listed {
+	if wake {
 		o.wake()
 	}
 }

@@ -241,15 +241,15 @@ func (p *pipe) run() {
 	}
 }
 
-// apply runs a batch and its effects. The pipe is locked.
+// apply runs a batch and its effects, in the order in which cluster/pipe hands them on. The pipe is locked.
 func (p *pipe) apply(b *broker.Batch) {
 	p.machine.apply(&b.Batch)
-	b.Done(b, p.machine.results())
 	p.machine.deliveries(func(id queue.ConsumerID, ds []broker.Delivery) {
 		if r := p.receivers[id]; r != nil {
 			r.Deliver(ds)
 		}
 	})
+	b.Done(b, p.machine.results())
 	for _, cancel := range p.machine.effects.Cancels {
 		if r := p.receivers[cancel.Consumer]; r != nil {
 			r.Cancelled()
