@@ -105,15 +105,18 @@ func (ch *Channel) SetCredit(tag string, credit uint32) {
 // maxCredit is the most that a consumer can ask for: as much as AMQP's prefetch count can say.
 const maxCredit = 1<<16 - 1
 
-// Qos bounds how many unsettled deliveries there may be: for each consumer started later or, global, for all consumers
-// of the channel together. 0: no bound.
+// Qos bounds how many unsettled deliveries there may be: for each consumer started later, and no more for all together, or,
+// global, for all consumers of the channel together. 0: no bound.
 func (ch *Channel) Qos(prefetchSize uint32, count uint16, global bool) error {
 	if prefetchSize != 0 {
 		return errorf(NotImplemented, "prefetch_size!=0 (%d)", prefetchSize)
 	}
 	if !global {
 		ch.prefetch = count
-		return nil
+		if ch.limit.Load() == 0 {
+			return nil
+		}
+		count = 0 // as in RabbitMQ, it ends what is shared
 	}
 	ch.limit.Store(int64(count))
 	ch.mu.Lock()
