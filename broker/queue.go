@@ -216,7 +216,7 @@ func isOver(ctx context.Context) bool {
 }
 
 func addQueue(vhost, name string, d *QueueDeclare) *raftv1.AddQueue {
-	return &raftv1.AddQueue{Vhost: vhost, Name: name, Durable: d.Durable, AutoDelete: d.AutoDelete, Arguments: d.Arguments}
+	return &raftv1.AddQueue{Vhost: vhost, Name: name, Durable: d.isDurable(), AutoDelete: d.AutoDelete, Arguments: d.Arguments}
 }
 
 // newQueueSettings checks the arguments of a new queue.

@@ -8,7 +8,7 @@ const defaultDeliveryLimit = 20
 // queueSettings turns a declaration whose arguments have been checked into what the machine acts on.
 func queueSettings(vhost, name string, d *QueueDeclare) *queue.Settings {
 	a := d.Arguments
-	s := &queue.Settings{VHost: vhost, Name: name, Durable: d.Durable, AutoDelete: d.AutoDelete, Exclusive: d.Exclusive}
+	s := &queue.Settings{VHost: vhost, Name: name, Durable: d.isDurable(), AutoDelete: d.AutoDelete, Exclusive: d.Exclusive}
 	s.SingleActive = lookup(a, "x-single-active-consumer").GetBoolean()
 	s.MessageTTL, s.HasMessageTTL = natural(a, "x-message-ttl")
 	s.Expires, _ = natural(a, expiresArgument)
@@ -25,6 +25,9 @@ func queueSettings(vhost, name string, d *QueueDeclare) *queue.Settings {
 	s.DeliveryLimit, s.HasDeliveryLimit = deliveryLimit(a)
 	return s
 }
+
+// isDurable tells whether a queue counts as durable: as in RabbitMQ, an exclusive one never does.
+func (d *QueueDeclare) isDurable() bool { return d.Durable && !d.Exclusive }
 
 // deliveryLimit reads x-delivery-limit; a negative one is none.
 func deliveryLimit(arguments *Table) (limit uint32, limited bool) {
