@@ -69,18 +69,21 @@ func queueArguments() []queueArgument {
 	}
 }
 
-// checkQueueArguments refuses what RabbitMQ refuses of a new queue.
+// checkQueueArguments refuses what RabbitMQ refuses of a new queue, the arguments before the properties.
 func checkQueueArguments(where resource, d *QueueDeclare) error {
 	kind := queueKind(d.Arguments)
 	if kind != classicKind && kind != quorumKind {
 		return errorf(PreconditionFailed, "invalid arg '%s' for %s: \"unsupported queue type '%s'\"", queueTypeArgument, where, kind)
+	}
+	if err := checkArguments(queueArguments(), where, kind, d.Arguments); err != nil {
+		return err
 	}
 	if kind == quorumKind {
 		if property := notForQuorum(d); property != "" {
 			return errorf(PreconditionFailed, "invalid property '%s' for %s", property, where)
 		}
 	}
-	return checkArguments(queueArguments(), where, kind, d.Arguments)
+	return nil
 }
 
 // checkArguments refuses arguments that a queue of the kind does not know, but another one does, and wrong values.
@@ -104,14 +107,15 @@ func checkArguments(known []queueArgument, where resource, kind string, argument
 	return nil
 }
 
+// notForQuorum is the first property that is not for queues of type quorum (reference: errors.md 4.5).
 func notForQuorum(d *QueueDeclare) string {
 	switch {
-	case !d.Durable:
-		return "non-durable"
 	case d.AutoDelete:
 		return "auto-delete"
 	case d.Exclusive:
 		return "exclusive-owner"
+	case !d.Durable:
+		return "non-durable"
 	}
 	return ""
 }
