@@ -35,7 +35,7 @@ type queueArgument struct {
 	check func(v *Value, all *Table) string // returns what is wrong, as an Erlang term, or ""
 }
 
-// queueArguments are the arguments that RabbitMQ's types of queue know (reference: features.md 4.2); others are kept
+// queueArguments are the arguments that RabbitMQ's types of queue know (reference: features.md 4.2), see also catalog.EquivalentQueue; others are kept
 // and mean nothing.
 func queueArguments() []queueArgument {
 	both, classic, quorum, stream := []string{classicKind, quorumKind}, []string{classicKind}, []string{quorumKind}, []string{streamKind}
@@ -52,8 +52,8 @@ func queueArguments() []queueArgument {
 		{"x-single-active-consumer", both, checkBool},
 		{"x-delivery-limit", quorum, nil},
 		{"x-queue-mode", classic, nil},
-		{"x-queue-version", classic, checkNatural},
-		{"x-quorum-initial-group-size", quorum, checkNatural},
+		{"x-queue-version", classic, checkVersion},
+		{"x-quorum-initial-group-size", quorum, checkPositive},
 		{"x-max-in-memory-length", quorum, checkNatural},
 		{"x-max-in-memory-bytes", quorum, checkNatural},
 		{"x-consumer-timeout", quorum, checkNatural},
@@ -72,6 +72,11 @@ func queueArguments() []queueArgument {
 // checkQueueArguments refuses what RabbitMQ refuses of a new queue, the arguments before the properties.
 func checkQueueArguments(where resource, d *QueueDeclare) error {
 	kind := queueKind(d.Arguments)
+	if v := lookup(d.Arguments, queueTypeArgument); v != nil {
+		if _, ok := text(v); !ok {
+			return errorf(PreconditionFailed, "invalid arg '%s' for %s: %s", queueTypeArgument, where, unacceptable(v))
+		}
+	}
 	if kind != classicKind && kind != quorumKind {
 		return errorf(PreconditionFailed, "invalid arg '%s' for %s: \"unsupported queue type '%s'\"", queueTypeArgument, where, kind)
 	}
@@ -153,11 +158,29 @@ func checkTTL(v *Value, all *Table) string {
 	return ""
 }
 
-func checkExpires(v *Value, all *Table) string {
+func checkPositive(v *Value, all *Table) string {
 	if n, ok := integer(v); ok && n == 0 {
 		return term("value_zero", 0)
 	}
+	return checkNatural(v, all)
+}
+
+func checkExpires(v *Value, all *Table) string {
+	if wrong := checkPositive(v, all); wrong != "" {
+		return wrong
+	}
 	return checkTTL(v, all)
+}
+
+// checkVersion lets pass the one version of classic queues that is left.
+func checkVersion(v *Value, all *Table) string {
+	if wrong := checkNatural(v, all); wrong != "" {
+		return wrong
+	}
+	if n, _ := integer(v); n != 2 {
+		return fmt.Sprintf("\"unsupported queue version '%d'\"", n)
+	}
+	return ""
 }
 
 func checkMaxPriority(v *Value, all *Table) string {
@@ -207,7 +230,7 @@ func checkStrategy(v *Value, _ *Table) string {
 }
 
 func checkLocator(v *Value, _ *Table) string {
-	return checkOneOf(v, "invalid_queue_locator_arg", "client-local", "balanced", "min-masters", "random")
+	return checkOneOf(v, "invalid_queue_locator_arg", "client-local", "balanced")
 }
 
 func checkOverflow(v *Value, all *Table) string {

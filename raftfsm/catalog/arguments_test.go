@@ -27,44 +27,6 @@ func checkRefusal(t *testing.T, err *raftfsm.Error, want string) {
 	}
 }
 
-func TestValidateQueueArguments(t *testing.T) {
-	const in = " for queue 'q' in vhost '/': "
-	for name, c := range map[string]struct {
-		arguments map[string]any
-		want      string
-	}{
-		"none":               {nil, ""},
-		"unknown":            {map[string]any{"x-mine": "a", "mine": int8(-1)}, ""},
-		"classic":            {map[string]any{"x-queue-type": "classic", "x-max-priority": uint8(255), "x-queue-version": int32(2)}, ""},
-		"quorum":             {map[string]any{"x-queue-type": "quorum", "x-delivery-limit": int64(-1), "x-max-priority": int32(5)}, ""},
-		"stream":             {map[string]any{"x-queue-type": "stream"}, "invalid arg 'x-queue-type'" + in + `"unsupported queue type 'stream'"`},
-		"type first":         {map[string]any{"x-queue-type": "foo", "x-expires": int8(0)}, "invalid arg 'x-queue-type'" + in + `"unsupported queue type 'foo'"`},
-		"type of type":       {map[string]any{"x-queue-type": int32(1)}, "invalid arg 'x-queue-type'" + in + "{unacceptable_type,signedint}"},
-		"text for integer":   {map[string]any{"x-max-length": "5"}, "invalid arg 'x-max-length'" + in + `"expected integer, got longstr"`},
-		"negative":           {map[string]any{"x-message-ttl": int32(-1)}, "invalid arg 'x-message-ttl'" + in + "{value_negative,-1}"},
-		"ttl 0":              {map[string]any{"x-message-ttl": int32(0)}, ""},
-		"expires 0":          {map[string]any{"x-expires": int64(0)}, "invalid arg 'x-expires'" + in + "{value_zero,0}"},
-		"expires long":       {map[string]any{"x-expires": int64(315360000000)}, ""},
-		"expires too long":   {map[string]any{"x-expires": int64(315360000001)}, "invalid arg 'x-expires'" + in + "{value_too_large,315360000001}"},
-		"overflow":           {map[string]any{"x-overflow": "drop"}, "invalid arg 'x-overflow'" + in + "invalid_overflow"},
-		"overflow type":      {map[string]any{"x-overflow": true}, "invalid arg 'x-overflow'" + in + "{unacceptable_type,bool}"},
-		"key without dlx":    {map[string]any{"x-dead-letter-routing-key": "k"}, "invalid arg 'x-dead-letter-routing-key'" + in + "routing_key_but_no_dlx_defined"},
-		"key with dlx":       {map[string]any{"x-dead-letter-routing-key": "k", "x-dead-letter-exchange": ""}, ""},
-		"dlx type":           {map[string]any{"x-dead-letter-exchange": int64(1), "x-queue-type": "foo"}, "invalid type 'long' for arg 'x-dead-letter-exchange' in queue 'q' in vhost '/'"},
-		"strategy":           {map[string]any{"x-dead-letter-strategy": "maybe"}, "invalid arg 'x-dead-letter-strategy'" + in + "invalid_dlx_strategy"},
-		"locator":            {map[string]any{"x-queue-leader-locator": "here"}, "invalid arg 'x-queue-leader-locator'" + in + "invalid_queue_locator_arg"},
-		"priority":           {map[string]any{"x-max-priority": int32(256)}, "invalid arg 'x-max-priority'" + in + "{max_value_exceeded,256}"},
-		"single":             {map[string]any{"x-single-active-consumer": "true"}, "invalid arg 'x-single-active-consumer'" + in + "{unacceptable_type,longstr}"},
-		"version":            {map[string]any{"x-queue-version": int32(1)}, "invalid arg 'x-queue-version'" + in + `"unsupported queue version '1'"`},
-		"of streams":         {map[string]any{"x-max-age": "7D"}, "invalid arg 'x-max-age' for queue 'q' in vhost '/' of queue type rabbit_classic_queue"},
-		"of streams, quorum": {map[string]any{"x-max-age": "7D", "x-queue-type": "quorum"}, "invalid arg 'x-max-age' for queue 'q' in vhost '/' of queue type rabbit_quorum_queue"},
-	} {
-		t.Run(name, func(t *testing.T) {
-			checkRefusal(t, ValidateQueueArguments("/", "q", mustTable(t, c.arguments)), c.want)
-		})
-	}
-}
-
 func TestEquivalentQueue(t *testing.T) {
 	const of = " for queue 'q' in vhost '/': received "
 	type properties = map[string]any

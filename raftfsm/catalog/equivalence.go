@@ -26,11 +26,8 @@ func EquivalentQueue(current *Queue, want *raftv1.AddQueue) *raftfsm.Error {
 	if err := sameProperty("auto_delete", resource, want.GetAutoDelete(), current.AutoDelete); err != nil {
 		return err
 	}
-	for _, argument := range queueArguments() {
-		if argument.streamOnly {
-			continue
-		}
-		if err := sameArgument(argument.name, resource, want.GetArguments(), current.Arguments); err != nil {
+	for _, argument := range comparedArguments {
+		if err := sameArgument(argument, resource, want.GetArguments(), current.Arguments); err != nil {
 			return err
 		}
 	}
