@@ -178,13 +178,15 @@ func (c *Conn) UpdateSecret(ctx context.Context, secret string) error {
 	c.rights = rights{}
 	for _, ch := range c.channels {
 		ch.permissions.rights = 0
-		ch.cancelUnreadable()
+		ch.cancelUnreadable(ctx)
 	}
 	return nil
 }
 
-// cancelUnreadable ends the consumers whose queues the user may not read.
-func (ch *Channel) cancelUnreadable() {
+// cancelUnreadable ends the consumers whose queues the user may not read; as with Cancel, what they have stays unsettled.
+func (ch *Channel) cancelUnreadable(ctx context.Context) {
+	ctx, cancel := ch.conn.operation(ctx)
+	defer cancel()
 	ch.mu.Lock()
 	var refused []*consumer
 	for _, c := range ch.consumers {
@@ -194,7 +196,10 @@ func (ch *Channel) cancelUnreadable() {
 	}
 	ch.mu.Unlock()
 	for _, c := range refused {
-		ch.conn.stage.detach(c, false)
-		ch.conn.out.cancel(c)
+		if err := ch.stop(ctx, c); err != nil { // the outcome is unknown, and more may be on its way
+			ch.conn.broker.log.Warn("consumer that may not read any more gives back what it has", "connection", ch.conn.name, "queue", c.name, "err", err)
+			ch.conn.stage.detach(c, false)
+		}
+		ch.conn.out.tell(c)
 	}
 }

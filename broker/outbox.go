@@ -139,6 +139,14 @@ func (o *outbox) cancel(c *consumer) {
 	}
 }
 
+// tell queues a basic.cancel for a consumer that has been stopped.
+func (o *outbox) tell(c *consumer) {
+	o.mu.Lock()
+	o.cancels = append(o.cancels, c)
+	o.mu.Unlock()
+	o.wake()
+}
+
 // start lets a consumer's deliveries flow.
 func (o *outbox) start(c *consumer) {
 	o.mu.Lock()
