@@ -100,3 +100,59 @@ func TestCancelGivesBackWhatWaits(t *testing.T) {
 		t.Errorf("after the cancel: %+v", n)
 	}
 }
+
+// TestNoDeliveryAfterCancel cancels a consumer while its writer fetches a message: none comes afterwards.
+func TestNoDeliveryAfterCancel(t *testing.T) {
+	for _, name := range []string{"amq.rabbitmq.reply-to", "q"} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				c := amqptest.NewAsyncCluster(t, broker.Options{})
+				defer c.Stop()
+				k := newClient(t, c)
+				defer k.close()
+				var ch *broker.Channel
+				publish := func(key []byte, replyTo string) error {
+					p := broker.EncodeProperties(map[string]string{"reply-to": replyTo}, nil)
+					return ch.Publish(t.Context(), &broker.Publish{RoutingKey: key, Properties: p, Body: []byte("m")})
+				}
+				to := []byte(name)
+				k.run(func() error {
+					ch = k.conn.OpenChannel(1)
+					for _, q := range []string{"q", "requests"} {
+						if _, err := ch.DeclareQueue(t.Context(), &broker.QueueDeclare{Name: q}); err != nil {
+							return err
+						}
+					}
+					if _, err := ch.Consume(t.Context(), &broker.Consume{Queue: name, Tag: "t", NoAck: true}); err != nil {
+						return err
+					}
+					ch.Started("t")
+					if name == "q" {
+						return nil
+					}
+					if err := publish([]byte("requests"), name); err != nil {
+						return err
+					}
+					m, _, err := ch.Get(t.Context(), "requests", true)
+					if err != nil {
+						return err
+					}
+					var p broker.Properties
+					err = p.Parse(m.Properties)
+					to = p.ReplyTo
+					return err
+				})
+				c.SetSlow(50 * time.Millisecond)
+				k.run(func() error { return publish(to, "") })
+				synctest.Wait()
+				k.run(func() error { return ch.Cancel(t.Context(), "t") })
+				synctest.Wait()
+				before := len(k.got)
+				time.Sleep(time.Second)
+				if before > 0 || len(k.got) > 0 {
+					t.Errorf("%d deliveries came before the answer to the cancel, %d after it", before, len(k.got)-before)
+				}
+			})
+		})
+	}
+}

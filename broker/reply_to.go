@@ -57,6 +57,9 @@ func (ch *Channel) createReplies(ctx context.Context, shard queue.ShardID) (queu
 
 // stopReplies ends the reply consumer and its queue.
 func (ch *Channel) stopReplies(ctx context.Context, c *consumer) error {
+	ch.mu.Lock()
+	c.ended = true
+	ch.mu.Unlock()
 	ch.conn.out.drop(c)
 	ch.conn.detach(c)
 	ch.replies, ch.replyTo = nil, ""
