@@ -95,10 +95,12 @@ func TestConsumerTimeoutOfASilentClient(t *testing.T) {
 		name      string
 		heartbeat uint16 // seconds
 		reads     bool
+		blocked   bool // by an alarm
 	}{
-		{"no heartbeats", 0, true},
-		{"heartbeats", 600, true},
-		{"does not read", 0, false},
+		{"no heartbeats", 0, true, false},
+		{"heartbeats", 600, true, false},
+		{"does not read", 0, false, false},
+		{"has published during an alarm", 0, true, true},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
@@ -115,6 +117,10 @@ func TestConsumerTimeoutOfASilentClient(t *testing.T) {
 				if !c.reads {
 					other.Publish(1, "", "q", wire.Properties{}, []byte("stuck"))
 				}
+				if c.blocked {
+					r.cluster.Broker.Alarm("low on memory")
+					k.Publish(1, "", "nobody", wire.Properties{}, []byte("x"))
+				}
 				for range 90 {
 					time.Sleep(time.Second)
 					r.cluster.Broker.Tick()
@@ -124,6 +130,7 @@ func TestConsumerTimeoutOfASilentClient(t *testing.T) {
 				if n := holds(); n.Unsettled != 0 || n.Consumers != 0 {
 					t.Fatalf("%+v after the timeout", n)
 				}
+				r.cluster.Broker.Alarm("")
 				other.Publish(1, "", "q", wire.Properties{}, []byte("two"))
 				synctest.Wait()
 				if n := holds(); n.Unsettled != 0 {

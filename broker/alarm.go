@@ -35,7 +35,8 @@ func (a *alarm) set(reason string) {
 	}
 }
 
-// wait blocks a connection that has published until there is no alarm, and tells it so.
+// wait blocks a connection that has published until there is no alarm, and tells it so. One whose channel has failed is let go: what
+// that holds does not wait for the end of the alarm.
 func (a *alarm) wait(ctx context.Context, c *Conn) error {
 	if !a.raised.Load() {
 		return nil
@@ -46,6 +47,8 @@ func (a *alarm) wait(ctx context.Context, c *Conn) error {
 	}
 	select {
 	case <-cleared:
+		return nil
+	case <-c.failed:
 		return nil
 	case <-ctx.Done():
 		return ctx.Err()

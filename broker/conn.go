@@ -78,6 +78,17 @@ type Conn struct {
 	writing writing
 
 	underway atomic.Int64 // batches submitted and not applied
+
+	failed chan struct{} // has room for one: a channel has failed since the reader last waited for the end of an alarm
+}
+
+// fail tells that a channel is to be closed.
+func (c *Conn) fail(ch *Channel, err *Error) {
+	c.out.events.Failed(ch, err)
+	select {
+	case c.failed <- struct{}{}:
+	default:
+	}
 }
 
 // routing is working space of the reader.
@@ -94,7 +105,7 @@ type routing struct {
 
 // newConn makes a connection that has passed all checks.
 func (b *Broker) newConn(id *Identity, v *vhost, o ConnOptions) *Conn {
-	c := &Conn{broker: b, id: b.replicator.NewID(), name: o.Name, user: id.User, token: id.token, tags: id.Tags, vhost: v, channels: map[uint16]*Channel{}, exclusive: map[string]queue.QueueID{}}
+	c := &Conn{broker: b, id: b.replicator.NewID(), name: o.Name, user: id.User, token: id.token, tags: id.Tags, vhost: v, channels: map[uint16]*Channel{}, exclusive: map[string]queue.QueueID{}, failed: make(chan struct{}, 1)}
 	c.out.events = o.Events
 	c.window.maxBytes, c.window.maxBehind, c.window.maxMessages = b.options.MaxUnconfirmedBytes, b.options.MaxBehindBytes, b.options.MaxUnconfirmedMessages
 	c.ended, c.end = context.WithCancel(context.Background())
@@ -122,7 +133,8 @@ func (c *Conn) OpenChannel(number uint16) *Channel {
 
 // Flush submits what Publish, Ack … have staged since the last Flush. The reader calls it when it holds no complete
 // frame any more. It blocks while the shards have too much of this connection in hand, while too many returned messages
-// wait for the client to read them, and, if the connection published, while an alarm tells publishers to wait.
+// wait for the client to read them, and, if the connection published, while an alarm tells publishers to wait, unless the reader
+// has a channel to close (ConnEvents.Failed).
 func (c *Conn) Flush(ctx context.Context) error {
 	if err := c.flush(ctx); err != nil {
 		return err

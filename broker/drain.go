@@ -213,7 +213,7 @@ func (c *Conn) unreadable(to *consumer, ds []Delivery, err error) {
 	if !later {
 		log.Error("message cannot be read")
 		c.out.drop(to)
-		c.out.events.Failed(to.channel, errorf(Internal, ""))
+		c.fail(to.channel, errorf(Internal, ""))
 		return
 	}
 	if to.stalls == 1 { // not for one that merely takes its time

@@ -40,7 +40,7 @@ func (c *Conn) checkTimeouts(now ticks) {
 	for _, ch := range channels {
 		if timeout, late := ch.late(now); late {
 			c.broker.log.Warn("delivery acknowledgement timed out", "connection", c.name, "channel", ch.number, "timeout", timeout)
-			c.out.events.Failed(ch, errorf(TimedOut, "delivery acknowledgement on channel %d timed out. Timeout value used: %d ms. "+
+			c.fail(ch, errorf(TimedOut, "delivery acknowledgement on channel %d timed out. Timeout value used: %d ms. "+
 				"This timeout value can be configured, see consumers doc guide to learn more", ch.number, timeout.Milliseconds()))
 		}
 	}
