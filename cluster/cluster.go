@@ -479,10 +479,25 @@ func (c *Cluster) catalogChanged(s *catalog.State, changes []catalog.Change) {
 			c.log.Info("the cluster", "id", s.ClusterID(), "machine version", s.MachineVersion())
 		}
 		switch changes[i].Kind {
+		case catalog.SessionEnded:
+			c.sessionEnded(changes[i].Session)
 		case catalog.NodeChanged, catalog.NodeRemoved, catalog.ShardChanged, catalog.ClusterChanged:
 			c.catalogRestored(s)
 			return
 		}
+	}
+}
+
+// sessionEnded has what was on its way to the exclusive queues of another node's run answered: they are gone, whether or not its process
+// is. Otherwise who publishes to them would wait for as long as it is silent.
+func (c *Cluster) sessionEnded(session queue.SessionID) {
+	select {
+	case <-c.joined:
+	default:
+		return // nothing is on its way
+	}
+	if session.Node() != c.Self().Node {
+		c.edge.SessionOver(session)
 	}
 }
 

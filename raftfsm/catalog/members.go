@@ -183,6 +183,9 @@ func (a *apply) sessionOver(m *raftv1.SessionOver) {
 	a.removeQueues(a.owned[queue.SessionID(m.Session)], func(q *Queue) bool {
 		return m.Connection == 0 || q.OwnerConnection == m.Connection
 	})
+	if m.Connection == 0 {
+		a.changed(Change{Kind: SessionEnded, Session: queue.SessionID(m.Session)})
+	}
 }
 
 // removeNode forgets a node and its exclusive queues. A node that is to hold a shard cannot go: the shard is placed

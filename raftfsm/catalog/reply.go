@@ -1,6 +1,9 @@
 package catalog
 
-import "github.com/warrenmq/warren/raftfsm"
+import (
+	"github.com/warrenmq/warren/raftfsm"
+	"github.com/warrenmq/warren/raftfsm/queue"
+)
 
 // Reply is the answer to a command.
 type Reply struct {
@@ -30,6 +33,7 @@ const (
 	QueueRemoved                            // VHost, Queue, as it was; its bindings come before
 	BindingAdded                            // VHost, Binding
 	BindingRemoved                          // VHost, Binding
+	SessionEnded                            // Session: a run of a node that could not be reached for long; its exclusive queues go before
 )
 
 // Change is one thing that an applied command changed. The default exchange never changes, nor do the bindings that it
@@ -43,4 +47,5 @@ type Change struct {
 	Binding  *Binding
 	Node     *Node
 	Shard    *Shard
+	Session  queue.SessionID
 }
