@@ -403,6 +403,18 @@ func TestRestartAfterStuckTransfer(t *testing.T) {
 	})
 }
 
+// TestRestartWhenMisled: an instance that believes in entries which are gone from the log is made anew.
+func TestRestartWhenMisled(t *testing.T) {
+	m := startMembers(t, 1)[0]
+	s := m.shard(0)
+	before := s.instance()
+	s.logs.(*raftstore.ShardLog).Misled()
+	eventually(t, "another instance leads", func() bool {
+		_, leads := s.leading()
+		return s.instance() != nil && s.instance() != before && leads
+	})
+}
+
 // TestSafeOptions: what the library must not do by itself.
 func TestSafeOptions(t *testing.T) {
 	c := baseConfig(slog.New(slog.DiscardHandler), "test")

@@ -332,7 +332,7 @@ func (d *data) readShard(g *GroupReport, store *storage.Group, id queue.ShardID)
 		}
 		g.Index, g.Term, members = meta.Index, meta.Term, meta.Configuration
 	}
-	log := raftstore.ShardLog{Group: store}
+	log := &raftstore.ShardLog{Group: store}
 	var effects queue.Effects
 	for index := max(store.FirstIndex(), g.Index+1); index <= store.LastIndex() && store.FirstIndex() > 0; index++ {
 		var e raft.Log

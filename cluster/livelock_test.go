@@ -71,7 +71,7 @@ func appendTail(t *testing.T, m *member, term uint64, n int) (last uint64) {
 	must(t, err)
 	g, err := store.Group(1)
 	must(t, err)
-	log := raftstore.ShardLog{Group: g}
+	log := &raftstore.ShardLog{Group: g}
 	end := g.LastIndex()
 	for ; ; end-- { // its successor's entries had not come yet
 		var e raft.Log

@@ -50,7 +50,7 @@ func newShard(c *Cluster, id queue.ShardID) (*shard, error) {
 	name := fmt.Sprintf("shard-%d", id)
 	log := c.log.With("shard", id)
 	s.group = &group{id: uint32(id), name: name, log: log, net: c.raftnet, uuid: c.identity.UUID, stable: c.db.Stable(uint32(id)),
-		logs: raftstore.ShardLog{Group: store, Leads: s.leadsNow}, durable: store.Durable, parts: s, config: baseConfig(c.log, name)}
+		logs: &raftstore.ShardLog{Group: store, Leads: s.leadsNow, Misled: s.misled}, durable: store.Durable, parts: s, config: baseConfig(c.log, name)}
 	// The library's own snapshots by count and time are off: checkpoints follow the log's files. Logs go with their files.
 	s.config.SnapshotThreshold, s.config.TrailingLogs = 1<<62, 1<<62
 	s.host, err = pipe.NewHost(pipe.HostOptions{Shard: id, State: queue.New(), Bodies: bodies{store}, Log: s, Logger: c.log,
@@ -67,6 +67,9 @@ func (s *shard) leadsNow() bool {
 	r := s.instance()
 	return r != nil && r.State() == raft.Leader
 }
+
+// misled makes the instance anew when what its leader wants in place of the log's end could not be stored: see raftstore.ShardLog.
+func (s *shard) misled() { go s.restart("the log was cut short, and what follows could not be stored") }
 
 // bodies reads bodies from the node's log and segments.
 type bodies struct{ g *storage.Group }

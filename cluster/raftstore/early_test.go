@@ -19,26 +19,26 @@ func TestEarlyIsForALeadersCommands(t *testing.T) {
 		list[0].Type = kind
 		return list
 	}
-	for what, wait := range map[string]func(l ShardLog) error{
-		"a configuration":            func(l ShardLog) error { return l.StoreLogs(of(3, raft.LogConfiguration)) },
-		"a new leader's first entry": func(l ShardLog) error { return l.StoreLogs(of(3, raft.LogNoop)) },
-		"a barrier":                  func(l ShardLog) error { return l.StoreLogs(of(3, raft.LogBarrier)) },
-		"a configuration after a command": func(l ShardLog) error {
+	for what, wait := range map[string]func(l *ShardLog) error{
+		"a configuration":            func(l *ShardLog) error { return l.StoreLogs(of(3, raft.LogConfiguration)) },
+		"a new leader's first entry": func(l *ShardLog) error { return l.StoreLogs(of(3, raft.LogNoop)) },
+		"a barrier":                  func(l *ShardLog) error { return l.StoreLogs(of(3, raft.LogBarrier)) },
+		"a configuration after a command": func(l *ShardLog) error {
 			return l.StoreLogs(append(of(3, raft.LogCommand), of(4, raft.LogConfiguration)...))
 		},
-		"a follower's command": func(l ShardLog) error {
+		"a follower's command": func(l *ShardLog) error {
 			l.Leads = func() bool { return false }
 			return l.StoreLogs(of(3, raft.LogCommand))
 		},
-		"a command of nobody in particular": func(l ShardLog) error { return ShardLog{Group: l.Group}.StoreLogs(of(3, raft.LogCommand)) },
-		"the end of the log": func(l ShardLog) error {
+		"a command of nobody in particular": func(l *ShardLog) error { return (&ShardLog{Group: l.Group}).StoreLogs(of(3, raft.LogCommand)) },
+		"the end of the log": func(l *ShardLog) error {
 			last, err := l.LastIndex()
 			if last != 2 {
 				t.Errorf("the log goes to %d", last)
 			}
 			return err
 		},
-		"a cut": func(l ShardLog) error { return l.DeleteRange(2, 2) },
+		"a cut": func(l *ShardLog) error { return l.DeleteRange(2, 2) },
 	} {
 		t.Run(what, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
@@ -52,7 +52,7 @@ func TestEarlyIsForALeadersCommands(t *testing.T) {
 				})
 				g, store := openGroup(t, fs)
 				synctest.Wait() // the next log file is reserved
-				l := ShardLog{Group: g, Leads: func() bool { return true }}
+				l := &ShardLog{Group: g, Leads: func() bool { return true }}
 				held = make(chan struct{})
 				set(t, l.StoreLogs(of(1, raft.LogCommand)))
 				set(t, l.StoreLogs(of(2, raft.LogCommand)))

@@ -36,7 +36,7 @@ func TestSnapshotOverALongerLog(t *testing.T) {
 	set(t, errors.Join(err, r.Close()))
 
 	g, _ := openGroup(t, vfs.NewMem())
-	log, stable := ShardLog{Group: g}, openDB(t, t.TempDir()).Stable(1)
+	log, stable := &ShardLog{Group: g}, openDB(t, t.TempDir()).Stable(1)
 	members := raft.Configuration{Servers: []raft.Server{{ID: "A", Address: "A"}, {ID: "B", Address: "B"}}}
 	config := raft.DefaultConfig()
 	config.LocalID, config.Logger = "A", hclog.NewNullLogger()

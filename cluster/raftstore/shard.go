@@ -21,21 +21,27 @@ type ShardLog struct {
 	// them while they are written here. The library then counts them as stored at once, so whoever uses it must hold back what it says
 	// is committed until storage.Group.WaitDurable or Durable allows it (default: nothing is taken early).
 	Leads func() bool
+	// Misled is called when the end of the log was cut off and what was to take its place could not be stored, as on a full disk. The
+	// library goes on believing in the old end: it refuses all that follows, and votes by an entry that is gone. An instance that is
+	// made anew knows better. It is called by the instance's main loop and must not wait for it (default: nobody is told).
+	Misled func()
+
+	cut bool // the last change was that the end was cut off; the main loop's
 }
 
 var (
-	_ raft.LogStore          = ShardLog{}
-	_ raft.MonotonicLogStore = ShardLog{}
+	_ raft.LogStore          = (*ShardLog)(nil)
+	_ raft.MonotonicLogStore = (*ShardLog)(nil)
 )
 
 // IsMonotonic implements raft.MonotonicLogStore: there are no gaps in the log.
-func (l ShardLog) IsMonotonic() bool { return true }
+func (l *ShardLog) IsMonotonic() bool { return true }
 
 // FirstIndex implements raft.LogStore.
-func (l ShardLog) FirstIndex() (uint64, error) { return l.Group.FirstIndex(), nil }
+func (l *ShardLog) FirstIndex() (uint64, error) { return l.Group.FirstIndex(), nil }
 
 // LastIndex implements raft.LogStore. An instance that begins asks for it: what the one before has left is durable first.
-func (l ShardLog) LastIndex() (uint64, error) {
+func (l *ShardLog) LastIndex() (uint64, error) {
 	if err := l.Group.Settle(); err != nil {
 		return 0, err
 	}
@@ -43,7 +49,7 @@ func (l ShardLog) LastIndex() (uint64, error) {
 }
 
 // GetLog implements raft.LogStore. The entry's data is shared: it must not be changed.
-func (l ShardLog) GetLog(index uint64, e *raft.Log) error {
+func (l *ShardLog) GetLog(index uint64, e *raft.Log) error {
 	entry, err := l.Group.Entry(index)
 	if errors.Is(err, storage.ErrNotFound) {
 		return raft.ErrLogNotFound
@@ -58,10 +64,10 @@ func (l ShardLog) GetLog(index uint64, e *raft.Log) error {
 }
 
 // StoreLog implements raft.LogStore.
-func (l ShardLog) StoreLog(e *raft.Log) error { return l.StoreLogs([]*raft.Log{e}) }
+func (l *ShardLog) StoreLog(e *raft.Log) error { return l.StoreLogs([]*raft.Log{e}) }
 
 // StoreLogs implements raft.LogStore. What the library itself acts on when it is committed, such as configurations, is never taken early.
-func (l ShardLog) StoreLogs(logs []*raft.Log) error {
+func (l *ShardLog) StoreLogs(logs []*raft.Log) error {
 	entries := make([]storage.Entry, len(logs))
 	for i, e := range logs {
 		entries[i] = storage.Entry{Index: e.Index, Term: e.Term, Type: uint8(e.Type), Data: e.Data, Extensions: e.Extensions}
@@ -72,7 +78,12 @@ func (l ShardLog) StoreLogs(logs []*raft.Log) error {
 	if l.Leads != nil && l.Leads() && onlyCommands(logs) && l.Group.AppendEarly(entries) {
 		return nil
 	}
-	return l.Group.Append(entries)
+	err := l.Group.Append(entries)
+	if err != nil && l.cut && l.Misled != nil && !errors.Is(err, storage.ErrClosed) {
+		l.Misled()
+	}
+	l.cut = false
+	return err
 }
 
 func onlyCommands(logs []*raft.Log) bool {
@@ -80,7 +91,7 @@ func onlyCommands(logs []*raft.Log) bool {
 }
 
 // DeleteRange implements raft.LogStore: of the front of the log or of its end, nothing else occurs.
-func (l ShardLog) DeleteRange(min, max uint64) error {
+func (l *ShardLog) DeleteRange(min, max uint64) error {
 	if err := l.Group.Settle(); err != nil {
 		return err
 	}
@@ -94,7 +105,9 @@ func (l ShardLog) DeleteRange(min, max uint64) error {
 	if max < last {
 		return fmt.Errorf("delete entries %d to %d: the log goes on to %d", min, max, last)
 	}
-	return l.Group.TruncateSuffix(min)
+	err := l.Group.TruncateSuffix(min)
+	l.cut = err == nil
+	return err
 }
 
 // Pinned is a shard's state at one moment, with where in the log that was.

@@ -39,7 +39,7 @@ func shardEntries(from, to, term uint64) []*raft.Log {
 func TestShardLog(t *testing.T) {
 	fs := vfs.NewMem()
 	g, store := openGroup(t, fs)
-	l := ShardLog{Group: g}
+	l := &ShardLog{Group: g}
 	wantRange(t, l, 0, 0)
 	set(t, l.DeleteRange(1, 9)) // of an empty log
 	var none raft.Log
@@ -51,7 +51,7 @@ func TestShardLog(t *testing.T) {
 	set(t, l.StoreLog(entries[29]))
 	set(t, store.Close())
 	g, _ = openGroup(t, fs)
-	l = ShardLog{Group: g}
+	l = &ShardLog{Group: g}
 	wantRange(t, l, 1, 30)
 	for _, e := range entries {
 		wantEntry(t, l, e)
@@ -105,7 +105,7 @@ var testMembers = raft.Configuration{Servers: []raft.Server{{ID: "a.1", Address:
 func filled(t *testing.T) (*storage.Group, *ShardSnapshots, testState) {
 	t.Helper()
 	g, _ := openGroup(t, vfs.NewMem())
-	set(t, ShardLog{Group: g}.StoreLogs(shardEntries(1, 30, 2)))
+	set(t, (&ShardLog{Group: g}).StoreLogs(shardEntries(1, 30, 2)))
 	state := testState{"the state at 20", map[uint64]uint32{5: 50, 17: 170}}
 	return g, &ShardSnapshots{Group: g, Pin: func() Pinned {
 		return Pinned{Index: 20, Term: 2, Configuration: testMembers, ConfigIndex: 3, State: state}
@@ -170,10 +170,10 @@ func TestSnapshotFromOneStoreToAnother(t *testing.T) {
 	}
 
 	other, _ := openGroup(t, vfs.NewMem())
-	set(t, ShardLog{Group: other}.StoreLogs(shardEntries(1, 40, 1))) // longer, and of an older term
+	set(t, (&ShardLog{Group: other}).StoreLogs(shardEntries(1, 40, 1))) // longer, and of an older term
 	install(t, other, stream, m.Index)
-	wantRange(t, ShardLog{Group: other}, 0, 0)
-	set(t, ShardLog{Group: other}.StoreLogs(shardEntries(21, 22, 2)))
+	wantRange(t, &ShardLog{Group: other}, 0, 0)
+	set(t, (&ShardLog{Group: other}).StoreLogs(shardEntries(21, 22, 2)))
 	m, r, err = (&ShardSnapshots{Group: other}).Open(checkpointID)
 	set(t, err)
 	wantMeta(t, m, checkpointID, 20)
@@ -210,7 +210,7 @@ func TestStreamThatWasCutChangesNothing(t *testing.T) {
 	set(t, errors.Join(err, r.Close()))
 	other, _ := openGroup(t, vfs.NewMem())
 	before := shardEntries(1, 7, 1)
-	set(t, ShardLog{Group: other}.StoreLogs(before))
+	set(t, (&ShardLog{Group: other}).StoreLogs(before))
 	for cut := 0; cut < len(stream); cut += 13 {
 		for _, closes := range []bool{false, true} {
 			sink, err := (&ShardSnapshots{Group: other}).Create(1, 20, 2, testMembers, 3, nil)
@@ -224,8 +224,8 @@ func TestStreamThatWasCutChangesNothing(t *testing.T) {
 			}
 		}
 	}
-	wantRange(t, ShardLog{Group: other}, 1, 7)
-	wantEntry(t, ShardLog{Group: other}, before[6])
+	wantRange(t, &ShardLog{Group: other}, 1, 7)
+	wantEntry(t, &ShardLog{Group: other}, before[6])
 	if _, ok := other.LatestCheckpoint(); ok {
 		t.Error("half a stream has become a checkpoint")
 	}
@@ -255,11 +255,11 @@ func TestSaveAgain(t *testing.T) {
 		}
 		return n
 	}
-	set(t, ShardLog{Group: idle}.StoreLogs(shardEntries(1, 30, 2)))
+	set(t, (&ShardLog{Group: idle}).StoreLogs(shardEntries(1, 30, 2)))
 	save(idle, 30)
 	const last = 100
 	for i := uint64(1); i <= last; i++ {
-		set(t, ShardLog{Group: busy}.StoreLog(&raft.Log{Index: i, Term: 2, Type: raft.LogCommand, Data: make([]byte, 100<<10)}))
+		set(t, (&ShardLog{Group: busy}).StoreLog(&raft.Log{Index: i, Term: 2, Type: raft.LogCommand, Data: make([]byte, 100<<10)}))
 	}
 	save(busy, last)
 	before := files()
