@@ -39,12 +39,18 @@ type liveEntry struct {
 type bodyRange struct{ offset, size uint32 }
 
 // OpenSnapshot begins a stream of a state and the bodies that it refers to, for Install on another node. The size is the
-// stream's, exactly. Files that retire meanwhile stay readable to the stream until it is closed.
+// stream's, exactly. Files that retire meanwhile stay readable to the stream until it is closed. The state must be the newest
+// checkpoint's or a later one; of one that checkpoints may have overtaken, see OpenBodies.
 func (g *Group) OpenSnapshot(c Checkpoint, state []byte, live LiveRefs) (size int64, _ io.ReadCloser, err error) {
 	if err := g.Damaged(); err != nil {
 		return 0, nil, err
 	}
-	r := &snapshotReader{held: g.hold(c.Index)}
+	return (&Bodies{held: g.hold(c.Index)}).Snapshot(c, state, live)
+}
+
+// Snapshot is OpenSnapshot of the state with which the bodies were opened. The stream has the files from then on, also if this fails.
+func (b *Bodies) Snapshot(c Checkpoint, state []byte, live LiveRefs) (size int64, _ io.ReadCloser, err error) {
+	r := &snapshotReader{held: b.held}
 	bodies, err := r.collect(c.Index, live)
 	if err != nil {
 		return 0, nil, errors.Join(err, r.Close())

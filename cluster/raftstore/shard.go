@@ -182,19 +182,24 @@ func (s *ShardSnapshots) Open(id string) (*raft.SnapshotMeta, io.ReadCloser, err
 	return m, r, nil
 }
 
+// openLive holds what the state refers to before a checkpoint can give it up: the state takes a while to write.
 func (s *ShardSnapshots) openLive() (*raft.SnapshotMeta, io.ReadCloser, error) {
-	p := s.Pin()
+	var p Pinned
+	bodies, err := s.Group.OpenBodies(func() uint64 { p = s.Pin(); return p.Index })
+	if err != nil {
+		return nil, nil, fmt.Errorf("open snapshot: %w", err)
+	}
 	var state bytes.Buffer
 	state.Grow(int(p.State.Size()))
 	if _, err := p.State.WriteTo(&state); err != nil {
-		return nil, nil, fmt.Errorf("write the state: %w", err)
+		return nil, nil, errors.Join(fmt.Errorf("write the state: %w", err), bodies.Close())
 	}
 	c := storage.Checkpoint{Index: p.Index, Term: p.Term, Extra: encodeExtra(p.Configuration, p.ConfigIndex)}
 	m, err := meta(liveID, c)
 	if err != nil {
-		return nil, nil, err
+		return nil, nil, errors.Join(err, bodies.Close())
 	}
-	size, r, err := s.Group.OpenSnapshot(c, state.Bytes(), p.State.LiveRefs)
+	size, r, err := bodies.Snapshot(c, state.Bytes(), p.State.LiveRefs)
 	if err != nil {
 		return nil, nil, fmt.Errorf("open snapshot: %w", err)
 	}

@@ -284,3 +284,50 @@ func TestSaveAgain(t *testing.T) {
 	set(t, err)
 	wantMeta(t, m, checkpointID, 30)
 }
+
+// slowState is a state during whose writing something happens.
+type slowState struct {
+	testState
+	meanwhile func()
+}
+
+func (s slowState) WriteTo(w io.Writer) (int64, error) {
+	s.meanwhile()
+	return s.testState.WriteTo(w)
+}
+
+// TestCheckpointWhileASnapshotBegins: a checkpoint is made while the state that goes to another node is written: it gives up what
+// only that state needs, and the log's files retire.
+func TestCheckpointWhileASnapshotBegins(t *testing.T) {
+	g, store := openGroup(t, vfs.NewMem())
+	const last = 60
+	var entries []*raft.Log
+	for i := uint64(1); i <= last; i++ {
+		entries = append(entries, &raft.Log{Index: i, Term: 2, Type: raft.LogCommand, Data: bytes.Repeat([]byte{byte(i)}, 100<<10)})
+	}
+	set(t, (&ShardLog{Group: g}).StoreLogs(entries))
+	checkpoint := func() {
+		<-store.NeedsCheckpoint()
+		sink, err := (&ShardSnapshots{Group: g}).Create(1, last, 2, testMembers, 3, nil)
+		set(t, err)
+		set(t, SaveState(sink, testState{text: "nothing is alive"}))
+		if first := g.FirstIndex(); first < 20 {
+			t.Errorf("the log begins at %d", first)
+		}
+	}
+	snaps := &ShardSnapshots{Group: g, Pin: func() Pinned {
+		return Pinned{Index: last, Term: 2, Configuration: testMembers, ConfigIndex: 3,
+			State: slowState{testState{"a state", map[uint64]uint32{5: 50, 17: 170}}, checkpoint}}
+	}}
+	m, r, err := snaps.Open(liveID)
+	set(t, err)
+	stream, err := io.ReadAll(r)
+	if err := errors.Join(err, r.Close()); err != nil || int64(len(stream)) != m.Size {
+		t.Errorf("%d octets of %d: %v", len(stream), m.Size, err)
+	}
+	for _, i := range []int{5, 17} {
+		if !bytes.Contains(stream, bytes.Repeat([]byte{byte(i)}, 10*i)) {
+			t.Errorf("the body in entry %d is not in the stream", i)
+		}
+	}
+}
