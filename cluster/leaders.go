@@ -3,6 +3,7 @@ package cluster
 import (
 	"sync"
 
+	"github.com/warrenmq/warren/cluster/pipe"
 	nodev1 "github.com/warrenmq/warren/proto/node/v1"
 	"github.com/warrenmq/warren/raftfsm/queue"
 )
@@ -15,6 +16,11 @@ type leaderTable struct {
 	mu     sync.RWMutex // guards shards
 	shards map[queue.ShardID]shardLeader
 }
+
+var (
+	_ pipe.Leaders  = (*leaderTable)(nil)
+	_ pipe.Replicas = (*leaderTable)(nil)
+)
 
 // shardLeader is a node and the term in which it was elected.
 type shardLeader struct {
@@ -32,6 +38,16 @@ func (t *leaderTable) Leader(shard queue.ShardID) (node uint16, ok bool) {
 	defer t.mu.RUnlock()
 	l, ok := t.shards[shard]
 	return l.node, ok
+}
+
+// Replicas implements pipe.Replicas.
+func (t *leaderTable) Replicas(shard queue.ShardID) (nodes []uint16) {
+	for _, number := range t.c.placementOf(uint32(shard)) {
+		if number == t.c.Self().Node || t.c.watcher.alive(t.c.uuidOf(number)) {
+			nodes = append(nodes, number)
+		}
+	}
+	return nodes
 }
 
 // set notes a leader unless a later one is known.

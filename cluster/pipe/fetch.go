@@ -109,8 +109,13 @@ func (e *Edge) Counts(ctx context.Context, id queue.QueueID) (counts queue.Count
 	return counts, found, nil
 }
 
-// Envelope implements broker.Replicator: what came along, or what this node's replica has, or what the leader sends. It
-// tries until ctx ends. To be called once for each delivery, in the order of each consumer: with it an envelope that came
+// Replicas is what Leaders may know as well: the nodes that have a replica of a shard and can be reached.
+type Replicas interface {
+	Replicas(shard queue.ShardID) (nodes []uint16)
+}
+
+// Envelope implements broker.Replicator: what came along, or what this node's replica has, or what the leader sends, or, when
+// neither can read it, what another replica sends. It tries until ctx ends. To be called once for each delivery, in the order of each consumer: with it an envelope that came
 // along counts as consumed.
 func (e *Edge) Envelope(ctx context.Context, d *broker.Delivery) ([]byte, error) {
 	shard := d.Queue.Shard()
@@ -125,16 +130,38 @@ func (e *Edge) Envelope(ctx context.Context, d *broker.Delivery) ([]byte, error)
 	}
 	var envelope []byte
 	err := e.atLeader(ctx, shard, func(h *Host) (err error) {
-		envelope, err = h.body(&d.Body)
+		if envelope, err = h.body(&d.Body); err != nil {
+			envelope, err = e.elsewhere(ctx, e.node, shard, &d.Body, err)
+		}
 		return err
 	}, func(node uint16) (err error) {
-		envelope, err = e.fetch(ctx, node, shard, &d.Body)
+		if envelope, err = e.fetch(ctx, node, shard, &d.Body); err != nil && !errors.Is(err, ErrNotLeader) {
+			envelope, err = e.elsewhere(ctx, node, shard, &d.Body, err)
+		}
 		return err
 	})
 	if err != nil {
 		return nil, fmt.Errorf("envelope of a message in shard %d: %w", shard, err)
 	}
 	return envelope, nil
+}
+
+// elsewhere gets an envelope from a replica that neither leads nor is on this node, which could not give it: why is the error if no
+// other can. What has been committed is the same everywhere.
+func (e *Edge) elsewhere(ctx context.Context, leader uint16, shard queue.ShardID, b *queue.Body, why error) ([]byte, error) {
+	known, ok := e.o.Leaders.(Replicas)
+	if !ok || shard.IsLocal() {
+		return nil, why
+	}
+	for _, node := range known.Replicas(shard) {
+		if node == leader || node == e.node {
+			continue
+		}
+		if envelope, err := e.fetch(ctx, node, shard, b); err == nil {
+			return envelope, nil
+		}
+	}
+	return nil, why
 }
 
 // fetch gets an envelope from a node, in calls of bounded size.
