@@ -32,6 +32,7 @@ type member struct {
 	t     *testing.T
 	o     Options
 	fs    vfs.FS // of the store; nil: the operating system's
+	cache int64  // of the store, in bytes; 0: its default
 	store *storage.Store
 	gone  chan struct{} // closed when the node is no member any more
 }
@@ -105,7 +106,7 @@ func (m *member) start() error {
 
 func (m *member) startUntil(ctx context.Context) (err error) {
 	fatal := func(err error) { panic(err) }
-	m.store, err = storage.Open(storage.Options{Dir: filepath.Join(m.o.DataDir, "store"), FS: m.fs, WALFileSize: 4 << 20, SyncTimeout: patience, OnFatal: fatal})
+	m.store, err = storage.Open(storage.Options{Dir: filepath.Join(m.o.DataDir, "store"), FS: m.fs, CacheBytes: m.cache, WALFileSize: 4 << 20, SyncTimeout: patience, OnFatal: fatal})
 	if err != nil {
 		return err
 	}

@@ -40,6 +40,7 @@ func (p *countingParts) follow()                       {}
 func (p *countingParts) changed()                      {}
 func (p *countingParts) check() error                  { return nil }
 func (p *countingParts) reread() error                 { return nil }
+func (p *countingParts) met(error)                     {}
 func (p *countingParts) empty() (bool, error)          { return false, nil }
 func (p *countingParts) discard() error                { return nil }
 

@@ -36,6 +36,9 @@ type group struct {
 	changing sync.Mutex // held while an instance is started or stopped
 	ended    bool       // there will be no other instance; guarded by changing
 
+	// next is the number of the seat that is to take this one's place, as the others are told; 0: none is.
+	next atomic.Uint64
+
 	standing sync.Mutex // held by who considers an election
 
 	mu       sync.Mutex // guards what follows
@@ -74,6 +77,8 @@ type groupParts interface {
 	check() error
 	// reread reads what an instance reads when it starts, since one could not, and tells damage that check did not find.
 	reread() error
+	// met takes note of damage that was met while the group runs, if the error is of any.
+	met(err error)
 	// empty tells whether there is nothing on disk.
 	empty() (bool, error)
 	// discard empties what is on disk.
@@ -219,6 +224,7 @@ func (g *group) restart(why string) {
 	g.stopLocked()
 	if err := g.startLocked(nil); err != nil {
 		g.log.Error("Raft instance does not start", "group", g.name, "err", err)
+		g.parts.met(g.unreadable(err))
 	}
 }
 

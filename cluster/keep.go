@@ -62,9 +62,11 @@ func (c *Cluster) place(ctx context.Context) {
 		return
 	}
 	runs := map[uint16]uint64{}
+	h := newHealer(c)
 	for {
 		c.startReplicas()
 		c.endReplicas()
+		h.step(time.Now())
 		c.followMembers(runs)
 		select {
 		case <-c.placing:
@@ -109,7 +111,7 @@ func (c *Cluster) startReplicas() {
 		if c.shard(placement.ID) != nil || c.damaged(uint32(placement.ID)) != "" {
 			continue
 		}
-		if err := c.startReplica(placement); err != nil {
+		if err := c.startReplica(placement, nil, 0); err != nil {
 			c.log.Error("a replica does not take part", "shard", placement.ID, "err", err)
 			c.setDamaged(uint32(placement.ID), err.Error())
 		}
@@ -151,13 +153,7 @@ func (c *Cluster) unseated(s *shard) bool {
 // endReplica stops a replica and discards what it holds. A later one on this node has another seat: this one has promised
 // things.
 func (c *Cluster) endReplica(s *shard) error {
-	all := maps.Clone(*c.replicas.Load())
-	delete(all, s.id)
-	c.replicas.Store(&all)
-	s.stop()
-	s.host.Close()
-	c.leaders.clear(s.id, c.Self().Node)
-	c.statusChanged()
+	c.stopReplica(s)
 	s.group.mu.Lock()
 	seat := s.seat
 	s.group.mu.Unlock()
@@ -169,11 +165,26 @@ func (c *Cluster) endReplica(s *shard) error {
 	return nil
 }
 
-func (c *Cluster) startReplica(placement *catalog.Shard) error {
+// stopReplica stops a replica; what it holds stays.
+func (c *Cluster) stopReplica(s *shard) {
+	all := maps.Clone(*c.replicas.Load())
+	delete(all, s.id)
+	c.replicas.Store(&all)
+	s.stop()
+	s.host.Close()
+	c.leaders.clear(s.id, c.Self().Node)
+	c.statusChanged()
+}
+
+// startReplica starts this node's replica of a shard. If damage is not nil, what is on disk is to be had again from the others, under
+// the seat of that number.
+func (c *Cluster) startReplica(placement *catalog.Shard, damage error, seat uint64) error {
 	s, err := newShard(c, placement.ID)
 	if err != nil {
 		return err
 	}
+	s.damage = damage
+	s.next.Store(seat)
 	var first []string
 	if placement.Version == 1 {
 		for _, number := range placement.Nodes {
@@ -230,9 +241,14 @@ func (c *Cluster) damaged(group uint32) string {
 	return c.damage[group]
 }
 
+// setDamaged notes why a group does not take part; empty: it does.
 func (c *Cluster) setDamaged(group uint32, why string) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	if why == "" {
+		delete(c.damage, group)
+		return
+	}
 	c.damage[group] = why
 }
 
@@ -402,7 +418,7 @@ func (c *Cluster) giveBack(now time.Time) {
 // it is half a second old.
 const maxLag = 64
 
-// upToDate tells whether a node's seat, as it last said, is close behind this one.
+// upToDate tells whether a node's seat, as it last said, is close behind this one, and whole.
 func (c *Cluster) upToDate(g *group, p peerInfo) bool {
 	r := g.instance()
 	if p.status == nil || r == nil {
@@ -411,7 +427,7 @@ func (c *Cluster) upToDate(g *group, p peerInfo) bool {
 	enough := min(c.pace.before(g.id), r.CommitIndex()-min(maxLag, r.CommitIndex()))
 	for _, s := range p.status.Groups {
 		if s.Group == g.id {
-			return s.Damage == "" && s.Applied >= enough
+			return s.Damage == "" && s.Found == "" && s.Applied >= enough
 		}
 	}
 	return false
@@ -553,6 +569,9 @@ func (c *Cluster) checkpoint(ctx context.Context) {
 				if s := c.shard(queue.ShardID(id)); s != nil && ctx.Err() == nil {
 					if err := s.checkpoint(); err != nil && ctx.Err() == nil {
 						c.log.Warn("checkpoint", "shard", id, "err", err)
+					}
+					if c.report(id) == nil && s.store.LastIndex() > s.host.Applied() && ctx.Err() == nil {
+						c.log.Warn("a shard without a leader keeps log files: what of it has come here and is not applied is not given up", "shard", id)
 					}
 				}
 			}

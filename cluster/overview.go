@@ -84,6 +84,9 @@ type Group struct {
 	Replicas  []Replica `json:"replicas"`
 }
 
+// replicaDamaged is the state of a replica that does not take part.
+const replicaDamaged = "damaged"
+
 // The roles of a replica.
 const (
 	RoleLeader   = "leader"
@@ -98,10 +101,10 @@ type Replica struct {
 	Node    string `json:"node"`
 	Seat    string `json:"seat"` // empty: none yet
 	Role    string `json:"role"`
-	State   string `json:"state"`   // its node's, or damaged
-	Applied uint64 `json:"applied"` // index; 0: not known
-	Lag     uint64 `json:"lag"`     // entries behind what is committed
-	Damage  string `json:"damage,omitempty"`
+	State   string `json:"state"`            // its node's, or damaged
+	Applied uint64 `json:"applied"`          // index; 0: not known
+	Lag     uint64 `json:"lag"`              // entries behind what is committed
+	Damage  string `json:"damage,omitempty"` // unless the state is damaged it takes part, and is to be rebuilt from the others
 }
 
 // Overview tells how the cluster is. Any member can.
@@ -257,7 +260,9 @@ func (v *viewer) replica(group uint32, uuid, seat, role string, committed uint64
 	switch {
 	case s == nil:
 	case s.Damage != "":
-		r.State, r.Damage = "damaged", s.Damage
+		r.State, r.Damage = replicaDamaged, s.Damage
+	case s.Found != "":
+		r.Damage = s.Found
 	case s.Server != seat:
 		r.Role = RoleFormer
 	default:
@@ -384,14 +389,21 @@ func (c *Cluster) problems(o *Overview) (list []string) {
 			what = "the catalog"
 		}
 		switch {
+		case g.Leader == "" && i > 0: // entries that are not committed are in no checkpoint
+			add("%s has no leader: until it has one, its queues stand still and the nodes that hold it keep log files for it", what)
 		case g.Leader == "":
 			add("%s has no leader", what)
 		case !g.Healthy:
 			add("%s has no healthy majority", what)
 		}
 		for _, r := range g.Replicas {
-			if r.Damage != "" {
+			switch {
+			case r.State == replicaDamaged:
 				add("%s: the replica of node '%s' does not take part: %s", what, r.Node, r.Damage)
+			case r.Damage != "" && len(g.Replicas) == 1:
+				add("%s: damage was found in the only replica, of node '%s': %s", what, r.Node, r.Damage)
+			case r.Damage != "":
+				add("%s: damage was found in the replica of node '%s', which is to be rebuilt from the others: %s", what, r.Node, r.Damage)
 			}
 		}
 	}

@@ -130,13 +130,22 @@ func firstConfiguration(nodes []string) *raft.Configuration {
 // rejoin begins anew under another id.
 func (g *group) rejoin(seat raftstore.Seat, why error) error {
 	g.log.Error("this replica's data cannot be trusted: it is rebuilt from the others", "group", g.name, "why", why)
-	// The number must be above all that were used; one that cannot be read any more was below the seconds since 1970.
-	seat = raftstore.Seat{Incarnation: max(seat.Incarnation+1, uint64(time.Now().Unix())), Ready: true}
+	next := g.next.Swap(0)
+	if next == 0 {
+		next = nextIncarnation(seat)
+	}
+	seat = raftstore.Seat{Incarnation: next, Ready: true}
 	if err := errors.Join(g.stable.SaveSeat(seat), g.stable.Forget(), g.parts.discard()); err != nil {
 		return fmt.Errorf("%s: rebuild: %w", g.name, err)
 	}
 	g.setSeat(seat)
 	return g.start(nil)
+}
+
+// nextIncarnation is the number of a seat that takes another's place. It must be above all that were used; one that cannot be read any
+// more was below the seconds since 1970.
+func nextIncarnation(seat raftstore.Seat) uint64 {
+	return max(seat.Incarnation+1, uint64(time.Now().Unix()))
 }
 
 const (

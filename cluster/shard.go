@@ -27,6 +27,9 @@ type shard struct {
 
 	agreed atomic.Pointer[agreement] // nil: not known yet
 
+	damage error                   // why what is on disk is to be had from the others again when the replica opens; nil: it is not
+	found  atomic.Pointer[finding] // damage that was met while the replica runs; nil: none
+
 	mu              sync.Mutex // guards what follows; held while entries are applied
 	index, term     uint64     // of the last entry applied
 	configuration   raft.Configuration
@@ -50,10 +53,10 @@ func newShard(c *Cluster, id queue.ShardID) (*shard, error) {
 	name := fmt.Sprintf("shard-%d", id)
 	log := c.log.With("shard", id)
 	s.group = &group{id: uint32(id), name: name, log: log, net: c.raftnet, uuid: c.identity.UUID, stable: c.db.Stable(uint32(id)),
-		logs: &raftstore.ShardLog{Group: store, Leads: s.leadsNow, Misled: s.misled}, durable: store.Durable, parts: s, config: baseConfig(c.log, name)}
+		logs: &raftstore.ShardLog{Group: store, Leads: s.leadsNow, Misled: s.misled, Failed: s.met}, durable: store.Durable, parts: s, config: baseConfig(c.log, name)}
 	// The library's own snapshots by count and time are off: checkpoints follow the log's files. Logs go with their files.
 	s.config.SnapshotThreshold, s.config.TrailingLogs = 1<<62, 1<<62
-	s.host, err = pipe.NewHost(pipe.HostOptions{Shard: id, State: queue.New(), Bodies: bodies{store}, Log: s, Logger: c.log,
+	s.host, err = pipe.NewHost(pipe.HostOptions{Shard: id, State: queue.New(), Bodies: bodies{s}, Log: s, Logger: c.log,
 		VerifyRead: s.verify, QueuesDeleted: c.forgetter.forget, Grace: sessionGrace, Now: c.clocks.entryTime, HashEvery: c.o.Surroundings.HashEvery,
 		EntryBytes: c.o.Surroundings.EntryBytes})
 	if err != nil {
@@ -72,15 +75,22 @@ func (s *shard) leadsNow() bool {
 func (s *shard) misled() { go s.restart("the log was cut short, and what follows could not be stored") }
 
 // bodies reads bodies from the node's log and segments.
-type bodies struct{ g *storage.Group }
+type bodies struct{ s *shard }
 
 // ReadBody implements pipe.BodyReader.
 func (b bodies) ReadBody(index uint64, offset, size uint32, _ []byte) ([]byte, error) {
-	return b.g.ReadBody(index, offset, size)
+	body, err := b.s.store.ReadBody(index, offset, size)
+	b.s.met(err)
+	return body, err
 }
 
 // check implements groupParts.
-func (s *shard) check() error { return s.store.Damaged() }
+func (s *shard) check() error {
+	if s.damage != nil {
+		return s.damage
+	}
+	return s.store.Damaged()
+}
 
 // empty implements groupParts.
 func (s *shard) empty() (bool, error) {
@@ -106,7 +116,7 @@ func (s *shard) fsm() raft.FSM { return shardMachine{s} }
 
 // snapshots implements groupParts.
 func (s *shard) snapshots() raft.SnapshotStore {
-	s.snaps = &raftstore.ShardSnapshots{Group: s.store, Pin: s.pin}
+	s.snaps = &raftstore.ShardSnapshots{Group: s.store, Pin: s.pin, Failed: s.met}
 	return s.snaps
 }
 
@@ -157,7 +167,9 @@ func (s *shard) checkpoint() error {
 	}
 	switch err := r.Snapshot().Error(); {
 	case errors.Is(err, raft.ErrNothingNewToSnapshot): // nothing was applied since the start: the checkpoint is of this state
-		return raftstore.SaveAgain(s.store, s.pin())
+		err := raftstore.SaveAgain(s.store, s.pin())
+		s.met(err)
+		return err
 	case errors.Is(err, raft.ErrRaftShutdown):
 		return nil
 	default:
@@ -227,14 +239,21 @@ func (m shardMachine) Snapshot() (raft.FSMSnapshot, error) {
 	if m.s.lost { // the library believes that more was applied
 		return nil, errLogFailed
 	}
-	return pinnedShard{m.s.host.Snapshot()}, nil
+	return pinnedShard{m.s, m.s.host.Snapshot()}, nil
 }
 
 // pinnedShard is a state on its way to disk.
-type pinnedShard struct{ state *queue.Snapshot }
+type pinnedShard struct {
+	s     *shard
+	state *queue.Snapshot
+}
 
-// Persist implements raft.FSMSnapshot.
-func (p pinnedShard) Persist(sink raft.SnapshotSink) error { return raftstore.SaveState(sink, p.state) }
+// Persist implements raft.FSMSnapshot. The library does not tell of the error more than its words.
+func (p pinnedShard) Persist(sink raft.SnapshotSink) error {
+	err := raftstore.SaveState(sink, p.state)
+	p.s.met(err)
+	return err
+}
 
 // Release implements raft.FSMSnapshot.
 func (p pinnedShard) Release() {}

@@ -363,6 +363,7 @@ func (c *Cluster) status() *nodev1.Status {
 		if a := sh.agreed.Load(); g.Leads && a != nil {
 			g.Seats, g.SeatsIndex = seats(a.configuration.Servers), a.index
 		}
+		sh.tellDamage(g)
 		s.Groups = append(s.Groups, g)
 	}
 	c.mu.Lock()

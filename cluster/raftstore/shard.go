@@ -25,6 +25,8 @@ type ShardLog struct {
 	// library goes on believing in the old end: it refuses all that follows, and votes by an entry that is gone. An instance that is
 	// made anew knows better. It is called by the instance's main loop and must not wait for it (default: nobody is told).
 	Misled func()
+	// Failed is told why an entry cannot be read (default: nobody is told).
+	Failed func(error)
 
 	cut bool // the last change was that the end was cut off; the main loop's
 }
@@ -54,6 +56,9 @@ func (l *ShardLog) GetLog(index uint64, e *raft.Log) error {
 	if errors.Is(err, storage.ErrNotFound) {
 		return raft.ErrLogNotFound
 	} else if err != nil {
+		if l.Failed != nil {
+			l.Failed(err)
+		}
 		return err
 	}
 	*e = raft.Log{Index: entry.Index, Term: entry.Term, Type: raft.LogType(entry.Type), Data: entry.Data, Extensions: entry.Extensions}
@@ -130,6 +135,8 @@ type State interface {
 type ShardSnapshots struct {
 	Group *storage.Group
 	Pin   func() Pinned // gives the present state
+	// Failed is told why what another node is sent cannot be read (default: nobody is told).
+	Failed func(error)
 
 	live atomic.Bool
 }
@@ -204,7 +211,21 @@ func (s *ShardSnapshots) openLive() (*raft.SnapshotMeta, io.ReadCloser, error) {
 		return nil, nil, fmt.Errorf("open snapshot: %w", err)
 	}
 	m.Size = size
-	return m, r, nil
+	return m, watchedReader{r, s.Failed}, nil
+}
+
+// watchedReader tells why what it reads from cannot be read.
+type watchedReader struct {
+	io.ReadCloser
+	failed func(error)
+}
+
+func (r watchedReader) Read(p []byte) (int, error) {
+	n, err := r.ReadCloser.Read(p)
+	if err != nil && err != io.EOF && r.failed != nil {
+		r.failed(err)
+	}
+	return n, err
 }
 
 // A checkpoint's extra is: version u8 (1) | configuration index u64 | configuration as the library encodes it.

@@ -327,6 +327,7 @@ type GroupStatus struct {
 	Seats         []*Seat                `protobuf:"bytes,9,rep,name=seats,proto3" json:"seats,omitempty"`                                        // if it leads: the group's members, as a majority has agreed on them
 	SeatsIndex    uint64                 `protobuf:"varint,10,opt,name=seats_index,json=seatsIndex,proto3" json:"seats_index,omitempty"`          // of the entry that made them so; 0: of the catalog
 	UnheardMillis uint32                 `protobuf:"varint,11,opt,name=unheard_millis,json=unheardMillis,proto3" json:"unheard_millis,omitempty"` // since it heard the leader that it follows; 0: it follows none
+	Found         string                 `protobuf:"bytes,12,opt,name=found,proto3" json:"found,omitempty"`                                       // damage that was found while it takes part; empty: none
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -436,6 +437,13 @@ func (x *GroupStatus) GetUnheardMillis() uint32 {
 		return x.UnheardMillis
 	}
 	return 0
+}
+
+func (x *GroupStatus) GetFound() string {
+	if x != nil {
+		return x.Found
+	}
+	return ""
 }
 
 // Seat is a member of a Raft group.
@@ -1496,7 +1504,7 @@ const file_node_v1_node_proto_rawDesc = "" +
 	"\rClockResponse\x12\x12\n" +
 	"\x04uuid\x18\x01 \x01(\tR\x04uuid\x12\x1d\n" +
 	"\n" +
-	"unix_nanos\x18\x02 \x01(\x03R\tunixNanos\"\xc1\x02\n" +
+	"unix_nanos\x18\x02 \x01(\x03R\tunixNanos\"\xd7\x02\n" +
 	"\vGroupStatus\x12\x14\n" +
 	"\x05group\x18\x01 \x01(\rR\x05group\x12\x16\n" +
 	"\x06server\x18\x02 \x01(\tR\x06server\x12\x12\n" +
@@ -1510,7 +1518,8 @@ const file_node_v1_node_proto_rawDesc = "" +
 	"\vseats_index\x18\n" +
 	" \x01(\x04R\n" +
 	"seatsIndex\x12%\n" +
-	"\x0eunheard_millis\x18\v \x01(\rR\runheardMillis\"4\n" +
+	"\x0eunheard_millis\x18\v \x01(\rR\runheardMillis\x12\x14\n" +
+	"\x05found\x18\f \x01(\tR\x05found\"4\n" +
 	"\x04Seat\x12\x16\n" +
 	"\x06server\x18\x01 \x01(\tR\x06server\x12\x14\n" +
 	"\x05votes\x18\x02 \x01(\bR\x05votes\"*\n" +
