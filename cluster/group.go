@@ -228,6 +228,21 @@ func (g *group) restart(why string) {
 	}
 }
 
+// halt ends the instance until resume. What it has promised is kept, and its vote is missing meanwhile.
+func (g *group) halt(why string) {
+	g.changing.Lock()
+	defer g.changing.Unlock()
+	g.log.Warn("Raft instance is stopped for a while", "group", g.name, "why", why)
+	g.stopLocked()
+}
+
+// resume begins an instance if none runs and the group has not ended.
+func (g *group) resume() {
+	if err := g.start(nil); err != nil && !errors.Is(err, errEnded) {
+		g.log.Error("Raft instance does not start", "group", g.name, "err", err)
+	}
+}
+
 // instance is the running instance, or nil.
 func (g *group) instance() *raft.Raft { return g.running.Load() }
 

@@ -37,6 +37,14 @@ func (s *shard) met(err error) {
 	}
 }
 
+// cannotSend takes note of why an entry cannot be read.
+func (s *shard) cannotSend(err error) {
+	if isDamage(err) {
+		s.starve.Store(true)
+	}
+	s.met(err)
+}
+
 // met implements groupParts. The catalog is in memory, and read from the disk by an instance that begins.
 func (s *catalogSeat) met(error) {}
 
@@ -105,11 +113,13 @@ func (h *healer) begin(now time.Time, s *shard, why error) bool {
 		return false
 	}
 	if _, leads := s.leading(); leads {
-		if uuid := c.successor(s.group, c.otherNodes(), anyClock); uuid == "" || !s.handTo(c.ctx, uuid) {
+		uuid := c.successor(s.group, c.otherNodes(), anyClock)
+		if moved := uuid != "" && s.handTo(c.ctx, uuid); !moved && !(s.starve.Load() && c.canSpare(s, nodes)) {
 			return false
+		} else if !moved { // it can neither lead nor bring another to where that could
+			s.halt("followers cannot be sent what they need")
 		}
-	}
-	if !c.canSpare(s, nodes) {
+	} else if !c.canSpare(s, nodes) {
 		h.rest[s.id] = now // until the others are well
 		return false
 	}
@@ -122,11 +132,11 @@ func (h *healer) begin(now time.Time, s *shard, why error) bool {
 	return true
 }
 
-// canSpare tells whether a group that has another leader can do without this node's seat for a while: that has no vote, or the
-// members are what they should be and those that remain have a majority that lives.
+// canSpare tells whether a group that has a leader can do without this node's seat for a while: that has no vote, or the members are
+// what they should be and those that remain have a majority that lives.
 func (c *Cluster) canSpare(s *shard, nodes []uint16) bool {
 	leader := c.report(s.group.id)
-	if leader == nil || len(leader.Seats) == 0 || leader.Server == string(s.server()) {
+	if leader == nil || len(leader.Seats) == 0 {
 		return false
 	}
 	votes, others, well := false, 0, 0
@@ -163,6 +173,7 @@ func (h *healer) proceed(now time.Time) {
 	case s.next.Load() != 0:
 		if now.Sub(b.told) > maxTold {
 			s.next.Store(0)
+			s.resume()
 			c.statusChanged()
 			h.rest[b.shard] = now.Add(healPause + rand.N(healPause))
 			h.now = nil

@@ -149,6 +149,36 @@ func TestDamageWhileRunning(t *testing.T) {
 	}
 }
 
+// TestDamagedLeaderStarvesFollowers: a leader that cannot read an entry that followers need can neither bring them to where they could
+// lead nor lead itself. It stops, another leads, and its replica is rebuilt.
+func TestDamagedLeaderStarvesFollowers(t *testing.T) {
+	members := newMembers(t, 3, 1)
+	for _, m := range members {
+		m.cache = 1
+	}
+	startAll(t, members)
+	id := queue.MakeQueueID(0, 9)
+	members[0].do(0, func(b *queue.Batch) { b.Configure(id, &queue.Settings{VHost: "/", Name: "q", Durable: true}) })
+	members[0].enqueue(id, 1, "the body to be damaged")
+	at := slices.IndexFunc(members, func(m *member) bool { _, leads := m.shard(0).leading(); return leads })
+	s := members[at].shard(0)
+	before, term := s.server(), s.instance().CurrentTerm()
+	for _, server := range s.members() { // nobody may be offered the leadership
+		s.noteUnanswered(server.ID, term)
+	}
+	flip(t, members[at], "wal/0*.wal", "the body to be damaged")
+	for i, m := range members {
+		m.enqueue(id, 1, "it goes on")
+		if n := m.ready(id); n != uint64(2+i) {
+			t.Errorf("%d messages", n)
+		}
+	}
+	eventually(t, "the replica votes under another id", func() bool {
+		s := members[at].shard(0)
+		return s != nil && s.server() != before && s.votes()
+	})
+}
+
 // TestDamageWhileRunningAlone: the only replica there is goes on with the damage that was found in it, and it is told.
 func TestDamageWhileRunningAlone(t *testing.T) {
 	m := newMembers(t, 1, 1)[0]

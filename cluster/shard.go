@@ -29,6 +29,7 @@ type shard struct {
 
 	damage error                   // why what is on disk is to be had from the others again when the replica opens; nil: it is not
 	found  atomic.Pointer[finding] // damage that was met while the replica runs; nil: none
+	starve atomic.Bool             // it is where an entry of the log is, so that followers may not get what they need
 
 	mu              sync.Mutex // guards what follows; held while entries are applied
 	index, term     uint64     // of the last entry applied
@@ -53,7 +54,7 @@ func newShard(c *Cluster, id queue.ShardID) (*shard, error) {
 	name := fmt.Sprintf("shard-%d", id)
 	log := c.log.With("shard", id)
 	s.group = &group{id: uint32(id), name: name, log: log, net: c.raftnet, uuid: c.identity.UUID, stable: c.db.Stable(uint32(id)),
-		logs: &raftstore.ShardLog{Group: store, Leads: s.leadsNow, Misled: s.misled, Failed: s.met}, durable: store.Durable, parts: s, config: baseConfig(c.log, name)}
+		logs: &raftstore.ShardLog{Group: store, Leads: s.leadsNow, Misled: s.misled, Failed: s.cannotSend}, durable: store.Durable, parts: s, config: baseConfig(c.log, name)}
 	// The library's own snapshots by count and time are off: checkpoints follow the log's files. Logs go with their files.
 	s.config.SnapshotThreshold, s.config.TrailingLogs = 1<<62, 1<<62
 	s.host, err = pipe.NewHost(pipe.HostOptions{Shard: id, State: queue.New(), Bodies: bodies{s}, Log: s, Logger: c.log,
