@@ -57,7 +57,7 @@ func (k *clocks) now() time.Duration { return time.Since(k.began) }
 func (k *clocks) measure(ctx context.Context, uuid string, control nodev1.ControlClient) {
 	ticker := time.NewTicker(clockPeriod)
 	defer ticker.Stop()
-	for {
+	for ctx.Err() == nil {
 		asking, cancel := context.WithTimeout(ctx, maxClockWait)
 		asked := k.now()
 		r, err := control.Clock(asking, &nodev1.ClockRequest{})
