@@ -53,12 +53,16 @@ func TestGrowAndShrink(t *testing.T) {
 		members = append(members, m)
 	}
 	settled(t, members)
-	ctx, cancel := context.WithTimeout(t.Context(), patience)
-	defer cancel()
-	for _, m := range members {
+	balance := func(m *member) {
+		t.Helper()
+		ctx, cancel := context.WithTimeout(t.Context(), patience)
+		defer cancel()
 		if err := m.Rebalance(ctx, func(*Overview) {}); err != nil {
 			t.Fatalf("%s: %v", m.o.Name, err)
 		}
+	}
+	for _, m := range members {
+		balance(m)
 		o := m.Overview()
 		if replicas, leads := even(o); replicas > 1 || leads > 1 || len(o.Nodes) != 5 || len(o.Groups) != 11 {
 			t.Errorf("%s: replicas differ by %d, leaders by %d: %+v", m.o.Name, replicas, leads, o.Nodes)
@@ -76,9 +80,7 @@ func TestGrowAndShrink(t *testing.T) {
 		members = append(members[:leaving:leaving], members[leaving+1:]...)
 		settled(t, members)
 	}
-	if err := members[0].Rebalance(ctx, func(*Overview) {}); err != nil {
-		t.Fatal(err)
-	}
+	balance(members[0])
 	if replicas, leads := even(members[0].Overview()); replicas > 1 || leads > 1 {
 		t.Errorf("replicas differ by %d, leaders by %d", replicas, leads)
 	}
