@@ -293,8 +293,10 @@ func (c *Cluster) address(uuid string) (string, error) {
 	if a := c.strangers.address(uuid); a != "" {
 		return a, nil
 	}
-	return "", fmt.Errorf("no address of node %s is known", uuid)
+	return "", fmt.Errorf("%w: %s", errNoAddress, uuid)
 }
+
+var errNoAddress = errors.New("it is not known where the node listens")
 
 // takeSeat starts this node's copy of the catalog.
 func (c *Cluster) takeSeat(context.Context) error {

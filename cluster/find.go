@@ -10,6 +10,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/warrenmq/warren/cluster/gossip"
 	nodev1 "github.com/warrenmq/warren/proto/node/v1"
 	"github.com/warrenmq/warren/raftfsm/catalog"
 	"github.com/warrenmq/warren/raftfsm/queue"
@@ -212,16 +213,18 @@ func (c *Cluster) register(ctx context.Context) error {
 }
 
 // lookAround waits until a member is known to have run on, or of every one that it is not known to, for a while: whether any did
-// decides whether the whole cluster was restarted.
+// decides whether the whole cluster was restarted. Where the others listen may be known here last of all, while their log comes in
+// already; so who leads is waited for: it has run on, unless it says itself that it has just started.
 func (c *Cluster) lookAround(ctx context.Context) {
-	ctx, cancel := context.WithTimeout(ctx, lookTimeout)
-	defer cancel()
+	late := time.Now().Add(lookTimeout)
 	for ctx.Err() == nil {
 		nodes := c.directory.Load().byUUID
 		for uuid := range nodes {
 			c.watcher.add(uuid)
 		}
-		if len(c.watcher.sessions()) > 0 || c.watcher.knows() {
+		leader, _ := c.catalog.leader()
+		heard := leader == c.identity.UUID || leader != "" && c.watcher.info(leader).status != nil
+		if len(c.watcher.sessions()) > 0 || heard && (c.watcher.knows() || time.Now().After(late)) {
 			return
 		}
 		select {
@@ -231,8 +234,9 @@ func (c *Cluster) lookAround(ctx context.Context) {
 	}
 }
 
-// lookTimeout bounds lookAround: a node that cannot be reached for so long does not run on.
-const lookTimeout = probeTimeout + silenceLimit
+// lookTimeout bounds the wait for members that cannot be reached, or of which nobody says where they listen: they tell by gossip within
+// the first part, and are heard or not in the rest.
+const lookTimeout = gossip.RejoinTime + probeTimeout + silenceLimit
 
 // registerTimeout bounds a try to register.
 const registerTimeout = 10 * time.Second

@@ -36,7 +36,7 @@ type peerInfo struct {
 	state  pipe.PeerState
 	since  time.Time      // of the state
 	status *nodev1.Status // the last one; nil: none yet
-	tried  bool           // it has been heard, or not been reached, at least once
+	tried  bool           // it has been heard, or not been reached where it listens, at least once
 
 	clock    skew.Reading  // the last one
 	measured time.Duration // when that was, by clocks.now; 0: never
@@ -196,6 +196,8 @@ func (w *watcher) lost(ctx context.Context, uuid string, why error, sure bool) {
 		if !errors.Is(why, errSilentNode) && !errors.Is(why, errOtherNode) && status.Code(why) != codes.Unimplemented {
 			return // the connection broke, the node did not; the next try tells
 		}
+	case errors.Is(err, errNoAddress) && !w.alive(uuid):
+		return // nothing was tried: what was known of it holds
 	case errors.Is(err, syscall.ECONNREFUSED):
 		state = pipe.PeerDead
 	case errors.Is(err, syscall.ECONNRESET) && !sure:

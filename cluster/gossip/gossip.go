@@ -66,6 +66,8 @@ const (
 	// rejoinPeriod is how often the seeds are tried again: members that were cut off for long forget one another, and
 	// addresses of names change.
 	rejoinPeriod = 5 * time.Second
+	// RejoinTime is the longest pause between two tries: within it, who runs and has seeds has told them where it listens.
+	RejoinTime = rejoinPeriod + rejoinPeriod/4
 	// firstJoin is the pause between tries while nobody else is known.
 	firstJoin = 250 * time.Millisecond
 	metaLimit = memberlist.MetaMaxSize
