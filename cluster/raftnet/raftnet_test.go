@@ -412,6 +412,25 @@ func TestMalformedRequestClosesTheStream(t *testing.T) {
 	}
 }
 
+// The end of a group waits for the goroutine that sends a snapshot, which must not wait until the other node has made it its own.
+func TestEndWhileASnapshotIsSent(t *testing.T) {
+	a, b := two(t, newNetwork(t))
+	sent := make(chan error, 1)
+	go func() {
+		sent <- a.InstallSnapshot("b.1", "b.1", &raft.InstallSnapshotRequest{Size: 10}, &raft.InstallSnapshotResponse{}, strings.NewReader("0123456789"))
+	}()
+	next(t, b) // it is busy with it
+	a.Close()
+	select {
+	case err := <-sent:
+		if err == nil {
+			t.Error("what nobody has answered was sent")
+		}
+	case <-time.After(patience):
+		t.Fatal("a group that has ended waits for another node")
+	}
+}
+
 func TestSnapshotOfSeveralMebibytes(t *testing.T) {
 	a, b := two(t, newNetwork(t))
 	data := make([]byte, 5<<20+12345)

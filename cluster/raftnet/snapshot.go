@@ -35,6 +35,7 @@ func (g *Group) InstallSnapshot(_ raft.ServerID, to raft.ServerAddress, q *raft.
 		return fmt.Errorf("group %d: snapshot to %s: %w", g.group, to, err)
 	}
 	defer s.Close()
+	defer context.AfterFunc(g.life, s.Close)() // the end of the group waits for this
 	watchdog := time.AfterFunc(stallTimeout, s.Close)
 	defer watchdog.Stop()
 	if err := sendAll(s, appendSnapshot(g.head(kindSnapshot, to, q.RPCHeader, 64+len(q.Configuration)), q), data, q.Size, watchdog); err != nil {
