@@ -319,15 +319,19 @@ func (n nodesSeen) maybeLeads(string) bool      { return !n.dead }
 func (n nodesSeen) leaderElsewhere(uint32) bool { return n.elsewhere }
 func (n nodesSeen) yields() bool                { return false }
 
-// observed is a seat "a" of a group of two whose other seat the test plays. The library's own timers keep still.
+// observed is a seat "a" of a group of two whose other seat the test plays.
 type observed struct {
 	t     *testing.T
 	g     *group
 	other *raftnet.Group
+	parts *countingParts
 }
 
-// observe plays in a bubble.
-func observe(t *testing.T, play func(o *observed)) {
+// observe plays in a bubble. The library's own timers keep still.
+func observe(t *testing.T, play func(o *observed)) { observeWith(t, time.Hour, time.Hour, play) }
+
+// observeWith is observe with other timers.
+func observeWith(t *testing.T, heartbeat, election time.Duration, play func(o *observed)) {
 	db, _, err := raftstore.OpenDB(t.TempDir())
 	if err != nil {
 		t.Fatal(err)
@@ -348,13 +352,12 @@ func observe(t *testing.T, play func(o *observed)) {
 		here, there = raftnet.New(raftnet.Options{Logger: log, Open: open(&there)}), raftnet.New(raftnet.Options{Logger: log, Open: open(&here)})
 		defer here.Close()
 		defer there.Close()
-		o := &observed{t: t, other: there.Group(1, "b.1")}
+		o := &observed{t: t, other: there.Group(1, "b.1"), parts: newCountingParts()}
 		config := baseConfig(log, "test")
-		config.HeartbeatTimeout, config.ElectionTimeout = time.Hour, time.Hour
-		parts := newCountingParts()
-		close(parts.gate)
+		config.HeartbeatTimeout, config.ElectionTimeout = heartbeat, election
+		close(o.parts.gate)
 		o.g = &group{id: 1, name: "test", log: log, net: here, uuid: "a", stable: db.Stable(1), logs: raft.NewInmemStore(),
-			config: config, seat: raftstore.Seat{Incarnation: 1}, parts: parts}
+			config: config, seat: raftstore.Seat{Incarnation: 1}, parts: o.parts}
 		if err := o.g.start(firstConfiguration([]string{"a", "b"})); err != nil {
 			t.Fatal(err)
 		}

@@ -272,7 +272,8 @@ func (g *group) establish(r *raft.Raft, quit chan struct{}) {
 	for r.State() == raft.Leader {
 		term := r.CurrentTerm()
 		barrier := r.Barrier(0)
-		if err := answer(barrier, quit); err == nil {
+		err := answer(barrier, quit)
+		if err == nil {
 			index := uint64(0)
 			if f, ok := barrier.(raft.IndexFuture); ok {
 				index = f.Index()
@@ -282,6 +283,7 @@ func (g *group) establish(r *raft.Raft, quit chan struct{}) {
 			g.log.Info("leads", "group", g.name, "term", term, "index", index)
 			return
 		}
+		g.transferBlocked(err) // the rest of a transfer that this seat has given up ends in time
 		select {
 		case <-time.After(10 * time.Millisecond):
 		case <-quit:

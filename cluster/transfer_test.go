@@ -7,6 +7,7 @@ import (
 	"sync"
 	"sync/atomic"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/hashicorp/raft"
@@ -121,4 +122,44 @@ func TestTransferToAHangingSeat(t *testing.T) {
 	if err := nodes[leader].LeadershipTransferToServer(to.ID, to.Address).Error(); err == nil || !transferAnswered(err) {
 		t.Errorf("the transfer to a seat that is not there for the last step ended with %v", err)
 	}
+}
+
+// TestTransferThatDoesNotEnd: a seat that leads and cannot be established, since the library refuses everything because of a transfer,
+// is made anew; it takes no proposals, which would find out.
+func TestTransferThatDoesNotEnd(t *testing.T) {
+	observeWith(t, heartbeatTimeout, time.Hour, func(o *observed) { // the library gives a transfer up after an hour
+		var hangs atomic.Bool // the other's log
+		ended := make(chan struct{})
+		defer close(ended)
+		go func() {
+			for {
+				select {
+				case rpc := <-o.other.Consumer():
+					switch q := rpc.Command.(type) {
+					case *raft.RequestPreVoteRequest:
+						rpc.Respond(&raft.RequestPreVoteResponse{Term: q.Term, Granted: true}, nil)
+					case *raft.RequestVoteRequest:
+						rpc.Respond(&raft.RequestVoteResponse{Term: q.Term, Granted: true}, nil)
+					case *raft.AppendEntriesRequest:
+						if len(q.Entries) == 0 || !hangs.Load() {
+							rpc.Respond(&raft.AppendEntriesResponse{Term: q.Term, LastLog: q.PrevLogEntry + uint64(len(q.Entries)), Success: true}, nil)
+						}
+					}
+				case <-ended:
+					return
+				}
+			}
+		}()
+		<-o.parts.led
+		before := o.g.instance()
+		hangs.Store(true)
+		before.Apply([]byte("what the other has not got"), 0)
+		if o.g.handTo(o.t.Context(), "b") {
+			o.t.Error("the leadership was handed to a seat that hangs")
+		}
+		synctest.Wait()
+		if o.g.instance() == before {
+			o.t.Error("the instance is the one whose transfer does not end")
+		}
+	})
 }
