@@ -145,43 +145,6 @@ func TestNoInstanceAfterTheEnd(t *testing.T) {
 	}
 }
 
-// TestStandsWhenACandidateIsBehind: who refuses a candidate since its log ends earlier is the one that can be elected, and
-// stands at once; who refuses for another reason does not.
-func TestStandsWhenACandidateIsBehind(t *testing.T) {
-	db, _, err := raftstore.OpenDB(t.TempDir())
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer db.Close()
-	log := slog.New(slog.DiscardHandler)
-	transport := raftnet.New(raftnet.Options{Logger: log, Open: func(context.Context, string, bool) (raftnet.Stream, error) {
-		return nil, errors.New("there is no other node")
-	}})
-	parts := newCountingParts()
-	close(parts.gate)
-	g := &group{id: 1, name: "test", log: log, net: transport, uuid: "a", stable: db.Stable(1), logs: raft.NewInmemStore(),
-		config: baseConfig(log, "test"), seat: raftstore.Seat{Incarnation: 1}, parts: parts}
-	if err := g.start(firstConfiguration([]string{"a"})); err != nil {
-		t.Fatal(err)
-	}
-	defer g.stop()
-	<-parts.led
-	r, term, last := g.instance(), g.instance().CurrentTerm(), g.instance().LastIndex()
-	for _, q := range []raft.RequestVoteRequest{{LastLogTerm: term, LastLogIndex: last}, {LastLogTerm: term, LastLogIndex: last + 1},
-		{LastLogTerm: term + 1, LastLogIndex: 1}} {
-		g.passedOver(r, g.facade, &q)
-		if !g.campaign.IsZero() {
-			t.Fatalf("it stands against a candidate that is ahead: %+v", q)
-		}
-	}
-	g.passedOver(r, g.facade, &raft.RequestVoteRequest{LastLogTerm: term, LastLogIndex: last - 1})
-	eventually(t, "it was elected once more", func() bool { at, leads := g.leading(); return leads && at > term })
-	g.passedOver(r, g.facade, &raft.RequestVoteRequest{LastLogTerm: term, LastLogIndex: last - 1})
-	if at := r.CurrentTerm(); at != term+1 {
-		t.Errorf("it stands again at once: term %d", at)
-	}
-}
-
 // TestACandidateStands: a seat that waits for its election timeout, since the others did not miss the leader yet, stands at
 // once when it is known that they do.
 func TestACandidateStands(t *testing.T) {
@@ -325,6 +288,8 @@ type observed struct {
 	g     *group
 	other *raftnet.Group
 	parts *countingParts
+	// writes, if not nil, is what the seat's votes wait for, to be written.
+	writes atomic.Pointer[chan struct{}]
 }
 
 // observe plays in a bubble. The library's own timers keep still.
@@ -356,6 +321,12 @@ func observeWith(t *testing.T, heartbeat, election time.Duration, play func(o *o
 		config := baseConfig(log, "test")
 		config.HeartbeatTimeout, config.ElectionTimeout = heartbeat, election
 		close(o.parts.gate)
+		db.Around(func(write func() error) error {
+			if wait := o.writes.Load(); wait != nil {
+				<-*wait
+			}
+			return write()
+		})
 		o.g = &group{id: 1, name: "test", log: log, net: here, uuid: "a", stable: db.Stable(1), logs: raft.NewInmemStore(),
 			config: config, seat: raftstore.Seat{Incarnation: 1}, parts: o.parts}
 		if err := o.g.start(firstConfiguration([]string{"a", "b"})); err != nil {
@@ -378,6 +349,15 @@ func (o *observed) beat() {
 	if err := o.other.AppendEntries("a.1", "a.1", &raft.AppendEntriesRequest{RPCHeader: o.header(), Term: 7}, &p); err != nil || !p.Success {
 		o.t.Fatalf("heartbeat: %+v, %v", p, err)
 	}
+}
+
+// ask asks for the seat's vote as the other does when it knows that the leader is gone.
+func (o *observed) ask(term, lastIndex, lastTerm uint64) (p raft.RequestVoteResponse) {
+	q := &raft.RequestVoteRequest{RPCHeader: o.header(), Term: term, LastLogIndex: lastIndex, LastLogTerm: lastTerm, LeadershipTransfer: true}
+	if err := o.other.RequestVote("a.1", "a.1", q, &p); err != nil {
+		o.t.Errorf("vote: %v", err)
+	}
+	return p
 }
 
 // stands lets the seat look around for a time and tells whether, and when, it asks for a vote.
@@ -421,6 +401,69 @@ func TestStandsWhenNobodyHearsTheLeader(t *testing.T) {
 	})
 }
 
+// TestStandsWhenACandidateIsBehind: who refuses a candidate since its log ends earlier is the one that can be elected, and
+// stands at once; who refuses for another reason does not.
+func TestStandsWhenACandidateIsBehind(t *testing.T) {
+	observe(t, func(o *observed) {
+		o.beat()
+		o.g.consider(time.Now(), nodesSeen{})
+		r := o.g.instance()
+		o.g.passedOver(r, o.g.facade, &raft.RequestVoteRequest{RPCHeader: o.header(), Term: 7})
+		if !o.g.campaign.IsZero() {
+			o.t.Fatal("it stands though it knows a leader, which the candidate has not deposed")
+		}
+		if p := o.ask(8, 9, 7); !p.Granted { // it knows no leader now
+			o.t.Fatalf("vote: %+v", p)
+		}
+		var last raft.Log
+		must(o.t, o.g.logs.GetLog(r.LastIndex(), &last))
+		for _, q := range []raft.RequestVoteRequest{{LastLogTerm: last.Term, LastLogIndex: last.Index}, {LastLogTerm: last.Term, LastLogIndex: last.Index + 1},
+			{LastLogTerm: last.Term + 1, LastLogIndex: last.Index - 1}} {
+			q.RPCHeader, q.Term = o.header(), 8
+			o.g.passedOver(r, o.g.facade, &q)
+			if !o.g.campaign.IsZero() {
+				o.t.Fatalf("it stands against a candidate that is not behind: %+v", q)
+			}
+		}
+		refused := time.Now()
+		if p := o.ask(9, last.Index-1, last.Term); p.Granted {
+			o.t.Fatal("it votes for a candidate that is behind")
+		}
+		vote := <-o.other.Consumer()
+		q := vote.Command.(*raft.RequestVoteRequest)
+		vote.Respond(&raft.RequestVoteResponse{Term: q.Term}, nil)
+		if q.Term != 10 || time.Since(refused) > 0 {
+			o.t.Errorf("it stands in term %d, %v after the candidate's term 9", q.Term, time.Since(refused))
+		}
+	})
+}
+
+// TestWhoIsVotingDoesNotStand: a vote that is being written may be the one that makes another the leader.
+func TestWhoIsVotingDoesNotStand(t *testing.T) {
+	observe(t, func(o *observed) {
+		o.beat()
+		if _, asks := o.stands(time.Minute, nodesSeen{elsewhere: true}); asks {
+			o.t.Fatal("it stands though another hears the leader")
+		}
+		writing := make(chan struct{})
+		o.writes.Store(&writing)
+		voted := make(chan raft.RequestVoteResponse)
+		go func() { voted <- o.ask(8, 9, 7) }()
+		synctest.Wait()
+		if _, asks := o.stands(time.Second, nodesSeen{}); asks {
+			o.t.Fatal("it stands though its vote is not written yet")
+		}
+		o.writes.Store(nil)
+		close(writing)
+		if p := <-voted; !p.Granted {
+			o.t.Fatalf("vote: %+v", p)
+		}
+		if after, asks := o.stands(time.Minute, nodesSeen{}); !asks || after < rankDelay {
+			o.t.Errorf("it stands: %v, %v after it has voted for another", asks, after)
+		}
+	})
+}
+
 // TestWhoHasVotedDoesNotStandAtOnce: the candidate that has this seat's vote is about to win.
 func TestWhoHasVotedDoesNotStandAtOnce(t *testing.T) {
 	observe(t, func(o *observed) {
@@ -428,10 +471,8 @@ func TestWhoHasVotedDoesNotStandAtOnce(t *testing.T) {
 		if _, asks := o.stands(time.Minute, nodesSeen{elsewhere: true}); asks {
 			o.t.Fatal("it stands though another hears the leader")
 		}
-		var p raft.RequestVoteResponse
-		q := &raft.RequestVoteRequest{RPCHeader: o.header(), Term: 8, LastLogIndex: 9, LastLogTerm: 7, LeadershipTransfer: true}
-		if err := o.other.RequestVote("a.1", "a.1", q, &p); err != nil || !p.Granted {
-			o.t.Fatalf("vote: %+v, %v", p, err)
+		if p := o.ask(8, 9, 7); !p.Granted {
+			o.t.Fatalf("vote: %+v", p)
 		}
 		after, asks := o.stands(time.Minute, nodesSeen{})
 		if asks && after < rankDelay {

@@ -1,6 +1,7 @@
 package cluster
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -53,6 +54,8 @@ type group struct {
 	pause    time.Duration // after it, until the next
 	tries    int           // campaigns since a leader has last stayed
 	led      time.Time     // since when a leader is known; zero: none is
+	evened   time.Time     // when this seat has stood last since votes were split
+	nodes    nodesView     // as consider has it; nil: it has not been called yet
 	transfer time.Time     // since when a leadership transfer does not end; zero: none
 
 	// unanswered is when a transfer to a seat, in the term unansweredIn, has ended without an answer: see mayHandTo.
@@ -379,6 +382,8 @@ func (g *group) followedSince(term uint64, since time.Time) bool {
 const (
 	// rankDelay separates the seats that may stand for election after a leader's death, best placed first.
 	rankDelay = 150 * time.Millisecond
+	// splitPause separates the seats that stand since another cannot win: only a message lies between them.
+	splitPause = rankDelay / 3
 	// campaignPause is the shortest time between two campaigns of a seat: an election takes a round trip and an fsync.
 	campaignPause = time.Second
 	// maxCampaignPause is what the pause grows to while no leader stays.
@@ -439,6 +444,10 @@ func (g *group) consider(now time.Time, nodes nodesView) {
 	if r == nil {
 		return
 	}
+	g.mu.Lock()
+	g.nodes = nodes
+	facade := g.facade
+	g.mu.Unlock()
 	leader, _ := g.leader()
 	follows := leader != "" && nodes.maybeLeads(leader)
 	if follows && unheard(r) < unheardLimit {
@@ -457,7 +466,8 @@ func (g *group) consider(now time.Time, nodes nodesView) {
 	if rank >= 0 && nodes.yields() {
 		rank += living
 	}
-	voted := leader == "" && time.Since(r.LastContact()) < rankDelay // for another, just now
+	// It is about to vote for another, or just has. The library notes a vote as contact when it is written.
+	voted := facade.Deciding() || leader == "" && time.Since(r.LastContact()) < rankDelay
 	able := rank >= 0 && !led && !voted && 2*living > voters
 	delay := time.Duration(rank) * rankDelay
 	if follows { // it may be a new leader, whose first entries are being written; no other seat has its turn then
@@ -466,7 +476,6 @@ func (g *group) consider(now time.Time, nodes nodesView) {
 	g.mu.Lock()
 	g.led = time.Time{}
 	stands := g.hasTurn(now, able, delay) && g.mayStand(now)
-	facade := g.facade
 	g.mu.Unlock()
 	if stands {
 		g.stand(r, facade)
@@ -474,18 +483,62 @@ func (g *group) consider(now time.Time, nodes nodesView) {
 }
 
 // passedOver lets this seat stand for election when it has refused its vote to a candidate whose log ends before its own. That
-// candidate has deposed whoever led, and cannot win without this seat; the next in rank would stand a while later.
+// candidate has deposed whoever led, and cannot win without this seat; the next in rank would stand a while later. All seats that refuse
+// it do so at the same moment, and take turns. Of a candidate that it stands against itself, see even.
 func (g *group) passedOver(r *raft.Raft, facade *raftnet.Group, q *raft.RequestVoteRequest) {
 	last := raft.Log{Index: r.LastIndex()}
 	if err := g.logs.GetLog(last.Index, &last); err != nil {
 		return // it stands in its turn
 	}
-	if last.Term < q.LastLogTerm || last.Term == q.LastLogTerm && last.Index <= q.LastLogIndex {
+	if r.State() == raft.Candidate && r.CurrentTerm() == q.Term {
+		g.even(r, facade, q, &last)
 		return
+	}
+	g.mu.Lock()
+	nodes := g.nodes
+	g.mu.Unlock()
+	if compareLogs(q, &last) >= 0 || nodes == nil {
+		return
+	}
+	turn, _, _ := g.rank(func(uuid string) bool { return nodes.alive(uuid) && uuid != raftnet.NodeOf(string(q.Addr)) })
+	if turn < 0 {
+		return
+	}
+	time.Sleep(time.Duration(turn) * splitPause)
+	if leader, _ := r.LeaderWithID(); leader != "" || r.State() != raft.Follower || r.CurrentTerm() != q.Term {
+		return // another had its turn, or the candidate has deposed nobody
 	}
 	now := time.Now()
 	g.mu.Lock()
 	stands := g.mayStand(now)
+	g.mu.Unlock()
+	if stands {
+		g.stand(r, facade)
+	}
+}
+
+// compareLogs tells whether a candidate's log is newer than one that ends with last (positive), or older (negative).
+func compareLogs(q *raft.RequestVoteRequest, last *raft.Log) int {
+	return cmp.Or(cmp.Compare(q.LastLogTerm, last.Term), cmp.Compare(q.LastLogIndex, last.Index))
+}
+
+// even is for two seats that stand in the same term, which split the votes: both would wait for a timeout that the library chooses,
+// above electionTimeout. Each has refused the other, and both find the same from what they have told one another: the one whose log is
+// newer, or else the first by its id, stands once more, and has the other's vote.
+func (g *group) even(r *raft.Raft, facade *raftnet.Group, q *raft.RequestVoteRequest, last *raft.Log) {
+	if cmp.Or(compareLogs(q, last), cmp.Compare(facade.LocalAddr(), raft.ServerAddress(q.Addr))) > 0 {
+		return
+	}
+	time.Sleep(splitPause) // the votes of others may decide
+	if r.State() != raft.Candidate || r.CurrentTerm() != q.Term {
+		return
+	}
+	now := time.Now()
+	g.mu.Lock()
+	stands := now.Sub(g.evened) >= campaignPause
+	if stands {
+		g.evened, g.campaign = now, now
+	}
 	g.mu.Unlock()
 	if stands {
 		g.stand(r, facade)

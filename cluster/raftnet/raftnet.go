@@ -16,6 +16,7 @@ import (
 	"math"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/hashicorp/raft"
@@ -114,6 +115,7 @@ type Group struct {
 	group    uint32
 	server   string
 	requests chan raft.RPC
+	deciding atomic.Int32    // requests for this seat's vote that are not answered yet
 	life     context.Context // ends when the group is closed
 	endLife  context.CancelFunc
 
@@ -254,6 +256,9 @@ func (g *Group) voted(q *raft.RequestVoteRequest, response any) {
 	g.mu.Unlock()
 	go tell(q)
 }
+
+// Deciding tells whether somebody waits for this seat's vote, and may have it already: it is being written.
+func (g *Group) Deciding() bool { return g.deciding.Load() > 0 }
 
 // Release ends the waiting for seats that are away: this one does not lead any more.
 func (g *Group) Release() {

@@ -79,8 +79,13 @@ func (t *Transport) answer(ctx context.Context, frame []byte) ([]byte, bool) {
 		return refusal(h, noSeat(h, a.to)), true
 	}
 	g.judge(command)
+	q, vote := command.(*raft.RequestVoteRequest)
+	if vote {
+		g.deciding.Add(1)
+		defer g.deciding.Add(-1)
+	}
 	response, err := g.ask(ctx, command, nil)
-	if q, ok := command.(*raft.RequestVoteRequest); ok && err == nil {
+	if vote && err == nil {
 		g.voted(q, response)
 	}
 	return answerFrame(h, response, err), true
