@@ -185,10 +185,34 @@ var remedies = []remedy{
 		edits: []edit{{"cluster/group.go", "g.campaign, g.pause = now, pause+rand.N(pause/2)", "g.campaign, g.pause = now, campaignPause+0*rand.N(pause/2)"}},
 	},
 	{
+		name: "split votes", what: "of two seats that stand in the same term one stands again at once",
+		where: "cluster group.even", pkg: "cluster", test: "TestSplitVotes",
+		fails: "leads, after",
+		edits: []edit{{"cluster/group.go", "if r.State() == raft.Candidate && r.CurrentTerm() == q.Term {", "if r.State() == raft.Leader && r.CurrentTerm() == q.Term {"}},
+	},
+	{
+		name: "votes on their way", what: "who is writing a vote does not stand against whom it is for",
+		where: "cluster group.consider", pkg: "cluster", test: "TestWhoIsVotingDoesNotStand",
+		fails: "after it has voted for another",
+		edits: []edit{{"cluster/group.go", "voted := facade.Deciding() || ", "voted := "}},
+	},
+	{
+		name: "turns of those who refuse", what: "seats that refuse a candidate that is behind do not all stand at the same moment",
+		where: "cluster group.passedOver", pkg: "cluster", test: "TestRefusersTakeTurns",
+		fails: "leads, after",
+		edits: []edit{{"cluster/group.go", "time.Sleep(time.Duration(turn) * splitPause)", "time.Sleep(0)"}},
+	},
+	{
+		name: "no address", what: "of a node of which it is not known where it listens nothing is known",
+		where: "cluster watcher.lost", pkg: "cluster", test: "TestNoAddressIsNoTry",
+		fails: "tried: true",
+		edits: []edit{{"cluster/watch.go", "case errors.Is(err, errNoAddress) && !w.alive(uuid):", "case errors.Is(err, errNoAddress) && w.alive(uuid):"}},
+	},
+	{
 		name: "turns", what: "seats that learn together that there is no leader stand for election one after the other",
 		where: "cluster group.hasTurn", pkg: "cluster", test: "TestTurnsCountFromTheSameMoment",
 		fails: "both stand",
-		edits: []edit{{"cluster/group.go", "\tif !able {\n\t\tg.able = time.Time{}\n", "\tif !able {\n\t\tg.able = cmp.Or(g.able, now)\n"}, {"cluster/group.go", "import (\n", "import (\n\t\"cmp\"\n"}},
+		edits: []edit{{"cluster/group.go", "\tif !able {\n\t\tg.able = time.Time{}\n", "\tif !able {\n\t\tg.able = cmp.Or(g.able, now)\n"}},
 	},
 	{
 		name: "unheard", what: "a leader that nobody hears counts as none, also before the library's timers say so",

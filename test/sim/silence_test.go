@@ -11,8 +11,8 @@ const (
 	// what the others have not heard with the status after unheardLimit; then there are the turns.
 	givenUpWithin = 3 * time.Second
 	// ledWithin is how long there may be no other leader. Turns count from what each node has learned, which is half a second apart at
-	// the most: once in a hundred times two seats stand within a round trip and split the votes, and again after a pause.
-	ledWithin = 4500 * time.Millisecond
+	// the most: once in a hundred times two seats stand within a round trip and split the votes, and one of them again at once.
+	ledWithin = 3 * time.Second
 )
 
 // TestLeaderFallsSilent: no connection breaks, nothing comes from the node that leads the catalog any more. The others give it up, and
