@@ -116,6 +116,32 @@ func (c *Cluster) startReplicas() {
 			c.setDamaged(uint32(placement.ID), err.Error())
 		}
 	}
+	c.discardLeft()
+}
+
+// discardLeft discards what replicas have left whose end was cut short: their entries would keep log files for ever. endReplica alone
+// leaves a seat that is not ready under a number above the first: what there is belongs to a former seat, which a majority has agreed
+// to do without, and the present one has promised nothing. (A first seat that is not ready may have begun, and voted.) Should the
+// shard be placed here again, which the catalog may not say here yet, the replica begins empty in any case.
+func (c *Cluster) discardLeft() {
+	for _, g := range c.o.Store.Groups() {
+		if g.Last == 0 || c.shard(queue.ShardID(g.ID)) != nil || c.damaged(g.ID) != "" {
+			continue
+		}
+		stable := c.db.Stable(g.ID)
+		if seat, err := stable.Seat(); err != nil || seat.Incarnation <= 1 || seat.Ready {
+			continue
+		}
+		store, err := c.o.Store.Group(g.ID)
+		if err == nil {
+			err = errors.Join(stable.Forget(), store.Discard())
+		}
+		if err != nil {
+			c.log.Error("what a replica has left cannot be discarded", "shard", g.ID, "err", err)
+			continue
+		}
+		c.log.Info("what a replica has left is discarded", "shard", g.ID)
+	}
 }
 
 // hasSeatIn tells whether this node has a seat that was not given up: it takes part, though the shard may be placed elsewhere
