@@ -178,6 +178,30 @@ func TestSplitVotes(t *testing.T) {
 	}
 }
 
+// TestDeposedByOneThatIsBehind: a seat that has voted for another stands all the same, as it had begun to, and deposes it before it has
+// got what that has written as the leader. It cannot win; the one that it has deposed stands again though it has just stood.
+func TestDeposedByOneThatIsBehind(t *testing.T) {
+	withElectorate(t, []string{"a", "b", "c"}, func(t *testing.T, e *electorate) {
+		e.cut("a")
+		e.look()
+		for b := e.groups["b"].instance(); b.State() != raft.Leader; {
+			time.Sleep(time.Millisecond)
+		}
+		c := e.groups["c"]
+		c.mu.Lock()
+		c.mayStand(time.Now())
+		c.mu.Unlock()
+		go c.stand(c.instance(), c.facade)
+		for c.instance().State() != raft.Candidate {
+			time.Sleep(time.Millisecond)
+		}
+		leader, took := e.elect()
+		if leader != "b" || took >= electionTimeout/2 {
+			t.Errorf("%s leads, after %v", leader, took)
+		}
+	})
+}
+
 // TestRefusersTakeTurns: all who refuse a candidate since it is behind do so at the same moment. They do not split the votes.
 func TestRefusersTakeTurns(t *testing.T) {
 	withElectorate(t, []string{"a", "b", "c", "d", "e"}, func(t *testing.T, e *electorate) {

@@ -54,7 +54,7 @@ type group struct {
 	pause    time.Duration // after it, until the next
 	tries    int           // campaigns since a leader has last stayed
 	led      time.Time     // since when a leader is known; zero: none is
-	evened   time.Time     // when this seat has stood last since votes were split
+	again    time.Time     // the last one in spite of the pause
 	nodes    nodesView     // as consider has it; nil: it has not been called yet
 	transfer time.Time     // since when a leadership transfer does not end; zero: none
 
@@ -510,11 +510,21 @@ func (g *group) passedOver(r *raft.Raft, facade *raftnet.Group, q *raft.RequestV
 	}
 	now := time.Now()
 	g.mu.Lock()
-	stands := g.mayStand(now)
+	stands := g.mayStand(now) || g.mayStandAgain(now)
 	g.mu.Unlock()
 	if stands {
 		g.stand(r, facade)
 	}
+}
+
+// mayStandAgain tells whether this seat may stand in spite of the pause, since it knows that another cannot win, and notes that it
+// stands: once in a while, so that seats that go on deposing one another have their pauses. mu is held.
+func (g *group) mayStandAgain(now time.Time) bool {
+	if now.Sub(g.again) < campaignPause {
+		return false
+	}
+	g.again, g.campaign = now, now
+	return true
 }
 
 // compareLogs tells whether a candidate's log is newer than one that ends with last (positive), or older (negative).
@@ -533,12 +543,8 @@ func (g *group) even(r *raft.Raft, facade *raftnet.Group, q *raft.RequestVoteReq
 	if r.State() != raft.Candidate || r.CurrentTerm() != q.Term {
 		return
 	}
-	now := time.Now()
 	g.mu.Lock()
-	stands := now.Sub(g.evened) >= campaignPause
-	if stands {
-		g.evened, g.campaign = now, now
-	}
+	stands := g.mayStandAgain(time.Now())
 	g.mu.Unlock()
 	if stands {
 		g.stand(r, facade)
