@@ -6,6 +6,7 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
+	"maps"
 	"math/rand/v2"
 	"net"
 	"slices"
@@ -53,13 +54,17 @@ type Gossip struct {
 
 	mu    sync.Mutex // guards what follows
 	self  *nodev1.Member
-	known map[string]known // by uuid
+	known map[string]runs // by uuid; none is empty
 }
 
-// known is a member's latest run.
-type known struct {
-	boot   string // name in memberlist: the latest is the highest
-	member *nodev1.Member
+// runs are a member's runs that are taken for alive, by their names in memberlist. One that crashed and runs again has two, until the
+// first is found dead.
+type runs map[string]*nodev1.Member
+
+// latest is the run with the highest name: names tell when a run began. By a clock that was set back between two runs it is the
+// former, for the seconds in which that is taken for alive.
+func (r runs) latest() *nodev1.Member {
+	return r[slices.Max(slices.Collect(maps.Keys(r)))]
 }
 
 const (
@@ -78,7 +83,7 @@ const (
 
 // Start begins to gossip.
 func Start(o Options) (*Gossip, error) {
-	g := &Gossip{o: o, self: o.Self, known: map[string]known{}}
+	g := &Gossip{o: o, self: o.Self, known: map[string]runs{}}
 	c := memberlist.DefaultLANConfig()
 	// A run has a name of its own, so that a node that comes back under another address is not a conflict with itself.
 	c.Name = fmt.Sprintf("%s/%016x", o.Self.Uuid, time.Now().UnixNano())
@@ -150,8 +155,8 @@ func (g *Gossip) Members() []*nodev1.Member {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	var list []*nodev1.Member
-	for _, k := range g.known {
-		list = append(list, k.member)
+	for _, r := range g.known {
+		list = append(list, r.latest())
 	}
 	slices.SortFunc(list, func(a, b *nodev1.Member) int { return strings.Compare(a.Uuid, b.Uuid) })
 	return list
@@ -161,8 +166,8 @@ func (g *Gossip) Members() []*nodev1.Member {
 func (g *Gossip) Address(uuid string) string {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	if k, ok := g.known[uuid]; ok {
-		return k.member.Address
+	if r := g.known[uuid]; r != nil {
+		return r.latest().Address
 	}
 	return ""
 }
@@ -257,9 +262,10 @@ func (g *Gossip) notice(n *memberlist.Node) {
 		return
 	}
 	g.mu.Lock()
-	if n.Name >= g.known[m.Uuid].boot {
-		g.known[m.Uuid] = known{n.Name, m}
+	if g.known[m.Uuid] == nil {
+		g.known[m.Uuid] = runs{}
 	}
+	g.known[m.Uuid][n.Name] = m
 	g.mu.Unlock()
 	g.o.Changed()
 }
@@ -268,7 +274,8 @@ func (g *Gossip) notice(n *memberlist.Node) {
 func (g *Gossip) NotifyLeave(n *memberlist.Node) {
 	uuid, _, _ := strings.Cut(n.Name, "/")
 	g.mu.Lock()
-	if g.known[uuid].boot == n.Name {
+	delete(g.known[uuid], n.Name)
+	if len(g.known[uuid]) == 0 {
 		delete(g.known, uuid)
 	}
 	g.mu.Unlock()

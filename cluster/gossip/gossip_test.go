@@ -3,8 +3,10 @@ package gossip
 import (
 	"fmt"
 	"log/slog"
+	"maps"
 	"net"
 	"runtime"
+	"slices"
 	"strconv"
 	"strings"
 	"sync/atomic"
@@ -151,7 +153,7 @@ func TestComesBackUnderAnotherAddress(t *testing.T) {
 	old := start(t, named("b", "host-b:2"), a.seed())
 	eventually(t, "the first run is known", func() bool { return a.Address("b") == "host-b:2" })
 	a.mu.Lock()
-	oldRun := a.known["b"].boot
+	oldRun := slices.Collect(maps.Keys(a.known["b"]))[0]
 	a.mu.Unlock()
 	old.crash(t)
 
@@ -174,6 +176,32 @@ func TestComesBackUnderAnotherAddress(t *testing.T) {
 		t.Errorf("after old news the address is %q", got)
 	}
 	eventually(t, "the new run knows only the other", func() bool { return knows(b, "a") })
+}
+
+// A node is killed and started again after its clock was set back: the run that lives stays known when the former is found dead.
+func TestClockSetBackBetweenTwoRuns(t *testing.T) {
+	g := &Gossip{o: Options{Self: named("a", "host-a:1"), Changed: func() {}}, known: map[string]runs{}}
+	run := func(name, address string) *memberlist.Node {
+		meta, err := proto.Marshal(named("b", address))
+		if err != nil {
+			t.Fatal(err)
+		}
+		return &memberlist.Node{Name: name, Meta: meta}
+	}
+	was, is := run("b/0000000000000002", "host-b:2"), run("b/0000000000000001", "host-b:3")
+	g.NotifyJoin(was)
+	g.NotifyJoin(is)
+	if list := g.Members(); len(list) != 1 {
+		t.Errorf("one node with two runs is %v", list)
+	}
+	g.NotifyLeave(was)
+	if got := g.Address("b"); got != "host-b:3" {
+		t.Errorf("the node that runs has the address %q", got)
+	}
+	g.NotifyLeave(is)
+	if got := g.Address("b"); got != "" || len(g.Members()) > 0 {
+		t.Errorf("a node that does not run has the address %q", got)
+	}
 }
 
 // A member of another cluster, or whose name is not its identity's, is none of ours; one without a cluster is let in.
