@@ -152,7 +152,7 @@ const sessionGrace = time.Minute
 type directory struct {
 	byNumber map[uint16]*catalog.Node
 	byUUID   map[string]*catalog.Node
-	placed   bool // the shards are placed: the first members have all registered
+	placed   bool // the shards are placed: the first members have all registered, or are given up
 }
 
 // Start makes this node a member and returns when it takes part: it is registered, its copy of the catalog is current, its

@@ -344,7 +344,7 @@ func (c *Cluster) arrange(ctx context.Context, sessions bool) error {
 		_, err := c.Propose(ctx, catalog.CreateCluster(&raftv1.CreateCluster{ClusterId: c.clusterID(), Shards: uint32(c.o.Shards),
 			Replication: uint32(c.o.Replicas), GuestPasswordHash: c.o.GuestPasswordHash}))
 		return err
-	case placed == 0 && nodes >= len(c.founded.Load().Servers):
+	case placed == 0 && (nodes >= len(c.founded.Load().Servers) || c.goesOnWithout(time.Now())):
 		return c.placeFirst(ctx)
 	case placed > 0:
 		if sessions {
@@ -360,7 +360,22 @@ func (c *Cluster) arrange(ctx context.Context, sessions bool) error {
 	return nil
 }
 
-// placeFirst spreads the shards over the first members, each node leading as many.
+// goesOnWithout tells whether the first members that have not registered are given up: a majority has, and each of the others was not
+// reached for long. Once the shards are placed a node of its name is let in instead, and one that does come back is refused.
+func (c *Cluster) goesOnWithout(now time.Time) bool {
+	d, first := c.directory.Load(), c.founded.Load().Servers
+	registered := 0
+	for _, s := range first {
+		if d.byUUID[s.UUID] != nil {
+			registered++
+		} else if p := c.watcher.info(s.UUID); p.since.IsZero() || p.state == pipe.PeerAlive || now.Sub(p.since) <= sessionGrace {
+			return false
+		}
+	}
+	return 2*registered > len(first)
+}
+
+// placeFirst spreads the shards over the first members that there are, each node leading as many.
 func (c *Cluster) placeFirst(ctx context.Context) error {
 	var numbers []uint32
 	var shards, replication int

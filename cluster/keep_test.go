@@ -3,10 +3,13 @@ package cluster
 import (
 	"path/filepath"
 	"testing"
+	"time"
 
 	"github.com/hashicorp/raft"
 
+	"github.com/warrenmq/warren/cluster/pipe"
 	"github.com/warrenmq/warren/cluster/raftstore"
+	"github.com/warrenmq/warren/raftfsm/catalog"
 	"github.com/warrenmq/warren/storage"
 )
 
@@ -46,6 +49,39 @@ func TestEndOfAReplicaCutShort(t *testing.T) {
 	for id := range seats {
 		if id != 9 && last(id) != 1 {
 			t.Errorf("what seat %+v of shard %d held is gone", seats[id], id)
+		}
+	}
+}
+
+// TestAFirstMemberIsGone: a first member that is gone before it has registered is waited for as long as one that cannot be reached
+// counts as alive, and no longer, when a majority has registered.
+func TestAFirstMemberIsGone(t *testing.T) {
+	now := time.Now()
+	long := now.Add(-sessionGrace - time.Second)
+	for name, test := range map[string]struct {
+		registered []string
+		missing    map[string]*peerInfo
+		goesOn     bool
+	}{
+		"dead for long":               {[]string{"a", "b"}, map[string]*peerInfo{"x": {state: pipe.PeerDead, since: long}}, true},
+		"not reached for long":        {[]string{"a", "b"}, map[string]*peerInfo{"x": {state: pipe.PeerUnreachable, since: long}}, true},
+		"it may be starting again":    {[]string{"a", "b"}, map[string]*peerInfo{"x": {state: pipe.PeerDead, since: now}}, false},
+		"it is there":                 {[]string{"a", "b"}, map[string]*peerInfo{"x": {state: pipe.PeerAlive, since: long}}, false},
+		"nothing is known of it":      {[]string{"a", "b"}, nil, false},
+		"no majority":                 {[]string{"a"}, map[string]*peerInfo{"b": {state: pipe.PeerDead, since: long}, "x": {state: pipe.PeerDead, since: long}}, false},
+		"one of two that are missing": {[]string{"a"}, map[string]*peerInfo{"b": {state: pipe.PeerAlive, since: long}, "x": {state: pipe.PeerDead, since: long}}, false},
+	} {
+		c := &Cluster{identity: identity{UUID: "a"}}
+		c.founded.Store(&founding{Servers: []foundingNode{{UUID: "a"}, {UUID: "b"}, {UUID: "x"}}})
+		d := &directory{byUUID: map[string]*catalog.Node{}}
+		for _, uuid := range test.registered {
+			d.byUUID[uuid] = &catalog.Node{UUID: uuid}
+		}
+		c.directory.Store(d)
+		c.watcher = newWatcher(t.Context(), c)
+		c.watcher.peers = test.missing
+		if c.goesOnWithout(now) != test.goesOn {
+			t.Errorf("%s: the shards are placed: %v", name, !test.goesOn)
 		}
 	}
 }
