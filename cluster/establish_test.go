@@ -401,6 +401,53 @@ func TestStandsWhenNobodyHearsTheLeader(t *testing.T) {
 	})
 }
 
+// restoringParts is a machine whose restore takes as long as the test wants.
+type restoringParts struct {
+	*countingParts
+	began, ends chan struct{}
+}
+
+func (p *restoringParts) fsm() raft.FSM { return p }
+
+func (p *restoringParts) Restore(io.ReadCloser) error {
+	close(p.began)
+	<-p.ends
+	return nil
+}
+
+// TestStatusDuringARestore: a seat whose machine is restored from a large checkpoint keeps nobody from asking how it is. The node would
+// be taken for one that cannot be reached.
+func TestStatusDuringARestore(t *testing.T) {
+	db, _, err := raftstore.OpenDB(t.TempDir())
+	must(t, err)
+	defer db.Close()
+	log := slog.New(slog.DiscardHandler)
+	parts := &restoringParts{newCountingParts(), make(chan struct{}), make(chan struct{})}
+	close(parts.gate)
+	transport := raftnet.New(raftnet.Options{Logger: log})
+	sink, err := parts.store.Create(1, 5, 1, *firstConfiguration([]string{"a"}), 1, transport.Group(1, "a.1"))
+	must(t, err)
+	must(t, sink.Close())
+	g := &group{id: 1, name: "test", log: log, net: transport, uuid: "a", stable: db.Stable(1), logs: raft.NewInmemStore(),
+		config: baseConfig(log, "test"), seat: raftstore.Seat{Incarnation: 1}, parts: parts}
+	started := make(chan error, 1)
+	go func() { started <- g.start(nil) }()
+	<-parts.began
+	told := make(chan string, 1)
+	go func() { told <- g.groupStatus(0).Server }()
+	select {
+	case server := <-told:
+		if server != "a.1" {
+			t.Errorf("it says that it is %q", server)
+		}
+	case <-time.After(patience):
+		t.Error("nobody learns how it is")
+	}
+	close(parts.ends)
+	must(t, <-started)
+	g.stop()
+}
+
 // TestStandsWhenACandidateIsBehind: who refuses a candidate since its log ends earlier is the one that can be elected, and
 // stands at once; who refuses for another reason does not.
 func TestStandsWhenACandidateIsBehind(t *testing.T) {

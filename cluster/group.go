@@ -134,8 +134,6 @@ func (g *group) startLocked(first *raft.Configuration) error {
 	if g.ended {
 		return fmt.Errorf("start %s: %w", g.name, errEnded)
 	}
-	g.mu.Lock()
-	defer g.mu.Unlock()
 	if g.running.Load() != nil {
 		return nil
 	}
@@ -145,8 +143,10 @@ func (g *group) startLocked(first *raft.Configuration) error {
 	return nil
 }
 
+// run is startLocked when none runs. mu is not held while the library reads what is on disk: this node tells the others meanwhile
+// how its seats are.
 func (g *group) run(first *raft.Configuration) error {
-	server := raftnet.ServerID(g.uuid, g.seat.Incarnation)
+	server := g.server()
 	notify := make(chan bool, 16)
 	config := g.config
 	config.LocalID, config.NotifyCh = server, notify
@@ -168,17 +168,19 @@ func (g *group) run(first *raft.Configuration) error {
 		facade.Durable(g.durable)
 	}
 	facade.Members(func(seat raft.ServerAddress) bool { return hasMember(r, seat) })
-	g.facade, g.quit, g.work = facade, make(chan struct{}), new(sync.WaitGroup)
+	quit, work := make(chan struct{}), new(sync.WaitGroup)
+	g.mu.Lock()
+	g.facade, g.quit, g.work = facade, quit, work
 	g.running.Store(r)
 	g.able = time.Time{}
+	g.mu.Unlock()
 	g.parts.started()
 	observations := make(chan raft.Observation, 16)
 	r.RegisterObserver(raft.NewObserver(observations, false, func(o *raft.Observation) bool {
 		_, ok := o.Data.(raft.LeaderObservation)
 		return ok
 	}))
-	quit := g.quit
-	g.work.Go(func() { g.watch(r, notify, observations, quit) })
+	work.Go(func() { g.watch(r, notify, observations, quit) })
 	return nil
 }
 
