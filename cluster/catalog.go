@@ -99,14 +99,14 @@ func (s *catalogSeat) empty() (bool, error) {
 
 // discard implements groupParts. Snapshots are put aside, not deleted.
 func (s *catalogSeat) discard() error {
-	aside, err := os.MkdirTemp(filepath.Dir(s.dir), filepath.Base(s.dir)+"-damaged-*") // an empty directory makes way
+	aside, err := os.MkdirTemp(filepath.Dir(s.dir), filepath.Base(s.dir)+"-damaged-*")
+	if err == nil {
+		err = os.Remove(aside) // Rename does not replace a directory
+	}
 	if err != nil {
 		return err
 	}
-	if err = os.Rename(s.dir, aside); errors.Is(err, fs.ErrNotExist) {
-		err = os.Remove(aside)
-	}
-	if err != nil {
+	if err = os.Rename(s.dir, aside); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return err
 	}
 	return s.c.db.CatalogLog().Forget()
