@@ -164,12 +164,16 @@ func (r *run) judge(result *Result) {
 	for _, f := range result.Catalog.Findings {
 		r.ledger.Report(f)
 	}
-	r.judgeGaps(result.Schedule)
+	result.measureGaps(r.series)
+	r.judgeGaps(result)
 	result.Notes = append(result.Notes, r.machine.judgeEnds(r.ledger.Report)...)
 	result.Events = r.windows.All()
+	if !r.o.Stable {
+		r.series.judgeRefusals(result.Events, r.o.Nodes, r.ledger.Report)
+	}
 	result.Verdict = r.ledger.Judge(result.Events)
 	result.Total = r.now()
-	result.Errors, result.Refused = r.series.errors, r.series.refused
+	result.Errors, result.Refused = r.series.errors, len(r.series.refused)
 	result.Replies = fmt.Sprintf("%d asked, %d answered, %d answers returned since their clients were gone", r.replies.asked, r.replies.arrives, r.replies.returns)
 	sum := r.series.total()
 	result.Latency = map[string]time.Duration{"p50": sum.quantile(0.5), "p99": sum.quantile(0.99), "p99.9": sum.quantile(0.999), "max": sum.quantile(1)}
@@ -183,13 +187,18 @@ func (r *run) judge(result *Result) {
 }
 
 // judgeGaps looks at the pauses that clients of an untouched node saw.
-func (r *run) judgeGaps(schedule []*Action) {
+func (r *run) judgeGaps(result *Result) {
 	if !r.o.Stable || r.o.MaxGap == 0 {
 		return
 	}
-	for _, a := range schedule {
+	under := false
+	for _, a := range result.Schedule {
 		if a.LongestGap > r.o.MaxGap {
+			under = true
 			r.ledger.Report(check.Finding{Kind: check.Stalled, Detail: fmt.Sprintf("%v between two confirms under %v", a.LongestGap, a)})
 		}
+	}
+	if !under && result.Gap > r.o.MaxGap {
+		r.ledger.Report(check.Finding{Kind: check.Stalled, Detail: fmt.Sprintf("%v between two confirms under no fault", result.Gap)})
 	}
 }

@@ -272,18 +272,6 @@ func TestReplies(t *testing.T) {
 	}
 }
 
-func TestLongestGap(t *testing.T) {
-	s := newSeries(func() time.Duration { return 0 })
-	for _, g := range [][2]time.Duration{{0, 40}, {100, 105}, {200, 900}, {950, 1000}} {
-		s.gap(g[0]*time.Millisecond, g[1]*time.Millisecond)
-	}
-	for _, c := range []struct{ from, to, want time.Duration }{{0, 50, 40}, {90, 120, 0}, {300, 400, 700}, {890, 960, 700}, {910, 2000, 50}} {
-		if got := s.longestGap(c.from*time.Millisecond, c.to*time.Millisecond); got != c.want*time.Millisecond {
-			t.Errorf("from %d to %d: %v, want %d ms", c.from, c.to, got, c.want)
-		}
-	}
-}
-
 func TestQuantiles(t *testing.T) {
 	var b bucket
 	for i := range 100 {

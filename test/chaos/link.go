@@ -128,3 +128,11 @@ func (r *run) clientError(who string, err error) {
 		r.ledger.Report(check.Finding{Kind: check.ClientError, Detail: fmt.Sprintf("at %v: %s: %v", r.now().Round(time.Millisecond), who, err)})
 	}
 }
+
+// refused counts a negative confirm. In the stable mode it is a client's error, in others the judge looks for what explains it.
+func (r *run) refused(who string, node int) {
+	r.series.refuse(who, node)
+	if r.o.Stable {
+		r.clientError(who, errors.New("a negative confirm"))
+	}
+}

@@ -19,6 +19,7 @@ const window = 1000
 type publisher struct {
 	*client
 	ledger *check.Publisher
+	waiter *waiter
 	rate   float64
 	target func(id uint32) (exchange, key string)
 
@@ -26,7 +27,6 @@ type publisher struct {
 	sent     uint32 // messages published on the channel
 	answered uint32 // confirms that came
 	times    [window]time.Time
-	last     time.Time // of a confirm; the gap to the next is measured
 }
 
 func (p *publisher) run(ctx context.Context) {
@@ -79,7 +79,7 @@ func (p *publisher) publishOn(ctx context.Context, l *link) error {
 			}
 			for ; ctx.Err() == nil && credit >= 1 && p.sent-p.answered < window && !blocked; credit-- {
 				if err := p.publish(l); err != nil {
-					p.drain(confirms, returns)
+					p.drain(l, confirms, returns)
 					return err
 				}
 			}
@@ -88,7 +88,7 @@ func (p *publisher) publishOn(ctx context.Context, l *link) error {
 				return errLost
 			}
 			progress = time.Now()
-			p.confirm(c, returns)
+			p.confirm(l, c, returns)
 		case b := <-blocks:
 			blocked = b.Active
 		}
@@ -106,12 +106,13 @@ func (p *publisher) publish(l *link) error {
 	p.sent++
 	exchange, key := p.target(id)
 	p.r.series.published()
+	p.r.series.begins(p.waiter)
 	return l.ch.PublishWithContext(context.Background(), exchange, key, true, false,
 		amqp.Publishing{DeliveryMode: amqp.Persistent, Body: encodeBody(p.ledger.Number(), id, int(id%7)*40)})
 }
 
 // confirm notes a confirm. A message that was returned was returned before; delivery tags have no gaps.
-func (p *publisher) confirm(c amqp.Confirmation, returns chan amqp.Return) {
+func (p *publisher) confirm(l *link, c amqp.Confirmation, returns chan amqp.Return) {
 	for {
 		select {
 		case r, open := <-returns:
@@ -125,18 +126,14 @@ func (p *publisher) confirm(c amqp.Confirmation, returns chan amqp.Return) {
 		}
 		break
 	}
-	now := time.Now()
 	p.answered++
 	if !c.Ack {
-		p.r.series.refuse()
+		p.r.refused(p.name, l.node)
 		return
 	}
 	p.ledger.Confirmed(p.first + uint32(c.DeliveryTag) - 1)
-	p.r.series.confirmed(now.Sub(p.times[(uint32(c.DeliveryTag)-1)%window]))
-	if !p.last.IsZero() {
-		p.r.series.gap(p.r.since(p.last), p.r.since(now))
-	}
-	p.last = now
+	p.r.series.confirmed(time.Since(p.times[(uint32(c.DeliveryTag)-1)%window]))
+	p.r.series.answered(p.waiter)
 }
 
 // returned notes a message that the broker could not route. All queues exist, so that is never right.
@@ -148,7 +145,7 @@ func (p *publisher) returned(r amqp.Return) {
 }
 
 // drain takes the confirms that came before the channel was lost.
-func (p *publisher) drain(confirms chan amqp.Confirmation, returns chan amqp.Return) {
+func (p *publisher) drain(l *link, confirms chan amqp.Confirmation, returns chan amqp.Return) {
 	deadline := time.After(5 * time.Second)
 	for {
 		select {
@@ -156,7 +153,7 @@ func (p *publisher) drain(confirms chan amqp.Confirmation, returns chan amqp.Ret
 			if !open {
 				return
 			}
-			p.confirm(c, returns)
+			p.confirm(l, c, returns)
 		case <-deadline:
 			return
 		}
@@ -167,6 +164,7 @@ func (p *publisher) drain(confirms chan amqp.Confirmation, returns chan amqp.Ret
 type transactions struct {
 	*client
 	ledger *check.Publisher
+	waiter *waiter
 	rate   float64
 	target func(id uint32) (exchange, key string)
 	random *rand.Rand
@@ -224,6 +222,7 @@ func (p *transactions) transaction(l *link) error {
 		p.ledger.Confirmed(id)
 		p.r.series.confirmed(time.Since(begin))
 	}
+	p.r.series.answered(p.waiter)
 	return nil
 }
 

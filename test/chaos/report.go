@@ -1,10 +1,12 @@
 package chaos
 
 import (
+	"cmp"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"maps"
+	"math"
 	"os"
 	"path/filepath"
 	"slices"
@@ -75,6 +77,7 @@ func (r *Result) Markdown() string {
 	line("| errors seen by clients | %d |", r.Errors)
 	line("| negative confirms | %d |", r.Refused)
 	line("| confirm latency | p50 %v, p99 %v, p99.9 %v, max %v |", round(r.Latency["p50"]), round(r.Latency["p99"]), round(r.Latency["p99.9"]), round(r.Latency["max"]))
+	line("| longest gap between two confirms of one publisher, in the whole run | %v |", round(r.Gap))
 	line("| RPC | %s |", r.Replies)
 	line("| catalog | %d operations on %d queues, %d without an answer, %d queues undecided, %d not linearizable |", r.Catalog.Operations,
 		r.Catalog.Queues, r.Catalog.Unknown, r.Catalog.Undecided, len(r.Catalog.Findings))
@@ -181,10 +184,26 @@ func (r *Result) Done() map[string]int {
 	return done
 }
 
-// WorstGap is the longest gap between two confirms of one publisher under any fault.
-func (r *Result) WorstGap() (worst time.Duration) {
-	r.eachFault(func(a *Action) { worst = max(worst, a.LongestGap) })
-	return worst
+// measureGaps finds the longest gap between two confirms of one publisher, for each fault and round and for the whole load. A fault's time
+// goes from its injection to the next one's, or to the end: a gap may begin when all nodes serve again, and is known when it ends.
+func (r *Result) measureGaps(s *series) {
+	const end = time.Duration(math.MaxInt64)
+	next := end
+	for i := len(r.Schedule) - 1; i >= 0; i-- {
+		begin := next
+		for a := r.Schedule[i]; a != nil; a = a.With {
+			if a.Injected > 0 {
+				a.LongestGap = s.longestGap(a.Injected, next, next)
+				begin = min(begin, a.Injected)
+			}
+		}
+		if a := r.Schedule[i]; i < len(r.Rounds) && a.Injected > 0 {
+			healed := min(cmp.Or(a.Healed, next), next)
+			r.Rounds[i].Failover, r.Rounds[i].Return = s.longestGap(a.Injected, healed, next), s.longestGap(healed, next, next)
+		}
+		next = begin
+	}
+	r.Gap = s.longestGap(0, end, end)
 }
 
 // eachFault visits the faults that were injected.

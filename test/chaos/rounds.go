@@ -243,11 +243,12 @@ func (r *run) oneRound(ctx context.Context, round *Round, a *Action) error {
 		return err
 	}
 	round.CaughtUp = r.now() - a.Healed
-	r.waitUntil(ctx, r.now()+roundPause) // a gap is known when it ends
+	r.waitUntil(ctx, r.now()+roundPause)
 	a.Recovered = r.now()
-	round.Failover, round.Return = r.series.longestGap(a.Injected, a.Healed), r.series.longestGap(a.Healed, a.Recovered)
+	r.series.expectAll()
+	round.Failover, round.Return = r.series.longestGap(a.Injected, a.Healed, a.Recovered), r.series.longestGap(a.Healed, a.Recovered, a.Recovered) // so far
 	round.TimerLate, round.SlowestFsync = r.machine.worst(a.Injected, a.Recovered)
-	a.LongestGap, a.TimerLate, a.SlowestFsync = max(round.Failover, round.Return), round.TimerLate, round.SlowestFsync
+	a.TimerLate, a.SlowestFsync = round.TimerLate, round.SlowestFsync
 	return nil
 }
 

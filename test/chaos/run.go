@@ -55,6 +55,7 @@ type Result struct {
 	After    []string // and afterwards
 	Hashes   string   // how the replicas' states compared
 	Latency  map[string]time.Duration
+	Gap      time.Duration // the longest between two confirms of one publisher, during the whole load
 	Series   []Point
 	Logs     map[string]string `json:",omitempty"` // ends of the nodes' logs, when the run failed
 	Rounds   []*Round          `json:",omitempty"`
@@ -171,6 +172,7 @@ func (r *run) load(ctx context.Context, result *Result) {
 			r.say("watch the machine: %v", err)
 		}
 	}()
+	r.series.expectAll()
 	begin := r.now()
 	if r.o.inRounds() {
 		r.rounds(ctx, begin, result)
@@ -178,7 +180,9 @@ func (r *run) load(ctx context.Context, result *Result) {
 		r.harm(ctx, begin, result)
 	}
 	r.calm.Store(true)
+	r.expectConfirms(ctx)
 	endPublishing()
+	r.series.loadEnds()
 	result.Load = r.now() - begin
 	r.say("the load ends after %v; draining", result.Load.Round(time.Second))
 	if !ended(&publishers, drainWithin) {
@@ -206,6 +210,22 @@ func (r *run) load(ctx context.Context, result *Result) {
 		r.ledger.Report(check.Finding{Kind: check.Stalled, Detail: "consumers do not end; " + stacks()})
 	}
 	r.over.Store(true)
+}
+
+// resumesWithin is how long after the last fault, when all nodes serve, a publisher may wait for a confirm.
+const resumesWithin = 30 * time.Second
+
+// expectConfirms waits until every publisher has had a confirm since the last fault, with a bound: everything goes on by itself.
+func (r *run) expectConfirms(ctx context.Context) {
+	bound := r.series.healed() + resumesWithin
+	for ctx.Err() == nil && r.now() < bound && len(r.series.late(bound)) > 0 {
+		r.waitUntil(ctx, r.now()+20*time.Millisecond)
+	}
+	for _, name := range r.series.late(bound) {
+		if ctx.Err() == nil {
+			r.ledger.Report(check.Finding{Kind: check.Stalled, Detail: fmt.Sprintf("%s had no confirm within %v of the last fault, though all nodes serve", name, resumesWithin)})
+		}
+	}
 }
 
 // ended waits for clients, with a bound.
@@ -279,12 +299,13 @@ func (r *run) do(ctx context.Context, a *Action) {
 		r.ledger.Report(check.Finding{Kind: check.NotReady, Detail: fmt.Sprintf("after %v: %v", a, err)})
 	}
 	a.Recovered = r.now()
+	r.series.expectAll()
 	for _, v := range a.Victims {
 		r.windows.Close(a.Fault, v, r.now())
 	}
-	a.LongestGap = r.series.longestGap(a.Injected, a.Recovered)
+	a.LongestGap = r.series.longestGap(a.Injected, a.Recovered, a.Recovered) // so far; see measureGaps
 	a.TimerLate, a.SlowestFsync = r.machine.worst(a.Injected, a.Recovered)
-	text := fmt.Sprintf("  recovered %v after it was healed; longest gap between two confirms %v; the machine: timers late by %v, fsync %v",
+	text := fmt.Sprintf("  recovered %v after it was healed; longest gap between two confirms so far %v; the machine: timers late by %v, fsync %v",
 		round(a.Recovered-a.Healed), round(a.LongestGap), round(a.TimerLate), round(a.SlowestFsync))
 	if a.Recovered-a.Healed > slowRecovery {
 		for _, n := range r.cluster.nodes {
@@ -361,8 +382,7 @@ func (r *run) leader() (node int, known bool) {
 	return node, known
 }
 
-func (r *run) now() time.Duration              { return time.Since(r.start) }
-func (r *run) since(t time.Time) time.Duration { return t.Sub(r.start) }
+func (r *run) now() time.Duration { return time.Since(r.start) }
 
 func (r *run) say(format string, args ...any) {
 	fmt.Fprintf(r.o.Progress, "%8.3fs  %s\n", r.now().Seconds(), fmt.Sprintf(format, args...))

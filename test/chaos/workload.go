@@ -65,7 +65,8 @@ func (r *run) seat() int {
 
 // publish adds a publisher. Route says which queues a message reaches, target where it is sent.
 func (r *run) publish(name string, rate float64, route func(uint32) []*check.Queue, target func(uint32) (string, string)) {
-	p := &publisher{client: r.client(name, r.seat()), ledger: r.ledger.Publisher(name, route), rate: rate, target: target}
+	p := &publisher{client: r.client(name, r.seat()), ledger: r.ledger.Publisher(name, route), waiter: r.series.waiter(name, false),
+		rate: rate, target: target}
 	r.publishers = append(r.publishers, p.run)
 }
 
@@ -197,8 +198,8 @@ func inTransactions(r *run, l *link, share float64) error {
 	route, target := straight(q)
 	for j := range 2 {
 		name := fmt.Sprintf("publisher %d of tx", j)
-		p := &transactions{client: r.client(name, r.seat()), ledger: r.ledger.Publisher(name, route), rate: min(share, 200) / 2,
-			target: target, random: r.random(name)}
+		p := &transactions{client: r.client(name, r.seat()), ledger: r.ledger.Publisher(name, route), waiter: r.series.waiter(name, true),
+			rate: min(share, 200) / 2, target: target, random: r.random(name)}
 		r.publishers = append(r.publishers, p.run)
 	}
 	r.consume("consumer of tx", q, 50, nil)

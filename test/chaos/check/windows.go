@@ -76,3 +76,18 @@ func quiet(list []Window, from, to, length time.Duration) bool {
 	}
 	return false
 }
+
+// Troubled says whether faults between two times explain that a client of a node was refused: the node was touched, or so many others
+// that there may have been no majority.
+func Troubled(list []Window, node, nodes int, from, to time.Duration) bool {
+	ill := 0
+	for i := range nodes {
+		if touched(list, i, from, to) {
+			if i == node {
+				return true
+			}
+			ill++
+		}
+	}
+	return 2*ill >= nodes
+}

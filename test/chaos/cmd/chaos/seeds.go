@@ -171,7 +171,7 @@ func row(o *outcome) string {
 		}
 	}
 	return fmt.Sprintf("| %d | %s | %d | %d | %d | %d | %d | %d | %v | %s |", o.seed, counted(o.result.Done()), v.Confirmed, v.Counts[check.Lost],
-		v.Counts[check.Duplicate], v.Counts[check.AfterAck], v.Counts[check.Order], o.result.Errors, o.result.WorstGap().Round(time.Millisecond), verdict)
+		v.Counts[check.Duplicate], v.Counts[check.AfterAck], v.Counts[check.Order], o.result.Errors, o.result.Gap.Round(time.Millisecond), verdict)
 }
 
 func oneLine(err error) string { return strings.Join(strings.Fields(fmt.Sprint(err)), " ") }

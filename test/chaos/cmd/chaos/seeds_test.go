@@ -28,9 +28,9 @@ func TestParseSeeds(t *testing.T) {
 // TestSummary: every run has its line, clean, failed, or not done; none hides another.
 func TestSummary(t *testing.T) {
 	run := func(counts map[string]int) *chaos.Result {
-		return &chaos.Result{Verdict: &check.Verdict{Confirmed: 1000, Counts: counts}, Load: time.Minute,
-			Schedule: []*chaos.Action{{Fault: "kill-one", Injected: 1, LongestGap: 90 * time.Millisecond, With: &chaos.Action{Fault: "stop-short", Injected: 2}},
-				{Fault: "kill-one", Injected: 3, LongestGap: 250 * time.Millisecond}, {Fault: "wipe"}}}
+		return &chaos.Result{Verdict: &check.Verdict{Confirmed: 1000, Counts: counts}, Load: time.Minute, Gap: 250 * time.Millisecond,
+			Schedule: []*chaos.Action{{Fault: "kill-one", Injected: 1, With: &chaos.Action{Fault: "stop-short", Injected: 2}},
+				{Fault: "kill-one", Injected: 3}, {Fault: "wipe"}}}
 	}
 	list := []outcome{{seed: 1, result: run(nil)}, {seed: 2, result: run(map[string]int{check.Lost: 3}), kept: "/r/seed-2"}, {seed: 3, err: errors.New("no\nnode")}}
 	text := summary(&chaos.Options{Nodes: 3, Level: chaos.Loopback}, list)
