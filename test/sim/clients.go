@@ -127,7 +127,9 @@ func (p *publisher) run(ctx context.Context) {
 		defer p.mu.Unlock()
 		p.waiting, p.next = map[uint64]uint32{}, 0
 		waiting := p.waiting
-		return &session{confirmed: func(tag uint64, multiple, ack bool) { p.confirmed(waiting, tag, multiple, ack) }, returned: p.returned}
+		c := &session{returned: p.returned}
+		c.confirmed = func(tag uint64, multiple, ack bool) { p.confirmed(c.run, waiting, tag, multiple, ack) }
+		return c
 	}, p.use)
 }
 
@@ -182,7 +184,7 @@ func (p *publisher) publish(c *session) error {
 // persistent is the properties of a message with delivery mode 2.
 var persistent = []byte{0x10, 0x00, 2}
 
-func (p *publisher) confirmed(waiting map[uint64]uint32, tag uint64, multiple, ack bool) {
+func (p *publisher) confirmed(r *run, waiting map[uint64]uint32, tag uint64, multiple, ack bool) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	for t, id := range waiting {
@@ -191,6 +193,8 @@ func (p *publisher) confirmed(waiting map[uint64]uint32, tag uint64, multiple, a
 			if ack {
 				p.entry.Confirmed(id)
 				p.s.progress()
+			} else {
+				p.s.refused(r, "nack", fmt.Errorf("message %d of %s", id, p.key))
 			}
 		}
 	}

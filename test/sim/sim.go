@@ -417,14 +417,9 @@ const operationTimeout = 35 * time.Second
 
 // unexcused are the errors that clients saw though their node was well and a majority, too.
 func (s *sim) unexcused() (list []clientError) {
+	trouble := s.trouble.All()
 	for _, e := range s.errors {
-		ill := map[int]bool{}
-		for _, w := range s.trouble.All() {
-			if w.From <= e.at && (w.To == 0 || w.To >= e.at-operationTimeout) {
-				ill[w.Node] = true
-			}
-		}
-		if !ill[e.node] && 2*len(ill) < len(s.nodes) {
+		if !check.Troubled(trouble, e.node, len(s.nodes), e.at-operationTimeout, e.at) {
 			list = append(list, e)
 		}
 	}
