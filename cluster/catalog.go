@@ -8,6 +8,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"strconv"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -70,12 +71,24 @@ func newCatalogSeat(c *Cluster) *catalogSeat {
 		proposals: map[uint64]uint64{}, underway: map[uint64]*proposal{}}
 	s.group = &group{id: catalogGroup, name: "catalog", log: c.log, net: c.raftnet, uuid: c.identity.UUID,
 		stable: c.db.Stable(catalogGroup), logs: c.db.CatalogLog(), parts: s, config: baseConfig(c.log, "catalog")}
-	every := c.o.Surroundings.SnapshotEvery
+	every := snapshotEvery(c.o.Surroundings.SnapshotEvery, os.Getenv(snapshotVariable))
 	s.config.SnapshotThreshold, s.config.TrailingLogs, s.config.SnapshotInterval = every, every, snapshotPeriod
 	if every < snapshotCommands {
 		s.config.SnapshotInterval = time.Second
 	}
 	return s
+}
+
+// snapshotVariable sets Surroundings.SnapshotEvery of a process from outside. It is for the fault suite alone, which has minutes for what
+// takes a cluster days, and no setting.
+const snapshotVariable = "_WARREN_CATALOG_SNAPSHOT_EVERY"
+
+// snapshotEvery is how many commands lie between two snapshots: what the variable says, if it says something.
+func snapshotEvery(every uint64, variable string) uint64 {
+	if n, err := strconv.ParseUint(variable, 10, 64); err == nil && n > 0 {
+		return n
+	}
+	return every
 }
 
 // check implements groupParts.

@@ -166,6 +166,7 @@ func (r *run) judge(result *Result) {
 	}
 	result.measureGaps(r.series)
 	r.judgeGaps(result)
+	result.judgeReplays(r.ledger.Report)
 	result.Notes = append(result.Notes, r.machine.judgeEnds(r.ledger.Report)...)
 	result.Events = r.windows.All()
 	if !r.o.Stable {

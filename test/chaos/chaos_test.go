@@ -3,8 +3,10 @@ package chaos
 import (
 	"context"
 	"errors"
+	"maps"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -26,13 +28,24 @@ func TestBoundedPass(t *testing.T) {
 		t.Errorf("only %d messages were confirmed: that was no load", result.Verdict.Confirmed)
 	}
 	done := 0
-	for _, a := range result.Schedule {
-		if a.Injected > 0 {
-			done++
-		}
+	for _, n := range result.Done() {
+		done += n
 	}
 	if done < 2 {
 		t.Errorf("only %d faults were injected", done)
+	}
+}
+
+// TestTheCatalogsSnapshotIsDamaged: there is one within seconds, so that the fault has something to hit. NATS lost its streams to such harm
+// (nats-io/nats-server#7556).
+func TestTheCatalogsSnapshotIsDamaged(t *testing.T) {
+	if testing.Short() {
+		t.Skip("it starts nodes")
+	}
+	result := runHere(t, Options{Duration: 8 * time.Second, Seed: seedOf(t), Faults: []string{"flip-catalog"}, Workloads: []string{"catalog", "work"},
+		Rate: 200, PauseMin: 4 * time.Second, PauseMax: 5 * time.Second})
+	if result.Done()["flip-catalog"] == 0 {
+		t.Errorf("nothing was damaged: %v", result.Schedule)
 	}
 }
 
@@ -225,8 +238,57 @@ func TestDamage(t *testing.T) {
 			}
 		})
 	}
-	if did, err := damageFiles(t.TempDir(), "*.wal", (&Action{}).random(), flipBits); err != nil || did != "there is no such file yet" {
-		t.Fatalf("without files: %q, %v", did, err)
+	dir := t.TempDir()
+	for _, what := range []string{"no file", "a file with nothing in it"} {
+		if did, err := damageFiles(dir, "*.wal", (&Action{}).random(), flipBits); !errors.Is(err, errNothing) {
+			t.Fatalf("%s: %q, %v", what, did, err)
+		}
+		if err := os.WriteFile(filepath.Join(dir, "1.wal"), make([]byte, 100), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+// TestDoneCountsWhatWasDone: a fault that found nothing, or could not be injected, is not one of those that the cluster has stood.
+func TestDoneCountsWhatWasDone(t *testing.T) {
+	r := &Result{Schedule: []*Action{{Fault: "flip-catalog", Injected: 1, Skipped: errNothing.Error()}, {Fault: "kill-one", Injected: 2},
+		{Fault: "kill-one", Injected: 3, Skipped: "signal", With: &Action{Fault: "flip-wal", Injected: 4}}, {Fault: "flip-segment"}}}
+	if done := r.Done(); !maps.Equal(done, map[string]int{"kill-one": 1, "flip-wal": 1}) {
+		t.Error(done)
+	}
+}
+
+// TestReplaysHit: a replay of what broke another broker fails when one of its faults never did anything.
+func TestReplaysHit(t *testing.T) {
+	nothing := errNothing.Error()
+	for _, c := range []struct {
+		name     string
+		schedule []*Action
+		missed   []string
+	}{
+		{"all hit", []*Action{{Fault: "power-cut-all", Injected: 1}, {Fault: "power-cut", Injected: 2}}, nil},
+		{"one hit at the second time", []*Action{{Fault: "power-cut-all", Injected: 1, Skipped: nothing}, {Fault: "power-cut", Injected: 2}, {Fault: "power-cut-all", Injected: 3}}, nil},
+		{"one never hit", []*Action{{Fault: "power-cut-all", Injected: 1, Skipped: nothing}, {Fault: "power-cut", Injected: 2}}, []string{"power-cut-all"}},
+		{"one had no time", []*Action{{Fault: "power-cut", Injected: 2}, {Fault: "power-cut-all", Skipped: "the time was over"}}, nil},
+		{"none had time", nil, []string{"power-cut-all", "power-cut"}},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			r := &Result{Options: Options{Replays: []string{"nats-7564"}}, Schedule: c.schedule}
+			var missed []string
+			r.judgeReplays(func(f check.Finding) { missed = append(missed, f.Detail) })
+			if len(missed) != len(c.missed) {
+				t.Fatalf("%q, want %q", missed, c.missed)
+			}
+			for i, name := range c.missed {
+				if !strings.Contains(missed[i], name) {
+					t.Errorf("%q, want %q", missed, c.missed)
+				}
+			}
+		})
+	}
+	o := &Options{Binary: "x", Dir: "x", Faults: []string{"kill-one", "nats-7556"}}
+	if err := o.setDefaults(); err != nil || !slices.Equal(o.Replays, []string{"nats-7556"}) {
+		t.Errorf("%v: replays %v", err, o.Replays)
 	}
 }
 

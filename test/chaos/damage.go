@@ -2,6 +2,7 @@ package chaos
 
 import (
 	"bytes"
+	"errors"
 	"fmt"
 	"math/rand/v2"
 	"os"
@@ -10,7 +11,11 @@ import (
 	"strings"
 )
 
-// damageFiles does harm to one to three of the files that match a pattern below dir, and says what it did.
+// errNothing says that a fault found nothing to do harm to.
+var errNothing = errors.New("there was nothing to do harm to")
+
+// damageFiles does harm to one to three of the files that match a pattern below dir, and says what it did. Files that have nothing in
+// them, such as those that are reserved, are left alone; errNothing: there are no others.
 func damageFiles(dir, pattern string, random *rand.Rand, damage func(string, *rand.Rand) (string, error)) (string, error) {
 	paths, err := filepath.Glob(filepath.Join(dir, pattern))
 	if err != nil {
@@ -18,20 +23,23 @@ func damageFiles(dir, pattern string, random *rand.Rand, damage func(string, *ra
 	}
 	slices.Sort(paths)
 	random.Shuffle(len(paths), func(i, j int) { paths[i], paths[j] = paths[j], paths[i] })
-	if len(paths) == 0 {
-		return "there is no such file yet", nil
-	}
 	var all []string
-	for _, path := range paths[:min(len(paths), 1+random.IntN(3))] {
-		did, err := damage(path, random)
-		if err != nil {
-			return "", fmt.Errorf("damage %s: %w", path, err)
+	for most := 1 + random.IntN(3); len(paths) > 0 && len(all) < most; paths = paths[1:] {
+		did, err := damage(paths[0], random)
+		switch {
+		case errors.Is(err, errNothing):
+			continue
+		case err != nil:
+			return "", fmt.Errorf("damage %s: %w", paths[0], err)
 		}
-		name, err := filepath.Rel(dir, path)
+		name, err := filepath.Rel(dir, paths[0])
 		if err != nil {
 			return "", err
 		}
 		all = append(all, name+": "+did)
+	}
+	if len(all) == 0 {
+		return "", fmt.Errorf("%w: no file %s with anything in it", errNothing, pattern)
 	}
 	return strings.Join(all, "; "), nil
 }
@@ -47,7 +55,7 @@ func flipBits(path string, random *rand.Rand) (string, error) {
 	}
 	n := used(data)
 	if n == 0 {
-		return "is empty", nil
+		return "", errNothing
 	}
 	f, err := os.OpenFile(path, os.O_WRONLY, 0)
 	if err != nil {
@@ -74,7 +82,7 @@ func truncate(path string, random *rand.Rand) (string, error) {
 	}
 	n := used(data)
 	if n == 0 {
-		return "is empty", nil
+		return "", errNothing
 	}
 	size := random.IntN(n)
 	return fmt.Sprintf("cut to %d of %d", size, n), os.Truncate(path, int64(size))

@@ -420,11 +420,15 @@ func syncsFailed(_ context.Context, r *run, a *Action) error {
 	node := r.cluster.nodes[a.Victims[0]]
 	failed := node.disk.FailSync(false)
 	a.Detail = fmt.Sprintf("%d failed;", failed)
+	var nothing error
+	if failed == 0 {
+		nothing = errNothing
+	}
 	if node.running() && failed > 0 {
 		r.ledger.Report(check.Finding{Kind: check.WentOn, Detail: fmt.Sprintf("%s after %d failed fsyncs", node.name, failed)})
 	}
 	defer r.sick[node.index].Store(false)
-	return errors.Join(r.cutPower(node, a), node.start(r.ended))
+	return errors.Join(nothing, r.cutPower(node, a), node.start(r.ended))
 }
 
 func powerCut(_ context.Context, r *run, a *Action) error {

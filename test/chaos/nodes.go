@@ -165,7 +165,8 @@ func (n *Node) start(ended func(*Node)) error {
 	}
 	command := exec.Command(args[0], args[1:]...)
 	command.Stdout, command.Stderr = log, log
-	command.Env = process.CleanEnvironment()
+	// Snapshots of the catalog within seconds, so that there are some to damage (cluster/catalog.go).
+	command.Env = append(process.CleanEnvironment(), "_WARREN_CATALOG_SNAPSHOT_EVERY=200")
 	// A suite that dies must not leave brokers behind; a signal to its process group, as from a terminal, is not for them.
 	command.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL, Setpgid: true}
 	if err := startFromLastingThread(command); err != nil {

@@ -23,6 +23,7 @@ type Options struct {
 	Duration  time.Duration // of the load with faults; default 1 minute. Start, drain and checks come on top.
 	Seed      uint64        // of the schedule and of the clients' choices
 	Faults    []string      // names of faults or of groups of faults; empty: none
+	Replays   []string      // those of Faults that name what broke another broker; set from there
 	Workloads []string      // default: all
 	Rate      int           // messages published per second, over all publishers; default 2000
 	Stable    bool          // clients use one node only, which no fault touches, and must notice nothing but pauses
@@ -110,6 +111,11 @@ func (o *Options) setDefaults() error {
 	for _, name := range o.Workloads {
 		if workloads[name] == nil && name != rounds {
 			return fmt.Errorf("unknown workload %q; there are %s", name, strings.Join(workloadNames(), ", "))
+		}
+	}
+	for _, name := range o.Faults {
+		if histories[name] != nil {
+			o.Replays = append(o.Replays, name)
 		}
 	}
 	faults, err := ExpandFaults(o.Faults)

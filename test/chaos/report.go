@@ -12,6 +12,8 @@ import (
 	"slices"
 	"strings"
 	"time"
+
+	"github.com/warrenmq/warren/test/chaos/check"
 )
 
 // Point is one step of the time line.
@@ -133,13 +135,17 @@ func (r *Result) faults(line func(string, ...any)) {
 			for _, v := range a.Victims {
 				nodes += fmt.Sprintf(" %d", v+1)
 			}
+			what := a.Detail
+			if a.Skipped != "" {
+				what = strings.TrimSpace(what + " **not done:** " + a.Skipped)
+			}
 			if a.Injected == 0 {
 				line("| %v | %s |%s | | | | | not done: %s |", round(a.At), a.Fault, nodes, a.Skipped)
 				continue
 			}
 			gaps = append(gaps, a.LongestGap)
-			line("| %v | %s |%s | %v | %v | %v | %v, %v | %s %s |", round(a.Injected), a.Fault, nodes, round(a.Healed-a.Injected), round(a.Recovered-a.Healed),
-				round(a.LongestGap), round(a.TimerLate), round(a.SlowestFsync), a.Detail, a.Skipped)
+			line("| %v | %s |%s | %v | %v | %v | %v, %v | %s |", round(a.Injected), a.Fault, nodes, round(a.Healed-a.Injected), round(a.Recovered-a.Healed),
+				round(a.LongestGap), round(a.TimerLate), round(a.SlowestFsync), strings.Join(strings.Fields(what), " "))
 		}
 	}
 	if len(gaps) > 0 {
@@ -177,7 +183,7 @@ func (r *Result) command() string {
 	return text
 }
 
-// Done counts the faults that were injected, by name.
+// Done counts the faults that did what they are to do, by name.
 func (r *Result) Done() map[string]int {
 	done := map[string]int{}
 	r.eachFault(func(a *Action) { done[a.Fault]++ })
@@ -206,11 +212,36 @@ func (r *Result) measureGaps(s *series) {
 	r.Gap = s.longestGap(0, end, end)
 }
 
-// eachFault visits the faults that were injected.
-func (r *Result) eachFault(visit func(*Action)) {
+// judgeReplays makes findings of the faults of replays that did nothing whenever they were tried, and of a replay of which nothing was done.
+func (r *Result) judgeReplays(report func(check.Finding)) {
+	done, tried := r.Done(), map[string]string{}
 	for _, a := range r.Schedule {
 		for ; a != nil; a = a.With {
 			if a.Injected > 0 {
+				tried[a.Fault] = a.Skipped
+			}
+		}
+	}
+	for _, replay := range r.Options.Replays {
+		any := slices.ContainsFunc(histories[replay], func(name string) bool { return done[name] > 0 })
+		for _, name := range histories[replay] {
+			why, was := tried[name]
+			switch {
+			case done[name] > 0 || any && !was:
+				continue
+			case !was:
+				why = "it was never tried"
+			}
+			report(check.Finding{Kind: check.Missed, Detail: fmt.Sprintf("%s: %s did nothing: %s", replay, name, why)})
+		}
+	}
+}
+
+// eachFault visits the faults that did what they are to do.
+func (r *Result) eachFault(visit func(*Action)) {
+	for _, a := range r.Schedule {
+		for ; a != nil; a = a.With {
+			if a.Injected > 0 && a.Skipped == "" {
 				visit(a)
 			}
 		}

@@ -56,13 +56,13 @@ type outcome struct {
 	seed   uint64
 	result *chaos.Result // nil: the suite could not do its work
 	err    error
-	kept   string // where the artefacts of a failure are
+	kept   string // where its report is
 }
 
 func (o *outcome) clean() bool { return o.err == nil && !o.result.Failed() }
 
-// runSeeds runs one seed after the other and stops for nothing but the end of ctx. After each one it writes the summary. What
-// belongs to a clean run is removed; a failed one keeps its report, logs and data.
+// runSeeds runs one seed after the other and stops for nothing but the end of ctx. After each one it writes the summary. Every run
+// keeps its report; a failed one keeps its logs and data too.
 func runSeeds(ctx context.Context, o chaos.Options, seeds []uint64, work, report string) (failed bool, err error) {
 	work, err = workDir(work)
 	if err != nil {
@@ -106,10 +106,12 @@ func runSeed(ctx context.Context, o chaos.Options, seed uint64, work, report str
 	}
 	fmt.Fprintf(os.Stderr, "\nseed %d, data and logs in %s\n", seed, o.Dir)
 	one.result, one.err = chaos.Run(ctx, o)
-	if one.err == nil && one.result.Failed() {
+	if one.err == nil {
 		one.kept = filepath.Join(report, name)
 		one.err = one.result.Write(one.kept)
-		printOutcome(one.result, one.kept)
+		if one.result.Failed() {
+			printOutcome(one.result, one.kept)
+		}
 	}
 	switch {
 	case one.clean():
