@@ -228,50 +228,62 @@ func (f *mountFile) Sync() error {
 
 // damage does harm to one to three of a dead node's files and says what it did. kind is one of damages.
 func (d *disk) damage(kind string, cut bool, random *rand.Rand) string {
-	type file struct {
-		name string
-		read func() []byte
-		put  func([]byte)
+	files := filesOf(d.mem, d.dir, kind)
+	random.Shuffle(len(files), func(i, j int) { files[i], files[j] = files[j], files[i] })
+	var did []string
+	for _, f := range files[:min(len(files), 1+random.IntN(3))] {
+		if cut {
+			size := random.IntN(f.used)
+			f.put(f.data[:size])
+			did = append(did, fmt.Sprintf("%s cut to %d of %d", path.Base(f.name), size, f.used))
+			continue
+		}
+		for range 1 + random.IntN(8) {
+			f.data[random.IntN(f.used)] ^= 1 << random.IntN(8)
+		}
+		f.put(f.data)
+		did = append(did, path.Base(f.name)+" flipped")
 	}
-	var files []file
-	for _, name := range d.mem.Files() {
-		if ok, _ := path.Match(damages[kind], name); ok {
-			files = append(files, file{name, func() []byte { return d.mem.Bytes(name) }, func(b []byte) { d.mem.SetBytes(name, b) }})
+	slices.Sort(did)
+	return strings.Join(did, ", ")
+}
+
+// has says whether a run's disk has files of a kind to do harm to.
+func (m *mount) has(kind string) bool { return len(filesOf(m.mem, m.dir, kind)) > 0 }
+
+// file is one that harm may be done to.
+type file struct {
+	name string
+	data []byte
+	used int // bytes up to the last that is not zero: files are reserved beforehand
+	put  func([]byte)
+}
+
+// filesOf are the files of a kind with something in them.
+func filesOf(mem *vfs.Mem, dir, kind string) (files []file) {
+	add := func(name string, data []byte, put func([]byte)) {
+		if used := len(bytes.TrimRight(data, "\x00")); used > 0 {
+			files = append(files, file{name, data, used, put})
 		}
 	}
-	real, err := filepath.Glob(filepath.Join(d.dir, damages[kind]))
+	for _, name := range mem.Files() {
+		if ok, _ := path.Match(damages[kind], name); ok {
+			add(name, mem.Bytes(name), func(b []byte) { mem.SetBytes(name, b) })
+		}
+	}
+	real, err := filepath.Glob(filepath.Join(dir, damages[kind]))
 	if err != nil {
 		panic(err)
 	}
 	for _, name := range real {
-		files = append(files, file{name, func() []byte { b, _ := os.ReadFile(name); return b }, func(b []byte) {
+		data, _ := os.ReadFile(name) // one that is gone has nothing in it
+		add(name, data, func(b []byte) {
 			if err := os.WriteFile(name, b, 0o600); err != nil {
 				panic(err)
 			}
-		}})
+		})
 	}
-	random.Shuffle(len(files), func(i, j int) { files[i], files[j] = files[j], files[i] })
-	var did []string
-	for _, f := range files[:min(len(files), 1+random.IntN(3))] {
-		data := f.read()
-		used := len(bytes.TrimRight(data, "\x00"))
-		switch {
-		case used == 0:
-			continue
-		case cut:
-			size := random.IntN(used)
-			f.put(data[:size])
-			did = append(did, fmt.Sprintf("%s cut to %d of %d", path.Base(f.name), size, used))
-		default:
-			for range 1 + random.IntN(8) {
-				data[random.IntN(used)] ^= 1 << random.IntN(8)
-			}
-			f.put(data)
-			did = append(did, path.Base(f.name)+" flipped")
-		}
-	}
-	slices.Sort(did)
-	return strings.Join(did, ", ")
+	return files
 }
 
 // damages are the kinds of files, and their names.

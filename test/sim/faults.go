@@ -24,9 +24,11 @@ type fault struct {
 	leader            bool // the victim is the node that leads the catalog
 	shortest, longest time.Duration
 	// ends tells that the process may end by it.
-	ends   bool
-	inject func(s *sim, a *action)
-	heal   func(s *sim, a *action)
+	ends bool
+	// damages is the kind of files that it does harm to, if it does; the action's detail tells which it hit.
+	damages string
+	inject  func(s *sim, a *action)
+	heal    func(s *sim, a *action)
 }
 
 const second = time.Second
@@ -60,14 +62,22 @@ var faults = []*fault{
 }
 
 func damaging(name, kind string, cut bool) *fault {
-	return &fault{name: name, group: "damage", victims: same, longest: second, ends: true, heal: starting, inject: func(s *sim, a *action) {
+	return &fault{name: name, group: "damage", damages: kind, victims: same, longest: second, ends: true, heal: starting, inject: func(s *sim, a *action) {
 		n := s.nodes[a.victims[0]]
+		for end := s.now() + insistsFor; a.insists && s.now() < end; time.Sleep(10 * time.Millisecond) {
+			if r := n.present(); r != nil && r.mount.has(kind) {
+				break
+			}
+		}
 		n.repair.Lock()
 		defer n.repair.Unlock()
 		killing(a.random().IntN(2) == 0)(s, a)
 		a.detail = n.disk.damage(kind, cut, a.random())
 	}}
 }
+
+// insistsFor is how long damage waits at most until there is something to do harm to.
+const insistsFor = 20 * second
 
 func nothing(*sim, *action) {}
 

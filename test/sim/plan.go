@@ -28,6 +28,7 @@ type action struct {
 	lasts   time.Duration
 	victims []int  // nodes; the first is chosen anew if the fault looks for the leader
 	seed    uint64 // of what the fault decides itself
+	insists bool   // damage waits until there is something to do harm to
 	detail  string // what it did
 }
 

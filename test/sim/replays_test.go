@@ -24,7 +24,7 @@ func (s *script) then(after time.Duration, name string, lasts time.Duration, vic
 	s.at += after + time.Duration(s.random.Int64N(int64(200*time.Millisecond)))
 	for _, f := range faults {
 		if f.name == name {
-			s.actions = append(s.actions, &action{fault: f, at: s.at, lasts: lasts, victims: victims, seed: s.random.Uint64()})
+			s.actions = append(s.actions, &action{fault: f, at: s.at, lasts: lasts, victims: victims, seed: s.random.Uint64(), insists: true})
 			return
 		}
 	}
@@ -48,9 +48,23 @@ func replay(t *testing.T, write func(s *script)) {
 			write(s)
 			p := &plan{nodes: 5, replicas: 5, shards: 1, snapshots: 4, sync: time.Millisecond, delay: cmp.Or(s.delay, 2*time.Millisecond), messages: 200, actions: s.actions}
 			p.setPace()
-			runSchedule(t, seed, p)
+			o := playPlan(t, seed, p)
+			tell(t, seed, o)
+			for _, a := range missed(p.actions) {
+				t.Errorf("it did nothing: %v", a)
+			}
 		})
 	}
+}
+
+// missed are the damages that found nothing to do harm to.
+func missed(actions []*action) (list []*action) {
+	for _, a := range actions {
+		if a.fault.damages != "" && a.detail == "" {
+			list = append(list, a)
+		}
+	}
+	return list
 }
 
 // TestNATS7549: flipped bits in the messages' files of two nodes of five, with restarts.

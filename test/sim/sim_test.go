@@ -54,7 +54,12 @@ func TestSchedules(t *testing.T) {
 // runSchedule plays a schedule and judges it.
 func runSchedule(t *testing.T, seed uint64, p *plan) {
 	t.Helper()
-	o := playPlan(t, seed, p)
+	tell(t, seed, playPlan(t, seed, p))
+}
+
+// tell fails the test by an outcome that has a finding, with all that repeats and explains it.
+func tell(t *testing.T, seed uint64, o *outcome) {
+	t.Helper()
 	switch {
 	case o.failed():
 		test, _, _ := strings.Cut(t.Name(), "/")
