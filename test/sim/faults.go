@@ -71,7 +71,7 @@ func damaging(name, kind string, cut bool) *fault {
 		}
 		n.repair.Lock()
 		defer n.repair.Unlock()
-		killing(a.random().IntN(2) == 0)(s, a)
+		killing(a.random().IntN(2) == 0 && !a.insists)(s, a) // what is not synced is lost with the power: there may be nothing left
 		a.detail = n.disk.damage(kind, cut, a.random())
 	}}
 }
