@@ -79,7 +79,7 @@ func (r *Result) Markdown() string {
 	line("| errors seen by clients | %d |", r.Errors)
 	line("| negative confirms | %d |", r.Refused)
 	line("| confirm latency | p50 %v, p99 %v, p99.9 %v, max %v |", round(r.Latency["p50"]), round(r.Latency["p99"]), round(r.Latency["p99.9"]), round(r.Latency["max"]))
-	line("| longest gap between two confirms of one publisher, in the whole run | %v |", round(r.Gap))
+	line("| longest gap between two confirms of one publisher, in the whole run | %v: %s |", round(r.Gap), r.GapOf)
 	line("| RPC | %s |", r.Replies)
 	line("| catalog | %d operations on %d queues, %d without an answer, %d queues undecided, %d not linearizable |", r.Catalog.Operations,
 		r.Catalog.Queues, r.Catalog.Unknown, r.Catalog.Undecided, len(r.Catalog.Findings))
@@ -209,7 +209,7 @@ func (r *Result) measureGaps(s *series) {
 		}
 		next = begin
 	}
-	r.Gap = s.longestGap(0, end, end)
+	r.Gap, r.GapOf = s.longestGap(0, end, end), s.worstGap()
 }
 
 // judgeReplays makes findings of the faults of replays that did nothing whenever they were tried, and of a replay of which nothing was done.

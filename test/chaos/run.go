@@ -56,6 +56,7 @@ type Result struct {
 	Hashes   string   // how the replicas' states compared
 	Latency  map[string]time.Duration
 	Gap      time.Duration // the longest between two confirms of one publisher, during the whole load
+	GapOf    string        // whose that was, and when
 	Series   []Point
 	Logs     map[string]string `json:",omitempty"` // ends of the nodes' logs, when the run failed
 	Rounds   []*Round          `json:",omitempty"`

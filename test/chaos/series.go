@@ -41,7 +41,10 @@ type bucket struct {
 	latencies                               [latencyClasses]uint32
 }
 
-type gap struct{ from, to time.Duration }
+type gap struct {
+	from, to time.Duration
+	who      string
+}
 
 // waiter is a publisher that waits for one confirm after the other. Guarded by series.mu.
 type waiter struct {
@@ -145,7 +148,7 @@ func (s *series) answered(w *waiter) {
 	defer s.mu.Unlock()
 	now := s.now()
 	if now-w.last >= gapsFrom && !w.rare {
-		s.gaps = append(s.gaps, gap{w.last, now})
+		s.gaps = append(s.gaps, gap{w.last, now, w.name})
 	}
 	w.last = now
 	if w.resumed == 0 {
@@ -168,11 +171,24 @@ func (s *series) longestGap(from, to, end time.Duration) time.Duration {
 		note(g)
 	}
 	for _, w := range s.waiters {
-		if g := (gap{w.last, s.now()}); !s.ended && w.begun && !w.rare && g.to-g.from >= gapsFrom {
+		if g := (gap{w.last, s.now(), w.name}); !s.ended && w.begun && !w.rare && g.to-g.from >= gapsFrom {
 			note(g)
 		}
 	}
 	return longest
+}
+
+// worstGap says whose the longest gap of the whole run is, and when it was.
+func (s *series) worstGap() string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	var worst gap
+	for _, g := range s.gaps {
+		if g.to-g.from > worst.to-worst.from {
+			worst = g
+		}
+	}
+	return fmt.Sprintf("%s, from %v to %v", worst.who, round(worst.from), round(worst.to))
 }
 
 // loadEnds ends the gaps that are open when the clients are told to publish no more. A publisher that still waits for its last confirms then
@@ -183,7 +199,7 @@ func (s *series) loadEnds() {
 	s.ended = true
 	for _, w := range s.waiters {
 		if now := s.now(); w.begun && !w.rare && now-w.last >= gapsFrom {
-			s.gaps = append(s.gaps, gap{w.last, now})
+			s.gaps = append(s.gaps, gap{w.last, now, w.name})
 		}
 	}
 }

@@ -129,7 +129,7 @@ func workDir(name string) (string, error) {
 func printOutcome(r *chaos.Result, report string) {
 	fmt.Printf("seed %d: %d confirmed, findings: %v; report in %s\n", r.Options.Seed, r.Verdict.Confirmed, r.Verdict.Counts, report)
 	fmt.Print(r.Gaps())
-	fmt.Printf("longest gap between two confirms of one publisher in the whole run: %v\n", r.Gap.Round(time.Millisecond))
+	fmt.Printf("longest gap between two confirms of one publisher in the whole run: %v: %s\n", r.Gap.Round(time.Millisecond), r.GapOf)
 	if !r.Failed() {
 		return
 	}
