@@ -1,6 +1,7 @@
 package sim
 
 import (
+	"fmt"
 	"math/rand/v2"
 	"slices"
 	"time"
@@ -110,6 +111,7 @@ func stopping(s *sim, a *action) {
 	if r := n.present(); r != nil {
 		if err := n.stop(r); err != nil {
 			a.detail = err.Error()
+			s.failed(fmt.Sprintf("stop %s at %v: %v", r.name, s.now(), err))
 		}
 	}
 }

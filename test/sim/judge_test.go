@@ -1,10 +1,16 @@
 package sim
 
 import (
+	"context"
+	"log/slog"
+	"math/rand/v2"
+	"os"
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 
+	"github.com/warrenmq/warren/broker"
 	"github.com/warrenmq/warren/test/chaos/check"
 )
 
@@ -31,5 +37,42 @@ func TestANegativeConfirmIsAnError(t *testing.T) {
 	p.confirmed(r, waiting, 2, false, false)
 	if list := s.unexcused(); len(list) != 1 || !strings.Contains(list[0].text, "nack") {
 		t.Fatalf("%v", list)
+	}
+}
+
+// TestAStopThatHangsFails: a node that is asked to end and does not close its clients' connections is killed, as its manager would, and
+// that is a failure of the schedule.
+func TestAStopThatHangsFails(t *testing.T) {
+	for _, hangs := range []bool{false, true} {
+		root := t.TempDir()
+		synctest.Test(t, func(t *testing.T) {
+			s, r := judged()
+			s.random = rand.New(rand.NewPCG(1, 1))
+			s.network = newNetwork(3, s.fork())
+			n := r.n
+			n.disk = newDisk(root)
+			r.port, r.mount = s.network.plug(0), n.disk.mount(0, s.fork())
+			if err := os.MkdirAll(r.mount.dir, 0o750); err != nil {
+				t.Fatal(err)
+			}
+			r.broker = broker.New(broker.Options{Logger: slog.New(slog.DiscardHandler)})
+			_, r.cancel = context.WithCancel(t.Context())
+			r.started, r.serves = make(chan struct{}), make(chan struct{})
+			close(r.started)
+			close(r.serves)
+			n.run = r
+			r.clients.Add(1)
+			if hangs {
+				go func() { <-r.gone; r.clients.Done() }()
+			} else {
+				n.kill(r, false) // by another fault, at the same time
+				r.clients.Done()
+			}
+			stopping(s, &action{victims: []int{0}})
+			s.work.Wait()
+			if failed := len(s.wrong) > 0; failed != hangs {
+				t.Errorf("hangs %v: %v", hangs, s.wrong)
+			}
+		})
 	}
 }

@@ -236,10 +236,13 @@ func (n *node) stop(r *run) error {
 	go func() { r.clients.Wait(); close(left) }()
 	select {
 	case <-left:
+	case <-r.gone:
+		<-left
+		return nil // it was killed meanwhile
 	case <-time.After(stopsWithin): // then whoever manages the process kills it
 		n.kill(r, false)
 		<-left
-		return nil
+		return fmt.Errorf("its clients' connections are open after %v", stopsWithin)
 	}
 	r.mu.Lock()
 	if r.ended {

@@ -38,6 +38,7 @@ type sim struct {
 	history []check.CatalogOp
 	errors  []clientError
 	deaths  []death
+	wrong   []string // what failed meanwhile beside the checkers' findings
 	lines   []string
 	last    time.Time // of the last confirm or delivery
 }
@@ -78,6 +79,7 @@ func play(seed uint64, p *plan, root string) *outcome {
 		o.failures = append(o.failures, err.Error())
 	}
 	o.failures = append(o.failures, s.endNodes()...)
+	o.failures = append(o.failures, s.wrong...)
 	s.work.Wait()
 	o.took = s.now()
 	// The libraries' goroutines end when their timers do; time stands still once the bubble's first goroutine has ended. What
@@ -386,6 +388,13 @@ func (s *sim) endNodes() (failures []string) {
 		}
 	}
 	return failures
+}
+
+// failed notes what must not fail, whatever the checkers say.
+func (s *sim) failed(text string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.wrong = append(s.wrong, text)
 }
 
 func (s *sim) died(d death) {
