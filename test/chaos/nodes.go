@@ -177,7 +177,7 @@ func (n *Node) start(ended func(*Node)) error {
 	n.command, n.exited, n.expected, n.stopped = command, exited, false, false
 	n.mu.Unlock()
 	go func() {
-		_ = command.Wait() // killed nodes end with an error by design
+		_ = command.Wait() // killed nodes end with an error by design; end looks at the others
 		n.mu.Lock()
 		expected := n.expected
 		n.mu.Unlock()
@@ -227,6 +227,9 @@ func (n *Node) end(s syscall.Signal, patience time.Duration) error {
 	}
 	select {
 	case <-exited:
+		if s == syscall.SIGTERM && !command.ProcessState.Success() {
+			return fmt.Errorf("%s ended with %v after signal %v", n.name, command.ProcessState, s)
+		}
 		return nil
 	case <-time.After(patience):
 		_ = command.Process.Signal(syscall.SIGKILL) // it is told as a finding, and must not stay

@@ -244,16 +244,12 @@ func TestGrowAndShrink(t *testing.T) {
 		began := time.Now()
 		last := c.Nodes[len(c.Nodes)-1]
 		c.run("leave", last.Name)
-		Await(t, last.Name+" ends", func() bool {
-			select {
-			case <-last.exited:
-				return true
-			default:
-				return false
-			}
-		})
-		if report := last.raceReport(); report != "" {
-			t.Errorf("%s: the race detector reported:\n%s", last.Name, report)
+		last.AwaitEnd(last.Name + " ends")
+		if !last.state.Success() {
+			t.Errorf("%s has left and ended with %v", last.Name, last.state)
+		}
+		if report := last.badReport(); report != "" {
+			t.Errorf("%s: its log has what must not be there:\n%s", last.Name, report)
 		}
 		c.Nodes = c.Nodes[:len(c.Nodes)-1]
 		healthy(t, c.Nodes, shards*replicas)

@@ -85,7 +85,9 @@ type Node struct {
 	logFile string
 	gossip  string // its address
 	command *exec.Cmd
-	exited  chan struct{}
+	exited  chan struct{}    // closed when the process has ended
+	state   *os.ProcessState // how; known then
+	asked   bool             // it was told to end, or must: see AwaitEnd
 }
 
 // Start runs n nodes, waits until all serve, and stops them when the test ends. Flags are added to each node's own.
@@ -190,11 +192,11 @@ func (c *Cluster) Move() {
 func (c *Cluster) stop() {
 	for _, node := range c.Nodes {
 		node.end(syscall.SIGKILL)
+		if report := node.badReport(); report != "" {
+			c.t.Errorf("%s: its log has what must not be there:\n%s", node.Name, report)
+		}
 		if c.t.Failed() {
 			node.printLog()
-		}
-		if report := node.raceReport(); report != "" {
-			c.t.Errorf("%s: the race detector reported:\n%s", node.Name, report)
 		}
 	}
 }
@@ -214,9 +216,10 @@ func (n *Node) start() {
 	if err := n.command.Start(); err != nil {
 		n.t.Fatalf("start %s: %v", n.Name, err)
 	}
-	n.exited = make(chan struct{})
+	n.exited, n.asked = make(chan struct{}), false
 	go func(command *exec.Cmd, exited chan struct{}) {
 		_ = command.Wait() // killed nodes end with an error by design
+		n.state = command.ProcessState
 		close(exited)
 	}(n.command, n.exited)
 }
@@ -229,7 +232,7 @@ func CleanEnvironment() []string {
 // Kill ends the node with SIGKILL and waits until it is gone.
 func (n *Node) Kill() { n.end(syscall.SIGKILL) }
 
-// Stop ends the node with SIGTERM and waits until it is gone.
+// Stop ends the node with SIGTERM and waits until it is gone. It must say that it ended well.
 func (n *Node) Stop() { n.end(syscall.SIGTERM) }
 
 // Signal sends a signal, such as SIGSTOP.
@@ -240,15 +243,44 @@ func (n *Node) Signal(s syscall.Signal) {
 	}
 }
 
+// AwaitEnd waits until the node has ended by itself, as it must.
+func (n *Node) AwaitEnd(what string) {
+	n.t.Helper()
+	n.asked = true
+	Await(n.t, what, n.ended)
+}
+
+// ended says whether the process is gone.
+func (n *Node) ended() bool {
+	select {
+	case <-n.exited:
+		return true
+	default:
+		return false
+	}
+}
+
 func (n *Node) end(s syscall.Signal) {
+	n.t.Helper()
 	if n.command == nil || n.command.Process == nil {
 		return
 	}
+	if n.ended() {
+		if !n.asked {
+			n.t.Errorf("%s had ended by itself: %v", n.Name, n.state)
+		}
+		n.asked = true
+		return
+	}
+	n.asked = true
 	if err := n.command.Process.Signal(s); err != nil && !errors.Is(err, os.ErrProcessDone) {
 		n.t.Errorf("signal %s: %v", n.Name, err)
 	}
 	select {
 	case <-n.exited:
+		if s == syscall.SIGTERM && !n.state.Success() {
+			n.t.Errorf("%s ended with %v after signal %v", n.Name, n.state, s)
+		}
 	case <-time.After(60 * time.Second):
 		n.t.Errorf("%s did not stop within a minute of signal %v", n.Name, s)
 		_ = n.command.Process.Kill()
@@ -355,14 +387,16 @@ func (n *Node) Log() string {
 	return string(data)
 }
 
-// raceReport is the part of the log from the first race on, or nothing.
-func (n *Node) raceReport() string {
+// badReport is the part of the log from the first race, panic or the like on, or nothing.
+func (n *Node) badReport() string {
 	log := n.Log()
-	at := strings.Index(log, "WARNING: DATA RACE")
-	if at < 0 {
-		return ""
+	first := len(log)
+	for _, bad := range []string{"WARNING: DATA RACE", "panic:", "panic=", "fatal error:"} {
+		if at := strings.Index(log, bad); at >= 0 {
+			first = min(first, at)
+		}
 	}
-	return log[at:min(len(log), at+8000)]
+	return log[first:min(len(log), first+8000)]
 }
 
 // printLog shows the end of the node's log.

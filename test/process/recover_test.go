@@ -135,14 +135,7 @@ func TestRecover(t *testing.T) {
 		t.Fatal(err)
 	}
 	three.StartAgain()
-	Await(t, "the end of a node of the former cluster", func() bool {
-		select {
-		case <-three.exited:
-			return true
-		default:
-			return false
-		}
-	})
+	three.AwaitEnd("the end of a node of the former cluster")
 	if log := three.Log(); !strings.Contains(log, "was recovered on") || !strings.Contains(log, "put the data directory aside") {
 		t.Errorf("a node of the former cluster does not say why it ends:\n%s", log[max(0, len(log)-2000):])
 	}

@@ -66,14 +66,7 @@ func TestRollingUpgrade(t *testing.T) {
 	back.Stop()
 	back.binary = old
 	back.StartAgain()
-	Await(t, "the old program ends", func() bool {
-		select {
-		case <-back.exited:
-			return true
-		default:
-			return false
-		}
-	})
+	back.AwaitEnd("the old program ends")
 	if log := back.Log(); !strings.Contains(log, "the cluster is at machine version 2, and this program knows 1 at most: start the newer program again") {
 		t.Errorf("the old program does not say why it ends:\n%s", log[max(0, len(log)-2000):])
 	}
