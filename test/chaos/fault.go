@@ -44,6 +44,16 @@ type fault struct {
 // onDisk says that it is done by a disk whose faults are at will.
 func (f *fault) onDisk() bool { return f.group == "power" || strings.HasPrefix(f.name, "sync-") }
 
+// severe says that it may cost clients of its nodes their sessions: see check.Window. A short pause, a slow disk or network, a wrong clock
+// and a node that leads no more may not. A full disk may end the node, as a hanging one does.
+func (f *fault) severe() bool {
+	switch f.group {
+	case "kill", "restart", "partition", "power", "damage":
+		return true
+	}
+	return slices.Contains([]string{"stop-long", "stop-leader", "disk-full", "sync-hang", "sync-hang-long", "sync-fail", "leave", "remove"}, f.name)
+}
+
 // faults is the table of all faults, in the order of the README.
 var faults = []*fault{
 	{name: "kill-one", group: "kill", about: "SIGKILL of one node, started again", victims: one, shortest: 500 * time.Millisecond, longest: 6 * time.Second,

@@ -152,7 +152,7 @@ func (r *run) rounds(ctx context.Context, begin time.Duration, result *Result) {
 		a := &Action{Fault: round.Fault + "-queue-leader", At: r.now() - begin, Hold: hold, Victims: []int{round.Victim},
 			Detail: "led shards " + strings.Join(round.Led, ", ")}
 		result.Schedule = append(result.Schedule, a)
-		r.windows.Open(a.Fault, round.Victim, r.now())
+		r.windows.Open(a.Fault, round.Victim, r.now(), true)
 		err := r.oneRound(ctx, round, a)
 		r.windows.Close(a.Fault, round.Victim, r.now())
 		result.Rounds = append(result.Rounds, round)

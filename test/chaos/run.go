@@ -282,7 +282,7 @@ func (r *run) do(ctx context.Context, a *Action) {
 		r.aim(a)
 	}
 	for _, v := range a.Victims {
-		r.windows.Open(a.Fault, v, r.now())
+		r.windows.Open(a.Fault, v, r.now(), f.severe())
 	}
 	a.Injected = r.now()
 	err := f.inject(ctx, r, a)

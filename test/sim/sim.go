@@ -252,9 +252,9 @@ func (s *sim) harm(begin time.Duration) {
 			}
 			s.choose(st.a)
 			for _, v := range st.a.victims {
-				s.trouble.Open(st.a.fault.name, v, s.now())
+				s.trouble.Open(st.a.fault.name, v, s.now(), true)
 				if st.a.fault.ends {
-					s.windows.Open(st.a.fault.name, v, s.now())
+					s.windows.Open(st.a.fault.name, v, s.now(), true)
 				}
 			}
 		}

@@ -164,7 +164,7 @@ func TestVerdicts(t *testing.T) {
 			s.publish(1)
 			a, b := s.queue.Consumer(0), s.queue.Consumer(1)
 			s.deliver(a, 0)
-			s.windows.Open("stop", 0, s.now)
+			s.windows.Open("stop", 0, s.now, true)
 			s.now += 20 * time.Second
 			s.again(b, 0)
 			s.windows.Close("stop", 0, s.now)
@@ -174,10 +174,81 @@ func TestVerdicts(t *testing.T) {
 			s.publish(1)
 			a, b := s.queue.Consumer(0), s.queue.Consumer(1)
 			s.deliver(a, 0)
-			s.windows.Open("stop", 2, s.now)
+			s.windows.Open("stop", 2, s.now, true)
 			s.now += 20 * time.Second
 			s.again(b, 0)
 			s.windows.Close("stop", 2, s.now)
+			s.ack(b, 0)
+		}},
+		{name: "out with two consumers, the first on a node that was paused long before", want: []string{Duplicate}, tell: func(s *story) {
+			s.publish(1)
+			a, b := s.queue.Consumer(0), s.queue.Consumer(1)
+			s.windows.Open("stop", 0, s.now, true)
+			s.now += 10 * time.Second
+			s.windows.Close("stop", 0, s.now)
+			s.now += 2 * slack
+			s.deliver(a, 0)
+			s.now += time.Second
+			s.again(b, 0)
+			s.ack(b, 0)
+		}},
+		{name: "out with two consumers, the first on a node with a slow disk", want: []string{Duplicate}, tell: func(s *story) {
+			s.publish(1)
+			a, b := s.queue.Consumer(0), s.queue.Consumer(1)
+			s.windows.Open("sync-slow", 0, s.now, false)
+			s.deliver(a, 0)
+			s.again(b, 0)
+			s.ack(b, 0)
+		}},
+		{name: "again after an ack on a node that was paused long before", want: []string{AfterAck}, tell: func(s *story) {
+			s.publish(1)
+			a := s.queue.Consumer(0)
+			s.windows.Open("stop", 0, s.now, true)
+			s.now += 10 * time.Second
+			s.windows.Close("stop", 0, s.now)
+			s.now += 2 * slack
+			s.deliver(a, 0)
+			s.ack(a, 0)
+			s.again(a, 0)
+		}},
+		{name: "again after an ack that was long before its node was paused", want: []string{AfterAck}, tell: func(s *story) {
+			s.publish(1)
+			a := s.queue.Consumer(0)
+			s.deliver(a, 0)
+			s.ack(a, 0)
+			s.now += 2 * committing
+			s.windows.Open("stop", 0, s.now, true)
+			s.now += 10 * time.Second
+			s.again(a, 0)
+		}},
+		{name: "again after an ack on a paused node", tell: func(s *story) {
+			s.publish(1)
+			a, b := s.queue.Consumer(0), s.queue.Consumer(1)
+			s.deliver(a, 0)
+			s.windows.Open("stop", 0, s.now, true)
+			s.ack(a, 0)
+			s.now += 10 * time.Second
+			s.again(b, 0)
+			s.ack(b, 0)
+		}},
+		{name: "flagged as redelivered the first time, published after its node was paused", want: []string{Duplicate}, tell: func(s *story) {
+			s.queue.Consumer(0)
+			s.windows.Open("stop", 0, s.now, true)
+			s.now += 10 * time.Second
+			s.windows.Close("stop", 0, s.now)
+			s.now += 10 * time.Second
+			s.publish(1)
+			b := s.queue.Consumer(1)
+			s.again(b, 0)
+			s.ack(b, 0)
+		}},
+		{name: "flagged as redelivered the first time, a node with a consumer is paused", tell: func(s *story) {
+			s.queue.Consumer(0)
+			s.publish(1)
+			s.windows.Open("stop", 0, s.now, true)
+			s.now += 10 * time.Second
+			b := s.queue.Consumer(1)
+			s.again(b, 0)
 			s.ack(b, 0)
 		}},
 		{name: "again after an ack on a healthy channel", want: []string{AfterAck}, tell: func(s *story) {
@@ -210,7 +281,7 @@ func TestVerdicts(t *testing.T) {
 		{name: "again after an ack whose channel was lost after a minute of faults", tell: func(s *story) {
 			s.publish(1)
 			a, b := s.queue.Consumer(0), s.queue.Consumer(1)
-			s.windows.Open("partition", 2, s.now)
+			s.windows.Open("partition", 2, s.now, true)
 			s.deliver(a, 0)
 			s.ack(a, 0)
 			s.now += time.Minute

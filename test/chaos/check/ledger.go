@@ -97,6 +97,14 @@ func (p *Publisher) count() int {
 	return len(p.fates)
 }
 
+// publishedAt is when the message was published, to the second before.
+func (p *Publisher) publishedAt(id uint32) time.Duration {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	second := sort.Search(len(p.seconds), func(i int) bool { return p.seconds[i] > id })
+	return time.Duration(second) * time.Second
+}
+
 // publishedBefore says whether the message was published before a time, to the second.
 func (p *Publisher) publishedBefore(id uint32, at time.Duration) bool {
 	p.mu.Lock()
@@ -134,6 +142,7 @@ type mark struct {
 	fresh    bool // it was delivered without the redelivered flag
 	channel  uint32
 	at       uint32 // when it got its standing, in milliseconds
+	came     uint32 // when it was delivered last, in milliseconds
 }
 
 // Queue is one queue and what came out of it.
@@ -200,7 +209,7 @@ func (c *Consumer) Delivered(publisher, id uint32, redelivered bool) {
 		c.fresh(p, id, m, now)
 	}
 	if !late { // otherwise it is where it came with the flag
-		m.standing, m.channel, m.at = held, c.number, millis(now)
+		m.standing, m.channel, m.at, m.came = held, c.number, millis(now), millis(now)
 	}
 }
 

@@ -32,7 +32,6 @@ const (
 	noticing    = 60 * time.Second // how long a broker may take to notice that a client is gone
 	committing  = 10 * time.Second // after so much quiet an ack on a healthy channel must be committed
 	slack       = 5 * time.Second  // a client may hear of its lost channel after the broker gave its messages away
-	suspected   = noticing         // how long a fault on a node may still explain what happens to its consumers
 	maxSuspects = 200_000          // suspicions kept until the end; more are a finding of their own
 )
 
@@ -202,13 +201,13 @@ func (l *Ledger) judge(s suspicion, windows []Window) (reason, kind, detail stri
 		return "", Duplicate, "flagged as redelivered, though no consumer's channel was lost since it was published"
 	}
 	holder := l.channels[s.mark.channel]
-	since := time.Duration(s.mark.at) * time.Millisecond
+	since, came := time.Duration(s.mark.at)*time.Millisecond, time.Duration(s.mark.came)*time.Millisecond
 	lost := holder.lost >= 0 && holder.lost <= s.at+slack
 	if s.mark.standing == held {
 		switch {
 		case lost:
 			return "the channel that held it was lost", "", ""
-		case touched(windows, holder.node, since-suspected, s.at):
+		case severed(windows, holder.node, came-slack, s.at):
 			return "the node of the channel that held it was under a fault", "", ""
 		}
 		return "", Duplicate, fmt.Sprintf("channel %d has it since %v, unsettled and healthy", holder.number, since)
@@ -216,7 +215,7 @@ func (l *Ledger) judge(s suspicion, windows []Window) (reason, kind, detail stri
 	switch {
 	case lost && !quiet(windows, since, holder.lost, committing):
 		return "acknowledged on a channel that was lost soon after", "", ""
-	case touched(windows, holder.node, since-suspected, since+committing):
+	case severed(windows, holder.node, came-slack, min(s.at, since+committing)):
 		return "acknowledged on a node that was under a fault", "", ""
 	}
 	return "", AfterAck, fmt.Sprintf("channel %d acknowledged it at %v and stayed healthy", holder.number, since)
@@ -224,11 +223,11 @@ func (l *Ledger) judge(s suspicion, windows []Window) (reason, kind, detail stri
 
 // readLate judges a message that came without the flag after it had come with it. The caller holds l.mu.
 func (l *Ledger) readLate(s suspicion, windows []Window) (reason, kind, detail string) {
-	reader, since := l.channels[s.to], time.Duration(s.mark.at)*time.Millisecond
+	reader, since, came := l.channels[s.to], time.Duration(s.mark.at)*time.Millisecond, time.Duration(s.mark.came)*time.Millisecond
 	switch {
 	case reader.lost >= 0 && reader.lost <= s.at+slack:
 		return "read late on a channel that was lost", "", ""
-	case touched(windows, reader.node, since-suspected, s.at):
+	case severed(windows, reader.node, came-slack, s.at):
 		return "read late on a node that was under a fault", "", ""
 	}
 	return "", Duplicate, fmt.Sprintf("without the redelivered flag, to a healthy channel (node%d), though it had come with it: %v since %v, channel %d (node%d)",
@@ -242,7 +241,7 @@ func (l *Ledger) unread(s suspicion, windows []Window) string {
 		case c.queue != s.queue:
 		case c.lost >= 0 && c.lost <= s.at+slack && s.at <= c.lost+noticing && s.publisher.publishedBefore(s.id, c.lost+noticing):
 			return "delivered to a channel that was lost before it was read"
-		case touched(windows, c.node, s.at-suspected, s.at):
+		case severed(windows, c.node, max(s.publisher.publishedAt(s.id), s.at-noticing), s.at) && (c.lost < 0 || c.lost >= s.publisher.publishedAt(s.id)):
 			return "delivered to a node that was under a fault"
 		}
 	}

@@ -21,13 +21,16 @@ type Window struct {
 	Fault    string
 	Node     int
 	From, To time.Duration
+	// Severe says that it may cost the node's clients their sessions: its process ends or stands still, or nobody reaches it. Others, such
+	// as a slow disk or a wrong clock, excuse no redelivery.
+	Severe bool
 }
 
 // Open notes that a fault begins to touch a node.
-func (w *Windows) Open(fault string, node int, at time.Duration) {
+func (w *Windows) Open(fault string, node int, at time.Duration, severe bool) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	w.list = append(w.list, Window{Fault: fault, Node: node, From: at})
+	w.list = append(w.list, Window{Fault: fault, Node: node, From: at, Severe: severe})
 }
 
 // Close notes that the node is well again: healed, and serving.
@@ -52,6 +55,16 @@ func (w *Windows) All() []Window {
 func touched(list []Window, node int, from, to time.Duration) bool {
 	for _, v := range list {
 		if v.Node == node && v.From <= to && (v.To == 0 || v.To >= from) {
+			return true
+		}
+	}
+	return false
+}
+
+// severed says whether a fault that may cost sessions touched the node between two times.
+func severed(list []Window, node int, from, to time.Duration) bool {
+	for _, v := range list {
+		if v.Severe && touched([]Window{v}, node, from, to) {
 			return true
 		}
 	}

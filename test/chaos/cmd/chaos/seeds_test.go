@@ -25,6 +25,19 @@ func TestParseSeeds(t *testing.T) {
 	}
 }
 
+// TestSomeSeedsAreCalm: a third of the seeds is run with clients that nothing touches.
+func TestSomeSeedsAreCalm(t *testing.T) {
+	n := 0
+	for seed := range uint64(30) {
+		if calm(seed + 1) {
+			n++
+		}
+	}
+	if n != 10 {
+		t.Errorf("%d of 30", n)
+	}
+}
+
 // TestSummary: every run has its line, clean, failed, or not done; none hides another.
 func TestSummary(t *testing.T) {
 	run := func(counts map[string]int) *chaos.Result {
