@@ -167,8 +167,7 @@ func (c *catalogClient) ask(l *link, o check.CatalogOp) (check.Answer, error) {
 	case 0:
 		return check.OK, nil
 	case amqp.NotFound:
-		// The code alone says little: as in RabbitMQ, a queue that exists and cannot be reached has it too.
-		if !strings.Contains(err.Error(), "no queue") {
+		if !isMissing(err) {
 			return check.Unknown, nil
 		}
 		return check.Missing, nil
@@ -177,6 +176,10 @@ func (c *catalogClient) ask(l *link, o check.CatalogOp) (check.Answer, error) {
 	}
 	return check.Unknown, err
 }
+
+// isMissing says that a 404 means what it says. The code alone says little: as in RabbitMQ, a queue that exists and cannot be reached
+// has it too.
+func isMissing(err error) bool { return strings.Contains(err.Error(), "no queue") }
 
 // route publishes with the mandatory flag: what is not returned before its confirm was routed.
 func (c *catalogClient) route(l *link, key string) (check.Answer, error) {

@@ -54,13 +54,20 @@ func (e *exclusive) own(ctx context.Context, l *link, name string) error {
 	if _, err := l.ch.QueueDeclare(name, false, false, true, false, nil); err != nil {
 		return err
 	}
-	stranger, err := e.connect(ctx)
+	elsewhere := *e.client
+	elsewhere.next = l.node + e.round%e.r.o.Nodes
+	stranger, err := elsewhere.connect(ctx)
 	if err != nil {
 		return nil // the load has ended
 	}
 	defer stranger.crash()
-	if code := passive(stranger, name); code == 0 && alive(l) {
-		e.r.ledger.Report(check.Finding{Kind: check.Exclusive, Detail: fmt.Sprintf("%s was open to a stranger on node %d, its owner is on node %d", name, stranger.node+1, l.node+1)})
+	asked := e.r.now()
+	wrong := strangersAnswer(passive(stranger, name))
+	// Others may take the owner's node for dead, and the queue with it, though the owner does not know yet.
+	given := check.Severed(e.r.windows.All(), l.node, asked-patience, e.r.now())
+	if wrong != "" && !given && alive(l) {
+		e.r.ledger.Report(check.Finding{Kind: check.Exclusive, Detail: fmt.Sprintf("at %v: %s: a stranger on node %d %s, its owner is on node %d",
+			e.r.now().Round(time.Millisecond), name, stranger.node+1, wrong, l.node+1)})
 	}
 	deliveries, err := l.ch.Consume(name, "", true, true, false, false, nil)
 	if err != nil {
@@ -97,7 +104,7 @@ func (e *exclusive) expectGone(ctx context.Context, name string) {
 		if err != nil {
 			return
 		}
-		code = passive(l, name)
+		code = codeOf(passive(l, name))
 		l.crash()
 		if code == amqp.NotFound {
 			return
@@ -114,11 +121,25 @@ func (e *exclusive) expectGone(ctx context.Context, name string) {
 	}
 }
 
-// passive asks for the queue: 0 when it is there, the error's code, or -1 when there was no answer.
-func passive(l *link, name string) int {
+// passive asks for the queue.
+func passive(l *link, name string) error {
 	defer l.bound(patience)()
 	_, err := l.ch.QueueDeclarePassive(name, false, false, false, false, nil)
-	return codeOf(err)
+	return err
+}
+
+// strangersAnswer says what is wrong with the answer to a stranger who asks for an exclusive queue while its owner lives. RabbitMQ's is
+// RESOURCE_LOCKED, wherever the two are. A stranger whose connection is lost, or closed, has no answer.
+func strangersAnswer(err error) string {
+	switch code := codeOf(err); {
+	case code == amqp.ResourceLocked || code == -1 || code == amqp.ConnectionForced:
+		return ""
+	case code == 0:
+		return "found it open"
+	case code == amqp.NotFound && !isMissing(err):
+		return "" // it exists and cannot be reached
+	}
+	return fmt.Sprintf("was told %q", err)
 }
 
 // codeOf is the code with which the broker refused: 0 for success, -1 for an error of another kind.

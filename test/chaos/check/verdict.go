@@ -207,7 +207,7 @@ func (l *Ledger) judge(s suspicion, windows []Window) (reason, kind, detail stri
 		switch {
 		case lost:
 			return "the channel that held it was lost", "", ""
-		case severed(windows, holder.node, came-slack, s.at):
+		case Severed(windows, holder.node, came-slack, s.at):
 			return "the node of the channel that held it was under a fault", "", ""
 		}
 		return "", Duplicate, fmt.Sprintf("channel %d has it since %v, unsettled and healthy", holder.number, since)
@@ -215,7 +215,7 @@ func (l *Ledger) judge(s suspicion, windows []Window) (reason, kind, detail stri
 	switch {
 	case lost && !quiet(windows, since, holder.lost, committing):
 		return "acknowledged on a channel that was lost soon after", "", ""
-	case severed(windows, holder.node, came-slack, min(s.at, since+committing)):
+	case Severed(windows, holder.node, came-slack, min(s.at, since+committing)):
 		return "acknowledged on a node that was under a fault", "", ""
 	}
 	return "", AfterAck, fmt.Sprintf("channel %d acknowledged it at %v and stayed healthy", holder.number, since)
@@ -227,7 +227,7 @@ func (l *Ledger) readLate(s suspicion, windows []Window) (reason, kind, detail s
 	switch {
 	case reader.lost >= 0 && reader.lost <= s.at+slack:
 		return "read late on a channel that was lost", "", ""
-	case severed(windows, reader.node, came-slack, s.at):
+	case Severed(windows, reader.node, came-slack, s.at):
 		return "read late on a node that was under a fault", "", ""
 	}
 	return "", Duplicate, fmt.Sprintf("without the redelivered flag, to a healthy channel (node%d), though it had come with it: %v since %v, channel %d (node%d)",
@@ -241,7 +241,7 @@ func (l *Ledger) unread(s suspicion, windows []Window) string {
 		case c.queue != s.queue:
 		case c.lost >= 0 && c.lost <= s.at+slack && s.at <= c.lost+noticing && s.publisher.publishedBefore(s.id, c.lost+noticing):
 			return "delivered to a channel that was lost before it was read"
-		case severed(windows, c.node, max(s.publisher.publishedAt(s.id), s.at-noticing), s.at) && (c.lost < 0 || c.lost >= s.publisher.publishedAt(s.id)):
+		case Severed(windows, c.node, max(s.publisher.publishedAt(s.id), s.at-noticing), s.at) && (c.lost < 0 || c.lost >= s.publisher.publishedAt(s.id)):
 			return "delivered to a node that was under a fault"
 		}
 	}

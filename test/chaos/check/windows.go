@@ -61,8 +61,8 @@ func touched(list []Window, node int, from, to time.Duration) bool {
 	return false
 }
 
-// severed says whether a fault that may cost sessions touched the node between two times.
-func severed(list []Window, node int, from, to time.Duration) bool {
+// Severed says whether a fault that may cost sessions touched the node between two times.
+func Severed(list []Window, node int, from, to time.Duration) bool {
 	for _, v := range list {
 		if v.Severe && touched([]Window{v}, node, from, to) {
 			return true
