@@ -51,6 +51,7 @@ func (e *exclusive) run(ctx context.Context) {
 // own declares the queue, has it refuse a stranger, and sends a few messages through it.
 func (e *exclusive) own(ctx context.Context, l *link, name string) error {
 	defer l.bound(3 * patience)()
+	declared := e.r.now()
 	if _, err := l.ch.QueueDeclare(name, false, false, true, false, nil); err != nil {
 		return err
 	}
@@ -61,10 +62,9 @@ func (e *exclusive) own(ctx context.Context, l *link, name string) error {
 		return nil // the load has ended
 	}
 	defer stranger.crash()
-	asked := e.r.now()
 	wrong := strangersAnswer(passive(stranger, name))
 	// Others may take the owner's node for dead, and the queue with it, though the owner does not know yet.
-	given := check.Severed(e.r.windows.All(), l.node, asked-patience, e.r.now())
+	given := check.Severed(e.r.windows.All(), l.node, declared, e.r.now())
 	if wrong != "" && !given && alive(l) {
 		e.r.ledger.Report(check.Finding{Kind: check.Exclusive, Detail: fmt.Sprintf("at %v: %s: a stranger on node %d %s, its owner is on node %d",
 			e.r.now().Round(time.Millisecond), name, stranger.node+1, wrong, l.node+1)})
