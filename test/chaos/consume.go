@@ -21,6 +21,7 @@ type consumer struct {
 	prefetch int
 	requeues bool // it gives some messages back
 	gets     bool // it asks for each message with basic.get
+	inTx     bool // it acknowledges in transactions, some of which it rolls back first
 	random   *rand.Rand
 
 	l       *link
@@ -77,6 +78,9 @@ func (c *consumer) consumeOn(ctx context.Context) error {
 	}
 	release := c.l.bound(patience)
 	err := c.l.ch.Qos(c.prefetch, 0, false)
+	if c.inTx && err == nil {
+		err = c.l.ch.Tx()
+	}
 	var deliveries <-chan amqp.Delivery
 	if err == nil {
 		deliveries, err = c.l.ch.Consume(c.queue.Name(), "", false, false, false, false, nil)
@@ -190,6 +194,9 @@ func (c *consumer) settle() error {
 	if len(c.pending) == 0 {
 		return nil
 	}
+	if c.inTx {
+		return c.commit()
+	}
 	if c.random.IntN(2) == 0 { // all at once
 		if err := c.l.ch.Ack(c.pending[len(c.pending)-1].tag, true); err != nil {
 			return err
@@ -208,6 +215,32 @@ func (c *consumer) settle() error {
 	}
 	c.pending = c.pending[:0]
 	return nil
+}
+
+// commit acknowledges what is pending in a transaction. An ack that is rolled back was none: its message stays out, and is acknowledged anew.
+func (c *consumer) commit() error {
+	acks := func() (err error) {
+		if c.random.IntN(2) == 0 {
+			return c.l.ch.Ack(c.pending[len(c.pending)-1].tag, true)
+		}
+		for _, t := range c.pending {
+			err = errors.Join(err, c.l.ch.Ack(t.tag, false))
+		}
+		return err
+	}
+	if c.random.IntN(5) == 0 {
+		if err := errors.Join(acks(), c.l.ch.TxRollback()); err != nil {
+			return err
+		}
+	}
+	if err := acks(); err != nil {
+		return err
+	}
+	for _, t := range c.pending { // from here on it may have been committed
+		c.c.Acked(t.publisher, t.id)
+	}
+	c.pending = c.pending[:0]
+	return c.l.ch.TxCommit()
 }
 
 // giveBack requeues a part of what is pending: one message, or all up to one.

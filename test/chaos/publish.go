@@ -216,7 +216,8 @@ func (p *transactions) transaction(l *link) error {
 	}
 	begin := time.Now()
 	if err := l.ch.TxCommit(); err != nil {
-		return err // whether it was committed is unknown
+		p.ledger.Together(ids) // whether it was committed is unknown
+		return err
 	}
 	for _, id := range ids {
 		p.ledger.Confirmed(id)

@@ -68,7 +68,7 @@ func (r *Result) Markdown() string {
 	line("| | |\n|---|---|")
 	line("| published | %d |", v.Published)
 	line("| confirmed | %d (to be delivered %d times, to all queues together) |", v.Confirmed, v.Deliveries)
-	for _, kind := range []string{"lost", "duplicate", "after ack", "order", "phantom", "corrupt", "undone"} {
+	for _, kind := range []string{"lost", "duplicate", "after ack", "order", "phantom", "corrupt", "undone", "torn"} {
 		line("| %s | %d |", kind, v.Counts[kind])
 	}
 	line("| rolled back | %d |", v.Undone)

@@ -189,7 +189,7 @@ func getters(r *run, l *link, share float64) error {
 	return nil
 }
 
-// inTransactions: publishers that commit and roll back.
+// inTransactions: publishers and a consumer that commit and roll back.
 func inTransactions(r *run, l *link, share float64) error {
 	q, err := r.queue(l, "tx", true)
 	if err != nil {
@@ -202,7 +202,7 @@ func inTransactions(r *run, l *link, share float64) error {
 			rate: min(share, 200) / 2, target: target, random: r.random(name)}
 		r.publishers = append(r.publishers, p.run)
 	}
-	r.consume("consumer of tx", q, 50, nil)
+	r.consume("consumer of tx", q, 50, func(c *consumer) { c.inTx = true })
 	return nil
 }
 

@@ -356,6 +356,89 @@ func TestVerdicts(t *testing.T) {
 			s.deliver(a, 1, 0)
 			s.ack(a, 1, 0)
 		}},
+		{name: "what a lost channel had comes again in order", single: true, tell: func(s *story) {
+			s.publish(3)
+			a := s.queue.Consumer(0)
+			s.deliver(a, 0, 1, 2)
+			s.now += time.Second
+			a.Lost()
+			b := s.queue.Consumer(1)
+			s.again(b, 0, 1, 2)
+			s.ack(b, 0, 1, 2)
+		}},
+		{name: "what a lost channel had comes again out of order", single: true, want: []string{Order}, tell: func(s *story) {
+			s.publish(3)
+			a := s.queue.Consumer(0)
+			s.deliver(a, 0, 1, 2)
+			s.now += time.Second
+			a.Lost()
+			b := s.queue.Consumer(1)
+			s.again(b, 0, 2, 1)
+			s.ack(b, 0, 1, 2)
+		}},
+		{name: "what a lost channel had comes again and again, each time in order", single: true, tell: func(s *story) {
+			s.publish(3)
+			a := s.queue.Consumer(0)
+			s.deliver(a, 0, 1, 2)
+			for range 3 {
+				s.now += time.Second
+				a.Lost()
+				a = s.queue.Consumer(1)
+				s.again(a, 0, 1, 2)
+			}
+			s.ack(a, 0, 1, 2)
+		}},
+		{name: "the first part of what a lost channel had is read by the next, which is lost, and all comes again", single: true, tell: func(s *story) {
+			s.publish(4)
+			a := s.queue.Consumer(0)
+			s.deliver(a, 0, 1, 2, 3)
+			s.now += time.Second
+			a.Lost()
+			b := s.queue.Consumer(1)
+			s.again(b, 0, 1)
+			s.ack(b, 0)
+			s.now += time.Second
+			b.Lost()
+			c := s.queue.Consumer(2)
+			s.again(c, 1, 2, 3)
+			s.ack(c, 1, 2, 3)
+		}},
+		{name: "what was given back comes again out of order", single: true, tell: func(s *story) {
+			s.publish(3)
+			a := s.queue.Consumer(0)
+			s.deliver(a, 0, 1, 2)
+			a.Requeued(0, 2)
+			a.Requeued(0, 1)
+			s.again(a, 2, 1)
+			s.ack(a, 0, 1, 2)
+		}},
+		{name: "what a lost channel had comes again out of order, of two channels of the publisher", single: true, tell: func(s *story) {
+			s.publish(1)
+			s.pub.Begin()
+			s.publish(1)
+			a := s.queue.Consumer(0)
+			s.deliver(a, 1, 0)
+			s.now += time.Second
+			a.Lost()
+			b := s.queue.Consumer(1)
+			s.again(b, 1, 0)
+			s.ack(b, 0, 1)
+		}},
+		{name: "a commit without an answer comes out as a whole", tell: func(s *story) {
+			s.pub.Together([]uint32{s.pub.Next(), s.pub.Next()})
+			a := s.queue.Consumer(0)
+			s.deliver(a, 0, 1)
+			s.ack(a, 0, 1)
+		}},
+		{name: "a commit without an answer comes not at all", tell: func(s *story) {
+			s.pub.Together([]uint32{s.pub.Next(), s.pub.Next()})
+		}},
+		{name: "a commit without an answer comes out in part", want: []string{Torn}, tell: func(s *story) {
+			s.pub.Together([]uint32{s.pub.Next(), s.pub.Next(), s.pub.Next()})
+			a := s.queue.Consumer(0)
+			s.deliver(a, 0, 2)
+			s.ack(a, 0, 2)
+		}},
 		{name: "never published", want: []string{Phantom}, tell: func(s *story) {
 			s.publish(1)
 			a := s.queue.Consumer(0)

@@ -39,8 +39,9 @@ type Publisher struct {
 
 	mu      sync.Mutex // guards what follows
 	fates   []fate
-	epochs  []uint32 // the first message of each channel it published on; order holds within one
-	seconds []uint32 // how many messages were published at the end of each second of the run
+	epochs  []uint32   // the first message of each channel it published on; order holds within one
+	seconds []uint32   // how many messages were published at the end of each second of the run
+	commits [][]uint32 // messages of transactions whose commit had no answer
 }
 
 // Publisher adds a publisher. Route says which queues a message reaches; it is asked again when the run is judged.
@@ -80,6 +81,13 @@ func (p *Publisher) Confirmed(id uint32) { p.decide(id, confirmed) }
 
 // Undone notes that the message was rolled back or returned as unroutable.
 func (p *Publisher) Undone(id uint32) { p.decide(id, undone) }
+
+// Together notes that the messages were published in one transaction whose commit had no answer: all of them come out, or none.
+func (p *Publisher) Together(ids []uint32) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.commits = append(p.commits, append([]uint32(nil), ids...))
+}
 
 func (p *Publisher) decide(id uint32, f fate) {
 	p.mu.Lock()
@@ -155,6 +163,7 @@ type Queue struct {
 	marks    map[uint32][]mark
 	last     map[uint32]uint32 // the last fresh message of each publisher, when the queue has one consumer at a time
 	lastLoss time.Duration     // when a channel that consumed from it was lost; negative: never
+	requeues bool              // consumers give messages back, which changes their order
 }
 
 // Queue adds a queue. A single queue has one consumer at a time, so that order can be seen across its consumers.
@@ -175,6 +184,7 @@ type Consumer struct {
 	number uint32
 	node   int
 	last   map[uint32]uint32 // the last fresh message of each publisher
+	again  map[holding]round // the last of those that came again, by who had them before
 
 	// lost is when it ended other than by a graceful close; negative: it did not. Guarded by Ledger.mu.
 	lost time.Duration
@@ -185,9 +195,18 @@ func (q *Queue) Consumer(node int) *Consumer {
 	l := q.ledger
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	c := &Consumer{queue: q, number: uint32(len(l.channels)), node: node, last: map[uint32]uint32{}, lost: -1}
+	c := &Consumer{queue: q, number: uint32(len(l.channels)), node: node, last: map[uint32]uint32{}, again: map[holding]round{}, lost: -1}
 	l.channels = append(l.channels, c)
 	return c
+}
+
+// holding is what one channel had of one publisher.
+type holding struct{ channel, publisher uint32 }
+
+// round is a return of what a channel had: it comes again in order.
+type round struct {
+	began uint32 // in milliseconds
+	last  uint32 // message
 }
 
 // Delivered notes a delivery.
@@ -216,6 +235,7 @@ func (c *Consumer) Delivered(publisher, id uint32, redelivered bool) {
 // redelivered counts a redelivery with its reason, or puts it down to be judged at the end.
 func (c *Consumer) redelivered(p *Publisher, id uint32, m mark, now time.Duration) {
 	q, l := c.queue, c.queue.ledger
+	c.returned(p, id, m, now)
 	switch {
 	case m.standing == free:
 		l.explain("requeued, or the channel that held it was lost")
@@ -224,6 +244,27 @@ func (c *Consumer) redelivered(p *Publisher, id uint32, m mark, now time.Duratio
 	default:
 		l.suspect(suspicion{queue: q, publisher: p, id: id, mark: m, to: c.number, at: now})
 	}
+}
+
+// returned checks that what one channel had comes again in the order in which it was published, as long as nobody has given messages of the
+// queue back. A queue with one consumer at a time shows it. The caller holds q.mu.
+func (c *Consumer) returned(p *Publisher, id uint32, m mark, now time.Duration) {
+	q, l := c.queue, c.queue.ledger
+	if !q.single || q.requeues || m.standing == unseen {
+		return
+	}
+	h := holding{m.channel, p.number}
+	r, some := c.again[h]
+	if !some || m.came >= r.began { // it has come in this round: another begins
+		r = round{began: millis(now), last: id}
+	}
+	if id < r.last && p.sameEpoch(id, r.last) {
+		l.report(Finding{Kind: Order, Queue: q.name, Publisher: p.name, Message: id,
+			Detail: fmt.Sprintf("came again at %v after %d of the same channel; channel %d had both", now.Round(time.Millisecond), r.last, m.channel)})
+		return
+	}
+	r.last = id
+	c.again[h] = r
 }
 
 // fresh checks a delivery without the redelivered flag: the first of its message, and in order. Two without it are never right.
@@ -267,6 +308,7 @@ func (c *Consumer) settle(publisher, id uint32, s standing) {
 	defer q.mu.Unlock()
 	m := q.mark(publisher, id)
 	m.acked = m.acked || s == acked
+	q.requeues = q.requeues || s == free
 	if m.channel == c.number && m.standing == held { // another channel may have it by now; it alone decides then
 		m.standing, m.at = s, millis(q.ledger.now())
 	}

@@ -10,10 +10,11 @@ const (
 	Lost        = "lost"           // confirmed, and did not come out until it was acknowledged
 	Duplicate   = "duplicate"      // came again without a reason that the protocol allows
 	AfterAck    = "after ack"      // came again after an ack that was committed
-	Order       = "order"          // a first delivery overtook an earlier message of its channel
+	Order       = "order"          // a first delivery overtook an earlier message of its channel, or one that came again another that did
 	Phantom     = "phantom"        // was never published, or not to this queue
 	Corrupt     = "corrupt"        // the body's checksum is wrong
 	Undo        = "undone"         // was rolled back or returned, and came out
+	Torn        = "torn"           // a part of a transaction came out, and another did not
 	NotDrained  = "not drained"    // a queue did not run empty
 	ClientError = "client error"   // a client of an untouched node noticed more than a pause
 	Catalog     = "catalog"        // the history of declares, binds and deletes is not linearizable
@@ -141,6 +142,7 @@ func (l *Ledger) Judge(windows []Window) *Verdict {
 	})
 	for _, p := range l.allPublishers() {
 		v.add(p)
+		p.judgeCommits()
 	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -170,6 +172,26 @@ func (v *Verdict) add(p *Publisher) {
 			if came {
 				v.UncertainCameOut++
 			}
+		}
+	}
+}
+
+// judgeCommits looks for transactions without an answer of which a part came out.
+func (p *Publisher) judgeCommits() {
+	for _, ids := range p.commits {
+		came, missing := "", ""
+		for _, id := range ids {
+			for _, q := range p.route(id) {
+				if q.look(p.number, id).standing == unseen {
+					missing += fmt.Sprintf(" %d in %s", id, q.name)
+				} else {
+					came += fmt.Sprintf(" %d in %s", id, q.name)
+				}
+			}
+		}
+		if came != "" && missing != "" {
+			p.ledger.report(Finding{Kind: Torn, Queue: p.route(ids[0])[0].name, Publisher: p.name, Message: ids[0],
+				Detail: fmt.Sprintf("of a transaction came%s, and not%s", came, missing)})
 		}
 	}
 }
