@@ -22,6 +22,7 @@ import (
 	"time"
 
 	"github.com/warrenmq/warren/internal/freeport"
+	"github.com/warrenmq/warren/test/process"
 )
 
 const (
@@ -46,7 +47,7 @@ func TestContainers(t *testing.T) {
 		t.Skip("takes minutes and a Docker engine: make docker-test")
 	}
 	if err := exec.Command(python, "-c", "import pika").Run(); err != nil {
-		t.Skip("python3-pika is missing")
+		process.Missing(t, "python3-pika")
 	}
 	s := newStack(t)
 	s.buildImage()
@@ -104,7 +105,7 @@ func newStack(t *testing.T) *stack {
 	if s.try("docker", "compose", "version") == nil {
 		s.compose = []string{"docker", "compose"}
 	} else if _, err := exec.LookPath("docker-compose"); err != nil {
-		t.Skip("neither docker compose nor docker-compose is there")
+		process.Missing(t, "docker compose and docker-compose")
 	}
 	s.compose = append(s.compose, "-f", filepath.Join(root, "deploy/docker/compose.yaml"))
 	return s
@@ -123,7 +124,7 @@ func (s *stack) findEngine() {
 		return
 	}
 	if _, err := exec.LookPath("dockerd"); err != nil || os.Getuid() != 0 {
-		s.t.Skip("no Docker engine answers, and this is not root on a machine with dockerd (docker.io)")
+		process.Missing(s.t, "a Docker engine that answers, or root on a machine with dockerd (docker.io)")
 	}
 	// Not t.TempDir(): a socket's path must be short, and the kernel may hold mounts in it a little longer.
 	dir, err := os.MkdirTemp("/var/tmp", "wd")

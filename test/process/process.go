@@ -423,3 +423,12 @@ func freePorts(t testing.TB, count int) []int {
 	}
 	return ports
 }
+
+// Missing skips a test that needs what is not here, and says what. On CI, which has everything, that fails.
+func Missing(t testing.TB, what string) {
+	t.Helper()
+	if os.Getenv("CI") == "true" {
+		t.Fatalf("missing: %s", what)
+	}
+	t.Skipf("missing: %s", what)
+}

@@ -17,6 +17,21 @@ func (w *witness) Errorf(format string, args ...any) { w.errors += fmt.Sprintf(f
 func (w *witness) Failed() bool                      { return w.errors != "" }
 func (w *witness) Logf(string, ...any)               {}
 
+func (w *witness) Fatalf(format string, args ...any) { w.Errorf(format, args...) }
+func (w *witness) Skipf(string, ...any)              {}
+
+// TestWhatIsMissingFailsOnCI: elsewhere it skips.
+func TestWhatIsMissingFailsOnCI(t *testing.T) {
+	for ci, want := range map[string]bool{"true": true, "": false} {
+		t.Setenv("CI", ci)
+		w := &witness{TB: t}
+		Missing(w, "a thing")
+		if w.Failed() != want {
+			t.Errorf("CI=%q: %q", ci, w.errors)
+		}
+	}
+}
+
 // TestEndsAreJudged: a node that does not end well when it is stopped, that ends unasked, or whose log tells of a panic or a race fails
 // the test that started it.
 func TestEndsAreJudged(t *testing.T) {

@@ -11,6 +11,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	harness "github.com/warrenmq/warren/test/process"
 )
 
 // TestMain is also the program whose clock is moved: it tells both clocks for each line that it reads.
@@ -32,7 +34,7 @@ func TestMain(m *testing.M) {
 // TestShift moves a busy process's wall clock forth and back and leaves its monotonic clock and everybody else's alone.
 func TestShift(t *testing.T) {
 	if why := Missing(); why != "" {
-		t.Skip(why)
+		harness.Missing(t, why)
 	}
 	program := exec.Command(os.Args[0])
 	program.Env = append(os.Environ(), "CLOCK_TEST_TELL=1")

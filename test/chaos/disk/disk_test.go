@@ -11,12 +11,14 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/warrenmq/warren/test/process"
 )
 
 func newDisk(t *testing.T) *Disk {
 	t.Helper()
 	if why := Missing(); why != "" {
-		t.Skip(why)
+		process.Missing(t, why)
 	}
 	dir := t.TempDir()
 	d, err := Mount(filepath.Join(dir, "data"), filepath.Join(dir, "below"))

@@ -12,6 +12,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/warrenmq/warren/test/process"
 )
 
 // listen opens a UDP socket in a node's namespace.
@@ -75,7 +77,7 @@ func arrives(t *testing.T, conns []net.PacketConn, from, to int) (bool, time.Dur
 
 func TestSwitchboard(t *testing.T) {
 	if why := SwitchboardMissing(); why != "" {
-		t.Skip(why)
+		process.Missing(t, why)
 	}
 	s, err := NewSwitchboard(3)
 	if err != nil {
@@ -86,7 +88,7 @@ func TestSwitchboard(t *testing.T) {
 
 func TestBridge(t *testing.T) {
 	if why := BridgeMissing(); why != "" {
-		t.Skip(why)
+		process.Missing(t, why)
 	}
 	b, err := NewBridge(3)
 	if err != nil {
@@ -152,7 +154,7 @@ func testNetwork(t *testing.T, n Network, delays bool) {
 // TestSweep: what a run left that was ended by SIGKILL is removed; what a living one uses stays.
 func TestSweep(t *testing.T) {
 	if why := namespacesMissing(); why != "" {
-		t.Skip(why)
+		process.Missing(t, why)
 	}
 	ended := exec.Command("true")
 	if err := ended.Run(); err != nil {
