@@ -33,14 +33,17 @@ func TestHealthPages(t *testing.T) {
 		t.Fatal(err)
 	}
 	var ports []string
+	var held []net.Listener // until all are found: no port is found twice
 	for range 5 {
 		l, err := net.Listen("tcp", "127.0.0.1:0")
 		if err != nil {
 			t.Fatal(err)
 		}
-		defer l.Close()
+		held = append(held, l)
 		_, port, _ := net.SplitHostPort(l.Addr().String())
 		ports = append(ports, port)
+	}
+	for _, l := range held {
 		_ = l.Close()
 	}
 	environment := []string{"WARREN_DATA_DIR=" + filepath.Join(t.TempDir(), "data"), "WARREN_AMQP_PORT=" + ports[0], "WARREN_HTTP_PORT=" + ports[1],

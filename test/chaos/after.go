@@ -97,7 +97,7 @@ func (r *run) usages(ctx context.Context) ([]usage, error) {
 
 // How much more than before the load a node may have at the end. Memory has caches of a fixed size.
 const (
-	moreMemory     = 128 << 20
+	moreMemory     = 96 << 20
 	moreGoroutines = 40
 	moreFiles      = 40
 )
@@ -163,6 +163,10 @@ func (r *run) judge(result *Result) {
 	r.history.mu.Unlock()
 	for _, f := range result.Catalog.Findings {
 		r.ledger.Report(f)
+	}
+	if result.Catalog.Undecidable() {
+		r.ledger.Report(check.Finding{Kind: check.Catalog, Detail: fmt.Sprintf("%d of %d histories could not be decided on within %v each",
+			result.Catalog.Undecided, result.Catalog.Queues, catalogWithin)})
 	}
 	result.measureGaps(r.series)
 	r.judgeGaps(result)

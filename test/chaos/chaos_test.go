@@ -137,6 +137,31 @@ func (w testWriter) Write(data []byte) (int, error) {
 	return len(data), nil
 }
 
+// TestPausesAreChecked: what would leave no pause is refused, not run.
+func TestPausesAreChecked(t *testing.T) {
+	for _, c := range []struct {
+		low, high time.Duration
+		good      bool
+	}{{0, 0, true}, {10 * time.Second, 0, true}, {0, 3 * time.Second, true}, {time.Second, time.Second, true}, {10 * time.Second, 6 * time.Second, false}, {0, time.Second, false}} {
+		o := &Options{Binary: "x", Dir: "x", PauseMin: c.low, PauseMax: c.high}
+		if err := o.setDefaults(); (err == nil) != c.good {
+			t.Errorf("%v to %v: %v", c.low, c.high, err)
+		}
+	}
+}
+
+// TestTheNodesDisksAreWatched: small disks of their own, where there are such.
+func TestTheNodesDisksAreWatched(t *testing.T) {
+	c := &cluster{dir: "/x", nodes: []*Node{{dataDir: "/x/node1/data"}, {dataDir: "/x/node2/data"}}}
+	if list := c.disks(); !slices.Equal(list, []string{"/x"}) {
+		t.Error(list)
+	}
+	c.small = true
+	if list := c.disks(); !slices.Equal(list, []string{"/x/node1", "/x/node2"}) {
+		t.Error(list)
+	}
+}
+
 func TestScheduleIsSeeded(t *testing.T) {
 	text := func(seed uint64) string {
 		o := &Options{Binary: "x", Dir: "x", Duration: 10 * time.Minute, Seed: seed, Faults: []string{"kill", "stop", "restart", "damage", "wipe"}}

@@ -58,37 +58,47 @@ type stall struct {
 // Timers and fsyncs that are late by less are not kept.
 const stallFrom = 50 * time.Millisecond
 
-// watch measures until ctx ends.
-func (m *machine) watch(ctx context.Context, dir string, now func() time.Duration) error {
-	f, err := os.Create(filepath.Join(dir, "fsync-probe"))
-	if err != nil {
-		return err
+// watch measures until ctx ends: timers, and the disks of some directories.
+func (m *machine) watch(ctx context.Context, dirs []string, now func() time.Duration) error {
+	var probes []*os.File
+	defer func() {
+		for _, f := range probes {
+			_ = f.Close() // what is in it is of no interest
+		}
+	}()
+	for _, dir := range dirs {
+		f, err := os.Create(filepath.Join(dir, "fsync-probe"))
+		if err != nil {
+			return err
+		}
+		probes = append(probes, f)
 	}
-	var both sync.WaitGroup
-	both.Go(func() {
+	var all sync.WaitGroup
+	all.Go(func() {
 		for ctx.Err() == nil {
 			begin := now()
 			time.Sleep(10 * time.Millisecond)
 			m.note(stall{begin, now() - 10*time.Millisecond, false})
 		}
 	})
-	both.Go(func() {
-		ticker := time.NewTicker(100 * time.Millisecond)
-		defer ticker.Stop()
-		for ctx.Err() == nil {
-			begin := now()
-			if _, err := f.WriteAt([]byte(fmt.Sprint(begin)), 0); err != nil {
-				return // the disk is full or gone; what the nodes make of it is what counts
+	for _, f := range probes {
+		all.Go(func() {
+			ticker := time.NewTicker(100 * time.Millisecond)
+			defer ticker.Stop()
+			for ; ctx.Err() == nil; <-ticker.C {
+				begin := now()
+				if _, err := f.WriteAt([]byte(fmt.Sprint(begin)), 0); err != nil {
+					continue // the disk is full; what the nodes make of it is what counts
+				}
+				if err := f.Sync(); err != nil {
+					continue
+				}
+				m.note(stall{begin, now(), true})
 			}
-			if err := f.Sync(); err != nil {
-				return
-			}
-			m.note(stall{begin, now(), true})
-			<-ticker.C
-		}
-	})
-	both.Wait()
-	return f.Close()
+		})
+	}
+	all.Wait()
+	return nil
 }
 
 func (m *machine) note(s stall) {

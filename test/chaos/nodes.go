@@ -130,6 +130,19 @@ func (c *cluster) prepareDisk(n *Node) (err error) {
 	return err
 }
 
+// disks are directories on the disks that the nodes write to: a small one each, or the one that all share. The faults of a disk whose faults
+// are at will are not the machine's.
+func (c *cluster) disks() []string {
+	if !c.small {
+		return []string{c.dir}
+	}
+	var list []string
+	for _, n := range c.nodes {
+		list = append(list, filepath.Dir(n.dataDir))
+	}
+	return list
+}
+
 // close ends all nodes and removes what was made, except the folder with the logs.
 func (c *cluster) close() error {
 	var errs []error

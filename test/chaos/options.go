@@ -96,6 +96,9 @@ func (o *Options) setDefaults() error {
 	if o.PauseMax == 0 {
 		o.PauseMax = max(6*time.Second, o.PauseMin)
 	}
+	if o.PauseMin < 0 || o.PauseMax < o.PauseMin {
+		return fmt.Errorf("pauses from %v to %v: the longest must not be shorter than the shortest", o.PauseMin, o.PauseMax)
+	}
 	if o.Combined == 0 {
 		o.Combined = 0.25
 	}

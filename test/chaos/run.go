@@ -169,7 +169,7 @@ func (r *run) load(ctx context.Context, result *Result) {
 	watching, endWatching := context.WithCancel(ctx)
 	defer endWatching()
 	go func() {
-		if err := r.machine.watch(watching, r.o.Dir, r.now); err != nil {
+		if err := r.machine.watch(watching, r.cluster.disks(), r.now); err != nil {
 			r.say("watch the machine: %v", err)
 		}
 	}()

@@ -97,7 +97,7 @@ func (o *outcome) judge() {
 
 // failed tells whether any promise was broken.
 func (o *outcome) failed() bool {
-	return len(o.failures) > 0 || o.verdict.Failed() || len(o.catalog.Findings) > 0 || len(o.errors) > 0
+	return len(o.failures) > 0 || o.verdict.Failed() || len(o.catalog.Findings) > 0 || o.catalog.Undecidable() || len(o.errors) > 0
 }
 
 func (o *outcome) String() string {
@@ -109,6 +109,9 @@ func (o *outcome) String() string {
 	}
 	for _, f := range append(o.verdict.Findings, o.catalog.Findings...) {
 		fmt.Fprintln(&b, f)
+	}
+	if o.catalog.Undecided > 0 {
+		fmt.Fprintf(&b, "catalog: %d of %d histories could not be decided on\n", o.catalog.Undecided, o.catalog.Queues)
 	}
 	for i, e := range o.errors {
 		if i < 20 {

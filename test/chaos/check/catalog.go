@@ -125,6 +125,9 @@ type CatalogVerdict struct {
 	Findings                    []Finding
 }
 
+// Undecidable says that most histories took too long to check: then the check has said nothing.
+func (v *CatalogVerdict) Undecidable() bool { return 2*v.Undecided > v.Queues }
+
 // Linearizable checks the history of each queue name by itself, which is enough: linearizability is local.
 func Linearizable(ops []CatalogOp, timeout time.Duration) CatalogVerdict {
 	v := CatalogVerdict{Operations: len(ops)}

@@ -549,6 +549,17 @@ func TestLinearizable(t *testing.T) {
 	}
 }
 
+func TestUndecidable(t *testing.T) {
+	for _, c := range []struct {
+		queues, undecided int
+		want              bool
+	}{{0, 0, false}, {4, 2, false}, {4, 3, true}, {1, 1, true}} {
+		if v := (CatalogVerdict{Queues: c.queues, Undecided: c.undecided}); v.Undecidable() != c.want {
+			t.Errorf("%+v: %v", v, v.Undecidable())
+		}
+	}
+}
+
 func TestQuiet(t *testing.T) {
 	list := []Window{{Node: 0, From: 10, To: 20}, {Node: 1, From: 25, To: 40}}
 	for _, c := range []struct {

@@ -179,6 +179,9 @@ func row(o *outcome) string {
 			verdict += "; " + oneLine(o.err)
 		}
 	}
+	if n := o.result.Catalog.Undecided; n > 0 {
+		verdict += fmt.Sprintf(", %d of %d histories of the catalog undecided", n, o.result.Catalog.Queues)
+	}
 	return fmt.Sprintf("| %d | %s | %d | %d | %d | %d | %d | %d | %v | %s |", o.seed, counted(o.result.Done()), v.Confirmed, v.Counts[check.Lost],
 		v.Counts[check.Duplicate], v.Counts[check.AfterAck], v.Counts[check.Order], o.result.Errors, o.result.Gap.Round(time.Millisecond), verdict)
 }

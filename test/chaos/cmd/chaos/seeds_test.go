@@ -45,6 +45,11 @@ func TestSummary(t *testing.T) {
 			Schedule: []*chaos.Action{{Fault: "kill-one", Injected: 1, With: &chaos.Action{Fault: "stop-short", Injected: 2}},
 				{Fault: "kill-one", Injected: 3}, {Fault: "wipe"}}}
 	}
+	undecided := run(nil)
+	undecided.Catalog = check.CatalogVerdict{Queues: 9, Undecided: 2}
+	if text := row(&outcome{result: undecided}); !strings.Contains(text, "clean, 2 of 9 histories") {
+		t.Errorf("it does not tell what is undecided: %s", text)
+	}
 	list := []outcome{{seed: 1, result: run(nil)}, {seed: 2, result: run(map[string]int{check.Lost: 3}), kept: "/r/seed-2"}, {seed: 3, err: errors.New("no\nnode")}}
 	text := summary(&chaos.Options{Nodes: 3, Level: chaos.Loopback}, list)
 	for _, want := range []string{"1 clean, 2 not", "2m0s in total, 2000 messages confirmed", "4 × kill-one, 2 × stop-short.",
