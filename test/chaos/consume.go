@@ -21,6 +21,7 @@ type consumer struct {
 	prefetch int
 	requeues bool // it gives some messages back
 	gets     bool // it asks for each message with basic.get
+	rests    bool // it comes for a few seconds and stays away for longer
 	inTx     bool // it acknowledges in transactions, some of which it rolls back first
 	random   *rand.Rand
 
@@ -39,6 +40,7 @@ var errCrash = errors.New("the client crashed")
 // run consumes until ctx ends, and then closes gracefully.
 func (c *consumer) run(ctx context.Context) {
 	for ctx.Err() == nil {
+		c.rest(ctx)
 		l, err := c.connect(ctx)
 		if err != nil {
 			return
@@ -61,6 +63,30 @@ func (c *consumer) run(ctx context.Context) {
 			c.next++
 		}
 	}
+}
+
+// How long a consumer that rests stays, and the least that it is away; at most, twice as long.
+const (
+	stays = 4 * time.Second
+	away  = 10 * time.Second
+)
+
+// rest is the time for which a consumer that rests is away. When the faults are over it rests no more.
+func (c *consumer) rest(ctx context.Context) {
+	if !c.rests {
+		return
+	}
+	for end := c.r.now() + away + time.Duration(c.random.Int64N(int64(away))); c.r.now() < end && !c.r.calm.Load() && ctx.Err() == nil; {
+		c.r.waitUntil(ctx, c.r.now()+100*time.Millisecond)
+	}
+}
+
+// leaving fires when a consumer that rests has stayed long enough.
+func (c *consumer) leaving() <-chan time.Time {
+	if !c.rests {
+		return nil
+	}
+	return time.After(stays)
 }
 
 // crashing fires when the client is to drop its socket; after the faults are over it does not any more.
@@ -89,6 +115,7 @@ func (c *consumer) consumeOn(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	leaving := c.leaving()
 	canceled := c.l.ch.NotifyCancel(make(chan string, 4))
 	for {
 		// What has arrived is taken first; a pause of the queue ends a batch.
@@ -106,6 +133,10 @@ func (c *consumer) consumeOn(ctx context.Context) error {
 		select {
 		case <-ctx.Done():
 			return nil
+		case <-leaving:
+			if !c.r.calm.Load() {
+				return nil
+			}
 		case <-crash:
 			if !c.r.calm.Load() {
 				return errCrash

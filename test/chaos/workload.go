@@ -23,6 +23,7 @@ var workloads = map[string]workload{
 	"get":       getters,
 	"tx":        inTransactions,
 	"requeue":   requeuers,
+	"backlog":   backlogs,
 	"rpc":       rpc,
 	"exclusive": exclusives,
 	"catalog":   catalogs,
@@ -203,6 +204,21 @@ func inTransactions(r *run, l *link, share float64) error {
 		r.publishers = append(r.publishers, p.run)
 	}
 	r.consume("consumer of tx", q, 50, func(c *consumer) { c.inTx = true })
+	return nil
+}
+
+// backlogs: queues whose consumer is away most of the time, so that messages outlive the log's files and are in segments.
+func backlogs(r *run, l *link, share float64) error {
+	const queues = 2
+	for i := range queues {
+		q, err := r.queue(l, fmt.Sprintf("backlog-%d", i), true)
+		if err != nil {
+			return err
+		}
+		route, target := straight(q)
+		r.publish("publisher of "+q.Name(), share/queues, route, target)
+		r.consume("consumer of "+q.Name(), q, 100, func(c *consumer) { c.rests = true })
+	}
 	return nil
 }
 
