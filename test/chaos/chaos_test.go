@@ -223,6 +223,27 @@ func TestScheduleDestroysOneNode(t *testing.T) {
 	}
 }
 
+// TestMembersChangeUnderFaults: a node leaves or is removed while something happens to others, too.
+func TestMembersChangeUnderFaults(t *testing.T) {
+	met := map[string]bool{}
+	for seed := range uint64(40) {
+		o := &Options{Binary: "x", Dir: "x", Duration: 20 * time.Minute, Seed: seed, Faults: []string{"kill-one", "stop-long", "leave", "remove"}}
+		if err := o.setDefaults(); err != nil {
+			t.Fatal(err)
+		}
+		for _, a := range Schedule(o) {
+			if a.With != nil {
+				met[a.Fault+" "+a.With.Fault], met[a.With.Fault+" "+a.Fault] = true, true
+			}
+		}
+	}
+	for _, pair := range []string{"leave kill-one", "leave stop-long", "remove kill-one", "remove stop-long"} {
+		if !met[pair] {
+			t.Errorf("never: %s", pair)
+		}
+	}
+}
+
 func TestDamage(t *testing.T) {
 	for _, c := range []struct {
 		name   string

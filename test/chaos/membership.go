@@ -122,7 +122,7 @@ func left(ctx context.Context, r *run, a *Action) error {
 	if err != nil {
 		return err
 	}
-	r.sick[node.index].Store(true)
+	node.expectEnd()
 	if err := r.order(ctx, node, "leave?few"); err != nil {
 		return err
 	}
@@ -150,7 +150,6 @@ func removed(ctx context.Context, r *run, a *Action) error {
 
 // joined starts a node that is no member any more with an empty directory: it comes back as a new one.
 func joined(ctx context.Context, r *run, a *Action) error {
-	defer r.sick[a.Victims[0]].Store(false)
 	return errors.Join(wiped(ctx, r, a), started(ctx, r, a))
 }
 

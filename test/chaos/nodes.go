@@ -251,6 +251,13 @@ func (n *Node) end(s syscall.Signal, patience time.Duration) error {
 	}
 }
 
+// expectEnd says that the process is to end by itself, in its own time.
+func (n *Node) expectEnd() {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.expected = true
+}
+
 // signalKill sends SIGKILL and does not wait.
 func (n *Node) signalKill() error {
 	n.mu.Lock()
