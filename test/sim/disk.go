@@ -13,6 +13,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -57,14 +58,15 @@ type mount struct {
 	serving bool // the node has started; before, the code that writes holds mutexes, and may not be kept waiting
 	sync    time.Duration
 	full    bool
-	lies    bool          // an fsync does nothing
-	changed chan struct{} // closed and replaced when the disk gets another speed
-	died    func(error)   // ends the run at once: its votes cannot be written
+	open    map[string]*mountFile // by name, those opened last
+	lies    bool                  // an fsync does nothing
+	changed chan struct{}         // closed and replaced when the disk gets another speed
+	died    func(error)           // ends the run at once: its votes cannot be written
 }
 
 // mount gives a run the disk. sync is about how long an fsync takes.
 func (d *disk) mount(sync time.Duration, random *rand.Rand) *mount {
-	return &mount{mem: d.mem, dir: d.dir, random: random, sync: sync, changed: make(chan struct{})}
+	return &mount{mem: d.mem, dir: d.dir, random: random, sync: sync, open: map[string]*mountFile{}, changed: make(chan struct{})}
 }
 
 // cut ends a run's use of the disk as the death of its process does, or a power cut: then what was not synced is lost, or a
@@ -192,17 +194,39 @@ type mountFS struct {
 // Create makes a file.
 func (f mountFS) Create(name string) (vfs.File, error) {
 	file, err := f.FS.Create(name)
-	return &mountFile{File: file, m: f.m, unused: true, log: isLog(name)}, err
+	return f.m.opened(&mountFile{File: file, m: f.m, unused: true}, name), err
 }
 
 // Open opens a file.
 func (f mountFS) Open(name string) (vfs.File, error) {
 	file, err := f.FS.Open(name)
-	return &mountFile{File: file, m: f.m, log: isLog(name)}, err
+	return f.m.opened(&mountFile{File: file, m: f.m}, name), err
 }
 
+// Rename gives a file another name: a spare becomes a log file, and the other way.
+func (f mountFS) Rename(from, to string) error {
+	f.m.mu.Lock()
+	if file := f.m.open[from]; file != nil {
+		delete(f.m.open, from)
+		file.log.Store(isLog(to))
+		f.m.open[to] = file
+	}
+	f.m.mu.Unlock()
+	return f.FS.Rename(from, to)
+}
+
+func (m *mount) opened(f *mountFile, name string) *mountFile {
+	f.log.Store(isLog(name))
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.open[name] = f
+	return f
+}
+
+// isLog says whether a name is that of a log file in use. Those that are kept for later are spares.
 func isLog(name string) bool {
-	return path.Base(path.Dir(name)) == "wal" && strings.HasSuffix(name, ".wal")
+	ok, _ := path.Match("wal/[0-9a-f]*.wal", path.Join(path.Base(path.Dir(name)), path.Base(name)))
+	return ok
 }
 
 // mountFile is an open file. Only the fsync of a log file in use takes time: others are made by code that holds mutexes, and who
@@ -211,12 +235,12 @@ type mountFile struct {
 	vfs.File
 	m      *mount
 	unused bool // a new file that is being prepared
-	log    bool
+	log    atomic.Bool
 }
 
 // Sync takes the time of an fsync.
 func (f *mountFile) Sync() error {
-	if f.log && !f.unused {
+	if f.log.Load() && !f.unused {
 		f.m.wait(time.Hour)
 	}
 	f.unused = false
