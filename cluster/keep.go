@@ -446,7 +446,8 @@ func (c *Cluster) giveBack(now time.Time) {
 		}
 		uuid := c.uuidOf(node)
 		p := c.watcher.info(uuid)
-		if p.state != pipe.PeerAlive || now.Sub(p.since) < balanceAfter || p.status.GetDraining() || !c.upToDate(s.group, p) ||
+		// One that has just missed a status may be the leader before this one, and silent: a transfer to it would only time out.
+		if p.state != pipe.PeerAlive || now.Sub(p.since) < balanceAfter || now.Sub(p.heard) > 2*statusPeriod || p.status.GetDraining() || !c.upToDate(s.group, p) ||
 			p.status.GetClockOff() || clocks.Off(uuid, clocks.Bound) || !s.mayTake(uuid) {
 			continue
 		}

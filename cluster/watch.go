@@ -36,6 +36,7 @@ type peerInfo struct {
 	state  pipe.PeerState
 	since  time.Time      // of the state
 	status *nodev1.Status // the last one; nil: none yet
+	heard  time.Time      // when that came
 	tried  bool           // it has been heard, or not been reached where it listens, at least once
 
 	clock    skew.Reading  // the last one
@@ -155,7 +156,7 @@ func (w *watcher) heard(uuid string, s *nodev1.Status) {
 		return
 	}
 	was, before := p.state, p.status
-	p.status, p.state, p.tried = s, pipe.PeerAlive, true
+	p.status, p.heard, p.state, p.tried = s, time.Now(), pipe.PeerAlive, true
 	if was != pipe.PeerAlive {
 		p.since = time.Now()
 	}
