@@ -35,7 +35,7 @@ const (
 	walMagic     = "WRNWAL01"
 	storeMagic   = "WRNSTOR1"
 	currentMagic = "WRNCURR1"
-	formatVer    = 1
+	formatVer    = 2
 
 	batchMagic      = 0x42_4e_52_57 // "WRNB"
 	walHeaderSize   = 8 + 4 + 4 + 8 + 8 + 8 + 4

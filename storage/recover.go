@@ -106,12 +106,16 @@ func (s *Store) fresh(numbers map[uint64]bool) (bool, error) {
 }
 
 func (s *Store) firstFile() error {
+	if err := s.wal.closeSpares(); err != nil { // one that an earlier first start has left is made anew
+		return err
+	}
 	size := min(firstSize, s.o.WALFileSize)
-	f, err := s.wal.reserve(s.wal.spareName(0), size)
+	first, err := s.wal.reserve(s.wal.spareName(0), size)
 	if err != nil {
 		return err
 	}
-	if err := fill(f, 0, size); err != nil {
+	f := first.f
+	if err := s.wal.fill(f, 0, size); err != nil {
 		return diskFull(errors.Join(err, f.Close()))
 	}
 	if err := s.fs.Rename(s.wal.spareName(0), s.wal.walName(1)); err != nil {

@@ -12,11 +12,8 @@ import (
 // rotate begins the next file.
 func (w *wal) rotate() error {
 	number := w.current().number + 1
-	var taken spare
-	if err := w.watched(func() (err error) {
-		taken, err = w.takeSpare(w.walName(number))
-		return err
-	}); err != nil {
+	taken, err := w.takeSpare(w.walName(number))
+	if err != nil {
 		return err
 	}
 	if err := w.watched(func() error { return w.begin(number, taken.f) }); err != nil {

@@ -68,12 +68,12 @@ func (w *wal) provide() int {
 	if i := w.spares.best(); i >= 0 || w.isClosed() {
 		return i
 	}
-	f, err := w.reserve(w.spareName(0), w.s.o.WALFileSize)
+	made, err := w.reserve(w.spareName(0), w.s.o.WALFileSize)
 	if err != nil {
 		w.s.log.Warn("the next log file cannot be reserved", "err", err)
 		return -1
 	}
-	w.spares[0] = spare{f: f}
+	w.spares[0] = made
 	return 0
 }
 
@@ -100,7 +100,7 @@ func (w *wal) fillSpare() {
 	f := w.spares[i].f
 	for at := int64(0); at < w.s.o.WALFileSize; at += fillChunk {
 		began := time.Now()
-		if err := fill(f, at, min(at+fillChunk, w.s.o.WALFileSize)); err != nil {
+		if err := w.fill(f, at, min(at+fillChunk, w.s.o.WALFileSize)); err != nil {
 			w.s.log.Warn("the next log file cannot be filled", "err", err)
 			return
 		}
@@ -115,23 +115,34 @@ func (w *wal) fillSpare() {
 	w.spares[i].written = true
 }
 
-func fill(f vfs.File, from, to int64) error {
-	return errors.Join(f.Zero(from, to), f.Sync())
+// fill fills a part of a file. What is done to a disk under the spares' lock is watched in small parts: the log's writer may wait for
+// the lock, and one step that hangs ends the process as it would in the log.
+func (w *wal) fill(f vfs.File, from, to int64) error {
+	return w.watched(func() error { return errors.Join(f.Zero(from, to), f.Sync()) })
 }
 
-// reserve makes a file of a size.
-func (w *wal) reserve(name string, size int64) (vfs.File, error) {
+// reserve makes a file of a size. Where the file system cannot reserve space, it is filled at once.
+func (w *wal) reserve(name string, size int64) (spare, error) {
 	f, err := w.s.fs.Create(name)
 	if err != nil {
-		return nil, diskFull(err)
+		return spare{}, diskFull(err)
 	}
-	if err := f.Preallocate(size); err != nil {
-		return nil, errors.Join(diskFull(err), f.Close(), w.s.fs.Remove(name))
+	made := spare{f: f}
+	err = w.watched(func() error { return f.Preallocate(size) })
+	if errors.Is(err, errors.ErrUnsupported) {
+		made.written = true
+		err = nil
+		for at := int64(0); at < size && err == nil; at += fillChunk {
+			err = w.fill(f, at, min(at+fillChunk, size))
+		}
 	}
-	if err := f.Sync(); err != nil {
-		return nil, errors.Join(diskFull(err), f.Close())
+	if err != nil {
+		return spare{}, errors.Join(diskFull(err), f.Close(), w.s.fs.Remove(name))
 	}
-	return f, nil
+	if err := w.watched(f.Sync); err != nil {
+		return spare{}, errors.Join(diskFull(err), f.Close())
+	}
+	return made, nil
 }
 
 func diskFull(err error) error {
@@ -147,15 +158,15 @@ func (w *wal) takeSpare(name string) (spare, error) {
 	defer w.spareMu.Unlock()
 	i := w.spares.best()
 	if i < 0 {
-		f, err := w.reserve(w.spareName(0), w.s.o.WALFileSize)
+		made, err := w.reserve(w.spareName(0), w.s.o.WALFileSize)
 		if err != nil {
 			return spare{}, err
 		}
-		i, w.spares[0] = 0, spare{f: f}
+		i, w.spares[0] = 0, made
 	}
 	taken := w.spares[i]
 	w.spares[i] = spare{}
-	if err := w.s.fs.Rename(w.spareName(i), name); err != nil {
+	if err := w.watched(func() error { return w.s.fs.Rename(w.spareName(i), name) }); err != nil {
 		return spare{}, errors.Join(err, taken.f.Close())
 	}
 	return taken, nil
@@ -196,7 +207,7 @@ func (w *wal) keepSpare(name string, one spare) (bool, error) {
 		if w.spares[i].f != nil {
 			continue
 		}
-		if err := w.s.fs.Rename(name, w.spareName(i)); err != nil {
+		if err := w.watched(func() error { return w.s.fs.Rename(name, w.spareName(i)) }); err != nil {
 			return false, err
 		}
 		w.spares[i] = one

@@ -34,8 +34,13 @@ func TestFirstStartIsCutShort(t *testing.T) {
 				continue
 			}
 			g := mustGroup(t, s, 1)
-			must(t, g.Append(entries(1, 1, 3, 1, 100)))
-			check(t, g, 1, 3, 100)
+			for s.wal.current().number < 3 { // what an earlier start has left is in nobody's way
+				must(t, g.Append(entries(1, g.LastIndex()+1, g.LastIndex()+3, 1, 1000)))
+			}
+			check(t, g, 1, g.LastIndex(), 1000)
+			must(t, s.Close())
+			s = mustOpen(t, left, func(o *Options) { o.WALFileSize = 64 << 10 })
+			check(t, mustGroup(t, s, 1), 1, g.LastIndex(), 1000)
 			must(t, s.Close())
 		}
 		return nil

@@ -196,13 +196,17 @@ func overwrite(dst []byte, at int64, data []byte) []byte {
 
 func notExist(op, name string) error { return &fs.PathError{Op: op, Path: name, Err: fs.ErrNotExist} }
 
-// Create makes a file.
+// Create makes a file, or empties the one that is there.
 func (m *Mem) Create(name string) (File, error) {
 	name = path.Clean(name)
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	if !m.dirs[path.Dir(name)] {
 		return nil, notExist("create", name)
+	}
+	if node := m.files[name]; node != nil {
+		node.data, node.pending = nil, append(node.pending, memWrite{})
+		return &memFile{m, node}, nil
 	}
 	m.files[name] = &memNode{}
 	m.changed(nameChange{name, m.files[name]})

@@ -95,16 +95,11 @@ func (f osFile) Sync() error {
 }
 
 func (f osFile) Preallocate(size int64) error {
-	var err error
 	for {
-		if err = unix.Fallocate(int(f.Fd()), 0, 0, size); !errors.Is(err, unix.EINTR) {
-			break
+		if err := unix.Fallocate(int(f.Fd()), 0, 0, size); !errors.Is(err, unix.EINTR) {
+			return err
 		}
 	}
-	if errors.Is(err, unix.EOPNOTSUPP) || errors.Is(err, unix.ENOSYS) {
-		return f.Zero(0, size) // the file system cannot do it by itself
-	}
-	return err
 }
 
 // zeros is what Zero writes at once.

@@ -41,9 +41,9 @@ type File interface {
 	io.Closer
 	// Sync makes what was written durable (fdatasync).
 	Sync() error
-	// Preallocate reserves space up to size and makes the file that long.
+	// Preallocate reserves space up to size and makes the file that long; errors.ErrUnsupported: the file system cannot do that.
 	Preallocate(size int64) error
-	// Zero writes zeros into a range that Preallocate has reserved and nobody has written yet.
+	// Zero writes zeros into a range that nobody has written yet.
 	Zero(from, to int64) error
 	Truncate(size int64) error
 	Size() (int64, error)
