@@ -93,12 +93,15 @@ func (ch *Channel) readAhead(c *consumer) {
 	}
 }
 
-// stageCredit tells the shard what a consumer may have. It is called by the reader.
+// stageCredit tells the shard what a consumer may have. It is called by the reader. What a barred one may have is the writer's to say, who
+// lets it go: it has none until then, and what the reader stages may reach the shard after that.
 func (ch *Channel) stageCredit(c *consumer) {
 	ch.conn.out.mu.Lock()
-	credit := c.wanted() + c.ahead
+	barred, credit := c.barred, c.wanted()+c.ahead
 	ch.conn.out.mu.Unlock()
-	ch.conn.stage.credit(c.shard, c.id, credit)
+	if !barred {
+		ch.conn.stage.credit(c.shard, c.id, credit)
+	}
 }
 
 // watch has look called after a while. The outbox is locked.

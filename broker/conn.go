@@ -27,7 +27,8 @@ type ConnEvents interface {
 	Blocked(reason string) // the connection published during an alarm and is not read any more (Flush blocks)
 	Unblocked()
 	// Failed tells that the broker wants a channel closed, for an error that no method of the client is waiting for; one that is
-	// closed by now is passed over. It does not wait for Drain, which a client that does not read can keep from coming.
+	// closed by now is passed over. It does not wait for Drain, which a client that does not read can keep from coming; but
+	// a reader that waits for room for returns, or for a shard to take a batch, comes to it afterwards.
 	Failed(ch *Channel, err *Error)
 	Closed(err *Error) // the broker wants the connection closed (AMQP: 320 CONNECTION_FORCED, whatever the kind)
 }

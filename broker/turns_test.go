@@ -172,6 +172,36 @@ func TestSharedLimitTurns(t *testing.T) {
 	}
 }
 
+// TestLimitEndsWhileReaderIsHeldUp lets the limit end, and the reader be held up before what it has staged goes out: what the writer says
+// meanwhile of consumers that were barred is the last word.
+func TestLimitEndsWhileReaderIsHeldUp(t *testing.T) {
+	for _, global := range []bool{true, false} {
+		synctest.Test(t, func(t *testing.T) {
+			c := amqptest.NewAsyncCluster(t, broker.Options{})
+			defer c.Stop()
+			c.SetDelay(time.Millisecond)
+			s := newSharing(t, c, 1, 0, 1)
+			defer s.close()
+			s.publish(0, 0, 1)
+			s.await(func() bool { return len(s.got) == 1 })
+			s.publish(1, 0, 1)
+			time.Sleep(time.Second) // q1's message has gone back, and its consumer is barred
+			s.run(func() error {
+				if err := s.ch.Qos(0, 10, global); err != nil {
+					return err
+				}
+				time.Sleep(time.Second)
+				return nil
+			})
+			s.publish(1, 1, 1)
+			time.Sleep(time.Minute)
+			if got := fmt.Sprint(s.ofQueue(1)); got != "[0 1]" {
+				t.Errorf("global %v: of q1 there came %s", global, got)
+			}
+		})
+	}
+}
+
 // TestSharedLimitBesideAShardWithoutLeader: a consumer that was barred keeps nobody from his turn when its shard does not answer.
 func TestSharedLimitBesideAShardWithoutLeader(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
