@@ -39,6 +39,7 @@ func (p publishing) Publish(stream grpc.BidiStreamingServer[brokerv1.PublishRequ
 	if err != nil {
 		return err
 	}
+	n.owes = true
 	n.channel.ConfirmOutcomes(start.ProducerId)
 	s := &publishStream{session: n, stream: stream, producer: start.ProducerId != ""}
 	s.room.L = &s.mu

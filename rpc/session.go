@@ -26,7 +26,8 @@ type session struct {
 	awake     chan struct{} // has room for one
 	closed    chan struct{} // closed when the broker wants the session to end
 	reason    atomic.Pointer[broker.Error]
-	failed    chan *broker.Error // has room for one: the channel's first error
+	failed    chan error // has room for one: the first error that ends the stream whatever its client does
+	owes      bool       // what the writer has to tell comes before an error of the reader: outcomes
 
 	blockedMu sync.Mutex // guards blocked, for a short time
 	blocked   string     // why publishers are not read; empty: they are
@@ -35,7 +36,7 @@ type session struct {
 // open begins a session for a call's user in its vhost.
 func (s *Server) open(ctx context.Context) (*session, error) {
 	c := callerOf(ctx)
-	n := &session{server: s, awake: make(chan struct{}, 1), closed: make(chan struct{}), failed: make(chan *broker.Error, 1)}
+	n := &session{server: s, awake: make(chan struct{}, 1), closed: make(chan struct{}), failed: make(chan error, 1)}
 	n.calls, n.stopCalls = context.WithCancel(ctx)
 	conn, err := s.options.Broker.Open(ctx, c.identity, c.vhost, broker.ConnOptions{Name: c.address + " (gRPC)", Events: n})
 	if err != nil {
@@ -112,7 +113,9 @@ func (n *session) Closed(err *broker.Error) {
 }
 
 // Failed asks for the end of the session with that error.
-func (n *session) Failed(_ *broker.Channel, err *broker.Error) {
+func (n *session) Failed(_ *broker.Channel, err *broker.Error) { n.fail(err) }
+
+func (n *session) fail(err error) {
 	select {
 	case n.failed <- err:
 	default:
@@ -142,7 +145,12 @@ func (n *session) converse(ctx context.Context, read func() error, write func() 
 	var both sync.WaitGroup
 	both.Go(func() {
 		var err error
-		defer func() { ended <- err }()
+		defer func() {
+			if err != nil && !n.owes {
+				n.fail(err)
+			}
+			ended <- err
+		}()
 		defer n.contain(&err)
 		err = read()
 	})

@@ -96,7 +96,8 @@ func (c *stranger) listen(server any, stream grpc.ServerStream, info *grpc.Strea
 	if !ok {
 		return errors.New("this version of gRPC does not show what a stream receives")
 	}
-	err := handler(server, &questions{ServerStream: stream, stranger: c, from: from, many: info.IsClientStream})
+	err := handler(server, &questions{ServerStream: stream, stranger: c, from: from, many: info.IsClientStream,
+		stays: info.FullMethod == grpc_health_v1.Health_Watch_FullMethodName})
 	if cause := context.Cause(ctx); err != nil && (errors.Is(cause, errLate) || errors.Is(cause, errStopped)) {
 		return cause
 	}
@@ -114,8 +115,9 @@ type octetStream interface {
 type questions struct {
 	grpc.ServerStream
 	*stranger
-	from octetStream
-	many bool
+	from  octetStream
+	many  bool
+	stays bool // when it has asked; others end at once, and need no place among those that do
 }
 
 // RecvMsg implements grpc.ServerStream.
@@ -128,6 +130,9 @@ func (q *questions) RecvMsg(m any) error {
 		return invalid("more than one request")
 	case !errors.Is(err, io.EOF):
 		return err
+	}
+	if !q.stays {
+		return nil
 	}
 	if q.late.Stop(); !q.move(&q.of.watching, maxWatching) {
 		return errCrowded
