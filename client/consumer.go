@@ -336,18 +336,11 @@ func (k *Consumer) run(ctx context.Context, node *grpc.ClientConn, up func()) er
 	if k.isClosing() {
 		return ErrClosed
 	}
-	stream, err := brokerv1.NewConsumingServiceClient(node).Consume(ctx)
-	if err != nil {
-		return err
-	}
-	if err := stream.Send(&brokerv1.ConsumeRequest{Request: &brokerv1.ConsumeRequest_Start{Start: &k.options.start}}); err != nil {
-		return receiveError(stream, err)
-	}
-	response, err := stream.Recv()
-	if err != nil {
-		if errors.Is(err, io.EOF) || k.isOwnLock(err) {
-			return errAgain
-		}
+	stream, response, err := k.open(ctx, node)
+	switch {
+	case k.isOwnLock(err):
+		return errAgain
+	case err != nil:
 		return err
 	}
 	k.locked = time.Time{}
@@ -367,14 +360,31 @@ func (k *Consumer) run(ctx context.Context, node *grpc.ClientConn, up func()) er
 	return err
 }
 
+// open opens a stream.
+func (k *Consumer) open(ctx context.Context, node *grpc.ClientConn) (brokerv1.ConsumingService_ConsumeClient, *brokerv1.ConsumeResponse, error) {
+	stream, err := brokerv1.NewConsumingServiceClient(node).Consume(ctx)
+	if err != nil {
+		return nil, nil, err
+	}
+	if err := stream.Send(&brokerv1.ConsumeRequest{Request: &brokerv1.ConsumeRequest_Start{Start: &k.options.start}}); err != nil {
+		return nil, nil, receiveError(stream, err)
+	}
+	response, err := stream.Recv()
+	if errors.Is(err, io.EOF) {
+		err = errAgain
+	}
+	return stream, response, err
+}
+
 // lockTimeout is how long the exclusive hold of a lost stream may be in the way of the next: a node that a client has lost
 // without a word, or that is lost itself, counts as its place for a minute and some.
 const lockTimeout = 2 * time.Minute
 
 // isOwnLock tells whether an error of opening a stream again may come from this consumer's own hold of the queue, by the
-// stream before.
+// stream before. The time begins anew with whatever else is in the way: while the cluster cannot decide anything, no hold passes.
 func (k *Consumer) isOwnLock(err error) bool {
-	if !k.hasStarted() || !isLocked(err) {
+	if err == nil || !k.hasStarted() || !isLocked(err) {
+		k.locked = time.Time{}
 		return false
 	}
 	if k.locked.IsZero() {

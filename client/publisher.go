@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"strings"
 	"sync"
 	"unicode/utf8"
 
@@ -270,7 +271,8 @@ func (p *Publisher) run(ctx context.Context, node *grpc.ClientConn, up func()) e
 		halfClose(stream)
 		err = <-failed
 	}
-	if refused := (*Error)(nil); errors.As(fromStatus(err), &refused) && refused.Code == codes.ResourceExhausted && refused.Reason == "" && p.tooLarge(refused.Text) {
+	if refused := (*Error)(nil); errors.As(fromStatus(err), &refused) && refused.Code == codes.ResourceExhausted && refused.Reason == "" &&
+		strings.Contains(refused.Text, "larger than max") && p.tooLarge(refused.Text) { // gRPC's own words; a proxy may mean something else
 		return errAgain
 	}
 	return err

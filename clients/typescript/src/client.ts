@@ -314,6 +314,7 @@ export class Core {
         if (error instanceof AgainError) {
           this.logger.info("stream is opened again", { what });
         } else if (isTransient(error)) {
+          attempts.notLocked();
           this.lost(generation, error);
         } else if (!isLocked(error) || !attempts.mayBeLocked(() => this.tellLocked(what, error))) {
           throw fromStatus(error);
@@ -404,6 +405,11 @@ class Attempts {
   succeeded(): void {
     this.failed = 0;
     this.hadSucceeded = true;
+    this.lockedSince = undefined;
+  }
+
+  /** Something else is in the way: while the cluster cannot decide anything, no lock passes. */
+  notLocked(): void {
     this.lockedSince = undefined;
   }
 

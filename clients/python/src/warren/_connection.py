@@ -246,6 +246,7 @@ class Connection:
                 self.log.info("%s: stream is opened again", what)
             except grpc.aio.AioRpcError as e:
                 if is_transient(e):
+                    attempts.not_locked()
                     self.lost(generation, e)
                 elif not is_locked(e) or not attempts.may_be_locked(what, e):
                     raise from_status(e) from None
@@ -286,6 +287,10 @@ class Attempts:
     def succeeded(self) -> None:
         self._failed = 0
         self._had_succeeded = True
+        self._locked_since = None
+
+    def not_locked(self) -> None:
+        """Something else is in the way: while the cluster cannot decide anything, no lock passes."""
         self._locked_since = None
 
     def may_be_locked(self, what: str, status: grpc.aio.AioRpcError) -> bool:
