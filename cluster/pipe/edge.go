@@ -78,12 +78,14 @@ func (e *Edge) LeaderChanged(shard queue.ShardID) {
 }
 
 // SessionOver tells that a run of another node is over for good, and the runs before it: what its local shard has not
-// answered is answered as if all its queues were deleted. It does not block.
+// answered is answered as if all its queues were deleted, unless the node turns out to be there. It does not block.
 func (e *Edge) SessionOver(s queue.SessionID) {
 	e.mu.Lock()
 	e.over[s.Node()] = max(e.over[s.Node()], s)
 	e.mu.Unlock()
-	e.LeaderChanged(queue.LocalShard | queue.ShardID(s.Node()))
+	if p := (*e.pipes.Load())[queue.LocalShard|queue.ShardID(s.Node())]; p != nil {
+		p.again()
+	}
 }
 
 // isOver tells whether a run of the node is known to be over.

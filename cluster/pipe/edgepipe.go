@@ -145,6 +145,18 @@ func (p *pipe) lost() {
 	p.schedule(p.pause/2 + rand.N(p.pause/2+1))
 }
 
+// again says hello once more, to find out whether the other end is there.
+func (p *pipe) again() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.closed {
+		return
+	}
+	p.phase, p.pause = down, 0
+	p.host, p.link, p.greeting = nil, nil, nil
+	p.schedule(0)
+}
+
 // leaderChanged goes to another leader at once.
 func (p *pipe) leaderChanged() {
 	node, ok := p.edge.leader(p.shard)

@@ -32,7 +32,7 @@ import (
 //	            delivery, if the code is Message
 //	cancels     generation u32 | count u32 | consumer u64 …
 const (
-	frameVersion = 1
+	frameVersion = 2
 
 	itemGreeting   = 1
 	itemHello      = 2

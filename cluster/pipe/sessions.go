@@ -13,6 +13,9 @@ import (
 func (h *Host) hello(s stream, hi *hello) {
 	h.mu.Lock()
 	if a := h.attached[hi.session]; h.leading && h.term >= hi.term && (a == nil || a.generation <= hi.generation) {
+		if a != nil && a.stream != s {
+			a.stream.reset(a.generation) // what still comes by the link before must not get behind this SessionUp
+		}
 		h.detachLocked(hi.session)
 		h.attached[hi.session] = &attachment{s, hi.generation, hi}
 		h.helloes++
