@@ -36,6 +36,7 @@ type group struct {
 
 	changing sync.Mutex // held while an instance is started or stopped
 	ended    bool       // there will be no other instance; guarded by changing
+	halted   bool       // there will be none until resume; guarded by changing
 
 	// next is the number of the seat that is to take this one's place, as the others are told; 0: none is.
 	next atomic.Uint64
@@ -126,6 +127,7 @@ var errEnded = errors.New("the group has ended")
 func (g *group) start(first *raft.Configuration) error {
 	g.changing.Lock()
 	defer g.changing.Unlock()
+	g.halted = false
 	return g.startLocked(first)
 }
 
@@ -222,7 +224,7 @@ func (g *group) stopLocked() {
 func (g *group) restart(why string) {
 	g.changing.Lock()
 	defer g.changing.Unlock()
-	if g.ended {
+	if g.ended || g.halted {
 		return
 	}
 	g.log.Warn("Raft instance is made anew", "group", g.name, "why", why)
@@ -238,6 +240,7 @@ func (g *group) halt(why string) {
 	g.changing.Lock()
 	defer g.changing.Unlock()
 	g.log.Warn("Raft instance is stopped for a while", "group", g.name, "why", why)
+	g.halted = true
 	g.stopLocked()
 }
 
@@ -509,6 +512,9 @@ func (g *group) passedOver(r *raft.Raft, facade *raftnet.Group, q *raft.RequestV
 	time.Sleep(time.Duration(turn) * splitPause)
 	if leader, _ := r.LeaderWithID(); leader != "" || r.State() != raft.Follower || r.CurrentTerm() != q.Term {
 		return // another had its turn, or the candidate has deposed nobody
+	}
+	if facade.Voted() >= q.Term {
+		return // for another, who may win
 	}
 	now := time.Now()
 	g.mu.Lock()

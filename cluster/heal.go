@@ -82,6 +82,8 @@ const (
 	healPause = 10 * time.Second
 	// maxTold is how long others are asked to remove a seat. Two nodes that ask at the same time get no answer.
 	maxTold = 30 * time.Second
+	// maxRebuild is how long other replicas wait while a new seat has no vote; it goes on by itself then.
+	maxRebuild = 10 * time.Minute
 )
 
 func newHealer(c *Cluster) *healer { return &healer{c: c, rest: map[queue.ShardID]time.Time{}} }
@@ -132,14 +134,14 @@ func (h *healer) begin(now time.Time, s *shard, why error) bool {
 	return true
 }
 
-// canSpare tells whether a group that has a leader can do without this node's seat for a while: that has no vote, or the members are
-// what they should be and those that remain have a majority that lives.
+// canSpare tells whether a group that has a leader can do without this node's seat for a while: another is whole, and this has no vote,
+// or the members are what they should be and those that remain have a majority that lives.
 func (c *Cluster) canSpare(s *shard, nodes []uint16) bool {
 	leader := c.report(s.group.id)
 	if leader == nil || len(leader.Seats) == 0 {
 		return false
 	}
-	votes, others, well := false, 0, 0
+	votes, others, well, whole := false, 0, 0, false
 	for _, seat := range leader.Seats {
 		switch {
 		case !seat.Votes:
@@ -149,10 +151,20 @@ func (c *Cluster) canSpare(s *shard, nodes []uint16) bool {
 			others++
 			if c.claims(s.group.id, seat.Server) {
 				well++
+				whole = whole || c.isWhole(s.group.id, seat.Server)
 			}
 		}
 	}
-	return !votes || c.isSettled(&place.Shard{Nodes: nodes}, leader) && 2*well > others
+	return whole && (!votes || c.isSettled(&place.Shard{Nodes: nodes}, leader) && 2*well > others)
+}
+
+// isWhole tells whether no damage is known of another node's replica. One without must be left: of two that are damaged each may have what
+// the other lacks.
+func (c *Cluster) isWhole(group uint32, server string) bool {
+	p := c.watcher.info(raftnet.NodeOf(server))
+	return slices.ContainsFunc(p.status.GetGroups(), func(g *nodev1.GroupStatus) bool {
+		return g.Group == group && g.Damage == "" && g.Found == ""
+	})
 }
 
 // proceed goes on with the replica that is being rebuilt.
@@ -183,6 +195,8 @@ func (h *healer) proceed(now time.Time) {
 		h.now = nil
 	case s.votes():
 		c.log.Info("a replica that was damaged is whole again", "shard", s.id)
+		h.now = nil
+	case now.Sub(b.told) > maxRebuild:
 		h.now = nil
 	}
 }

@@ -116,6 +116,7 @@ type Group struct {
 	server   string
 	requests chan raft.RPC
 	deciding atomic.Int32    // requests for this seat's vote that are not answered yet
+	granted  atomic.Uint64   // the latest term in which it gave its vote
 	life     context.Context // ends when the group is closed
 	endLife  context.CancelFunc
 
@@ -248,7 +249,12 @@ func (g *Group) judge(command any) {
 
 // voted looks at a vote that this seat has given.
 func (g *Group) voted(q *raft.RequestVoteRequest, response any) {
-	if p, ok := response.(*raft.RequestVoteResponse); !ok || p.Granted {
+	p, ok := response.(*raft.RequestVoteResponse)
+	if !ok {
+		return
+	}
+	if p.Granted {
+		g.granted.Store(q.Term) // votes are given one after the other, in terms that grow
 		return
 	}
 	g.mu.Lock()
@@ -259,6 +265,9 @@ func (g *Group) voted(q *raft.RequestVoteRequest, response any) {
 
 // Deciding tells whether somebody waits for this seat's vote, and may have it already: it is being written.
 func (g *Group) Deciding() bool { return g.deciding.Load() > 0 }
+
+// Voted is the latest term in which this seat has given another its vote, 0 for none since it was made.
+func (g *Group) Voted() (term uint64) { return g.granted.Load() }
 
 // Release ends the waiting for seats that are away: this one does not lead any more.
 func (g *Group) Release() {
