@@ -39,7 +39,7 @@ type Options struct {
 	// OperationTimeout bounds every operation that waits for the cluster. Default and most: DeclareTime.
 	OperationTimeout time.Duration
 	// FreshTimeout bounds how long a publish waits, at the head of a batch, for this node to know that its routes are
-	// current. Default 5 s.
+	// current: longer than a few leaders of the catalog in a row take to be replaced, each some four seconds if it falls silent. Default 15 s.
 	FreshTimeout time.Duration
 	// MaxChannelConsumers bounds the consumers of one channel. Default 0: no bound.
 	MaxChannelConsumers int
@@ -65,7 +65,7 @@ func (o *Options) setDefaults() {
 	o.MaxUnconfirmedMessages = cmp.Or(o.MaxUnconfirmedMessages, 8192)
 	o.OperationTimeout = min(cmp.Or(o.OperationTimeout, DeclareTime), DeclareTime)
 	o.ConsumerTimeout = max(0, cmp.Or(o.ConsumerTimeout, 30*time.Minute))
-	o.FreshTimeout = cmp.Or(o.FreshTimeout, 5*time.Second)
+	o.FreshTimeout = cmp.Or(o.FreshTimeout, 15*time.Second)
 }
 
 // Broker is the use cases of one node.

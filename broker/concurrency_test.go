@@ -7,11 +7,14 @@ import (
 	"slices"
 	"sync"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/warrenmq/warren/broker"
 	"github.com/warrenmq/warren/internal/amqptest"
+	raftv1 "github.com/warrenmq/warren/proto/raft/v1"
 	"github.com/warrenmq/warren/raftfsm"
+	"github.com/warrenmq/warren/raftfsm/catalog"
 	"github.com/warrenmq/warren/raftfsm/queue"
 )
 
@@ -384,6 +387,48 @@ func TestFreshnessIsAwaited(t *testing.T) {
 	}
 	if frames := d.drain(); !slices.Equal(frames, []string{"1 ack 1"}) {
 		t.Errorf("%q", frames)
+	}
+}
+
+// TestRefusalsAreNotStale: a declare or a use that this node's copy of the catalog refuses waits until the copy is known to be current, and
+// is judged by what it says then.
+func TestRefusalsAreNotStale(t *testing.T) {
+	for name, refused := range map[string]func(ctx context.Context, ch *broker.Channel) error{
+		"declare": func(ctx context.Context, ch *broker.Channel) error {
+			_, err := ch.DeclareQueue(ctx, &broker.QueueDeclare{Name: "durable"})
+			return err
+		},
+		"use": func(ctx context.Context, ch *broker.Channel) error {
+			_, err := ch.PurgeQueue(ctx, "locked")
+			return err
+		},
+	} {
+		synctest.Test(t, func(t *testing.T) {
+			c := amqptest.NewCluster(t, broker.Options{FreshTimeout: time.Minute})
+			_, ch := openDoor(t, c)
+			_, owner := openDoor(t, c)
+			if _, err := ch.DeclareQueue(t.Context(), &broker.QueueDeclare{Name: "durable", Durable: true}); err != nil {
+				t.Fatal(err)
+			}
+			if _, err := owner.DeclareQueue(t.Context(), &broker.QueueDeclare{Name: "locked", Exclusive: true}); err != nil {
+				t.Fatal(err)
+			}
+			ids := []uint64{uint64(c.Find("durable").ID), uint64(c.Find("locked").ID)}
+			c.SetCutOff(true)
+			done := make(chan error, 1)
+			go func() { done <- refused(t.Context(), ch) }()
+			time.Sleep(time.Second)
+			select {
+			case err := <-done:
+				t.Fatalf("%s: a copy that may be stale has refused it: %v", name, err)
+			default:
+			}
+			c.SetCutOff(false) // and the copy holds what it lacked
+			c.MustPropose(catalog.DeleteQueue(&raftv1.DeleteQueue{Ids: ids}))
+			if err := <-done; name == "declare" && err != nil || name == "use" && !broker.IsKind(err, broker.NotFound) {
+				t.Errorf("%s: %v", name, err)
+			}
+		})
 	}
 }
 

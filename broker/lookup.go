@@ -19,17 +19,18 @@ func (c *Conn) findQueue(name string) (q *catalog.Queue) {
 	return q
 }
 
-// lookupQueue returns the queue of that name, which the connection may use. That there is none is only said when this
-// node knows it.
+// lookupQueue returns the queue of that name, which the connection may use. That there is none, or that it may not, is only said when
+// this node knows it.
 func (c *Conn) lookupQueue(ctx context.Context, name string) (*catalog.Queue, error) {
+	if q := c.findQueue(name); q != nil && c.mayUse(q) == nil {
+		return q, nil
+	}
+	if err := c.broker.awaitFresh(ctx); err != nil {
+		return nil, err
+	}
 	q := c.findQueue(name)
 	if q == nil {
-		if err := c.broker.awaitFresh(ctx); err != nil {
-			return nil, err
-		}
-		if q = c.findQueue(name); q == nil {
-			return nil, noQueue(name, c.vhost.name)
-		}
+		return nil, noQueue(name, c.vhost.name)
 	}
 	return q, c.mayUse(q)
 }

@@ -84,6 +84,10 @@ func (ch *Channel) declareActive(ctx context.Context, name string, d *QueueDecla
 
 // declareOnce finds or creates the queue; not done means that somebody else changed it meanwhile.
 func (ch *Channel) declareOnce(ctx context.Context, name string, d *QueueDeclare) (ok QueueOK, done bool, err error) {
+	// A copy that lacks a change would have it refused by a queue that is gone (P7).
+	if err := ch.conn.broker.awaitFresh(ctx); err != nil {
+		return QueueOK{}, false, err
+	}
 	q := ch.conn.findQueue(name)
 	if q == nil {
 		return ch.createQueue(ctx, name, d)
