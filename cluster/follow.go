@@ -82,7 +82,7 @@ func (f *follower) run(ctx context.Context) {
 		}
 		select {
 		case <-f.wake:
-		case <-time.After(50 * time.Millisecond):
+		case <-time.After(followPause):
 		case <-ctx.Done():
 		}
 	}
@@ -142,7 +142,13 @@ func (f *follower) caughtUp() {
 	}
 }
 
-var errSilent = errors.New("the catalog's leader is silent")
+var (
+	errSilent      = errors.New("the catalog's leader is silent")
+	errOtherLeader = errors.New("the catalog has another leader, or none")
+)
+
+// followPause is how often it is looked who leads.
+const followPause = 50 * time.Millisecond
 
 // followThere follows a leader on another node until it does not lead any more.
 func (f *follower) followThere(ctx context.Context, leader string) error {
@@ -151,17 +157,17 @@ func (f *follower) followThere(ctx context.Context, leader string) error {
 		return err
 	}
 	ctx, cancel := context.WithCancelCause(ctx)
-	defer cancel(nil)
-	stream, err := control.Follow(ctx)
-	if err != nil {
-		return fmt.Errorf("follow node %s: %w", leader, err)
-	}
 	silence := time.AfterFunc(2*leaseTime, func() { cancel(errSilent) })
 	defer silence.Stop()
-	var sender sync.WaitGroup
-	sender.Go(func() { f.tell(ctx, stream, leader) })
-	defer sender.Wait()
+	var others sync.WaitGroup
+	defer others.Wait()
 	defer cancel(nil)
+	others.Go(func() { f.whileLeads(ctx, leader, cancel) })
+	stream, err := control.Follow(ctx)
+	if err != nil {
+		return fmt.Errorf("follow node %s: %w", leader, errors.Join(err, context.Cause(ctx)))
+	}
+	others.Go(func() { f.tell(ctx, stream) })
 	for {
 		response, err := stream.Recv()
 		if err != nil {
@@ -176,6 +182,24 @@ func (f *follower) followThere(ctx context.Context, leader string) error {
 		}
 		f.granted(response)
 		f.caughtUp()
+	}
+}
+
+// whileLeads ends the following of a leader when there is another, or none: the one before may be silent, and would be waited for.
+func (f *follower) whileLeads(ctx context.Context, leader string, end context.CancelCauseFunc) {
+	ticker := time.NewTicker(followPause)
+	defer ticker.Stop()
+	for {
+		if now, _ := f.c.catalog.leader(); now != leader {
+			end(errOtherLeader)
+			return
+		}
+		select {
+		case <-f.wake:
+		case <-ticker.C:
+		case <-ctx.Done():
+			return
+		}
 	}
 }
 
@@ -194,7 +218,7 @@ func (f *follower) granted(response *nodev1.FollowResponse) {
 }
 
 // tell says what the copy holds, at once when it changes, and asks for leases.
-func (f *follower) tell(ctx context.Context, stream grpc.BidiStreamingClient[nodev1.FollowRequest, nodev1.FollowResponse], leader string) {
+func (f *follower) tell(ctx context.Context, stream grpc.BidiStreamingClient[nodev1.FollowRequest, nodev1.FollowResponse]) {
 	ticker := time.NewTicker(leasePause)
 	defer ticker.Stop()
 	for ping := true; ; {
@@ -219,10 +243,6 @@ func (f *follower) tell(ctx context.Context, stream grpc.BidiStreamingClient[nod
 		case <-ticker.C:
 			ping = true
 		case <-ctx.Done():
-			return
-		}
-		if now, _ := f.c.catalog.leader(); now != leader {
-			stream.CloseSend()
 			return
 		}
 	}

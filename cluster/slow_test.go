@@ -36,7 +36,7 @@ func TestLeasesFromASlowLeader(t *testing.T) {
 			f.c.catalog.group = &group{} // that knows no leader
 			ctx, cancel := context.WithCancel(t.Context())
 			defer cancel()
-			go f.tell(ctx, slowLeader{f: f, after: after}, "")
+			go f.tell(ctx, slowLeader{f: f, after: after})
 			time.Sleep(after + time.Millisecond)
 			for range 100 {
 				if f.fresh() != nil {
