@@ -72,10 +72,10 @@ func (v *traveller) visit(n *Node) error {
 		return err
 	}
 	defer conn.Close()
-	closed := conn.NotifyClose(make(chan *amqp.Error, 1))
+	closed := &ending{came: conn.NotifyClose(make(chan *amqp.Error, 1))}
 	// why prefers what the server said to what a call made of it.
 	why := func(err error) error {
-		if reason := <-closed; reason != nil {
+		if reason := closed.wait(); reason != nil {
 			return reason
 		}
 		return err
@@ -139,13 +139,30 @@ func (v *traveller) visit(n *Node) error {
 	}
 }
 
+// ending is how a connection ended, which the library tells once: whoever hears it keeps it for the others.
+type ending struct {
+	came   chan *amqp.Error
+	reason *amqp.Error
+}
+
+func (e *ending) wait() *amqp.Error { return e.note(<-e.came) }
+
+// note takes what has come; nil comes for ever once the reason has.
+func (e *ending) note(came *amqp.Error) *amqp.Error {
+	if came != nil {
+		e.reason = came
+	}
+	return e.reason
+}
+
 // await waits for a message's confirm. It ends the visit, with the reason, when the connection has ended, and without one when the message
 // was refused.
-func (v *traveller) await(conn *amqp.Connection, closed chan *amqp.Error, number int, confirm *amqp.DeferredConfirmation) (end bool, err error) {
+func (v *traveller) await(conn *amqp.Connection, closed *ending, number int, confirm *amqp.DeferredConfirmation) (end bool, err error) {
 	var reason *amqp.Error
 	select {
 	case <-confirm.Done():
-	case reason = <-closed:
+	case came := <-closed.came:
+		reason = closed.note(came)
 	}
 	switch {
 	case reason == nil && !conn.IsClosed() && !confirm.Acked():
@@ -157,7 +174,7 @@ func (v *traveller) await(conn *amqp.Connection, closed chan *amqp.Error, number
 		v.mu.Unlock()
 		return false, nil
 	case reason == nil: // the library tells what is open as done then
-		reason = <-closed
+		reason = closed.wait()
 	}
 	if reason == nil {
 		return true, errors.New("closed")
