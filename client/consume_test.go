@@ -70,6 +70,47 @@ func TestOwnLock(t *testing.T) {
 	}
 }
 
+// TestOwnLockBesideAnOutage: while no node can decide anything no lock passes either, so that time does not count.
+func TestOwnLockBesideAnOutage(t *testing.T) {
+	locked := refused(t, codes.FailedPrecondition, client.ResourceLocked, "queue 'q' in vhost '/' in exclusive use")
+	synctest.Test(t, func(t *testing.T) {
+		begun := time.Now()
+		var outage func(stream consumeServer) error
+		script := []func(consumeServer) error{
+			func(stream consumeServer) error {
+				if err := stream.Send(startedResponse); err != nil {
+					return err
+				}
+				return status.Error(codes.Unavailable, "lost")
+			},
+			func(consumeServer) error { return locked },
+			func(stream consumeServer) error { return outage(stream) }, // and what it becomes
+		}
+		outage = func(consumeServer) error {
+			if time.Since(begun) > 3*time.Minute {
+				outage = func(consumeServer) error {
+					outage = func(stream consumeServer) error {
+						if err := deliver(stream, "hello"); err != nil {
+							return err
+						}
+						<-stream.Context().Done()
+						return nil
+					}
+					return locked
+				}
+			}
+			return status.Error(codes.Unavailable, "no majority")
+		}
+		k, err := serveScript(t, &scriptedConsuming{script: script}).Consume(t.Context(), "q", client.WithExclusive())
+		if err != nil {
+			t.Fatal(err)
+		}
+		if d, err := k.Next(t.Context()); err != nil || string(d.Body) != "hello" {
+			t.Errorf("came %v, %v", d, err)
+		}
+	})
+}
+
 // TestWhatCameBeforeTheEnd has a queue deleted whose messages have been received, and settled by that: they are given out.
 func TestWhatCameBeforeTheEnd(t *testing.T) {
 	gone := refused(t, codes.NotFound, client.NotFound, "no queue 'q'")

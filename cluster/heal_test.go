@@ -13,6 +13,7 @@ import (
 
 	"github.com/warrenmq/warren/broker"
 	"github.com/warrenmq/warren/raftfsm/queue"
+	"github.com/warrenmq/warren/storage"
 )
 
 // flip flips a bit of the only place in some of a node's files where there is a text.
@@ -177,6 +178,20 @@ func TestDamagedLeaderStarvesFollowers(t *testing.T) {
 		s := members[at].shard(0)
 		return s != nil && s.server() != before && s.votes()
 	})
+}
+
+// TestTheLastWholeCopyStays: of two replicas in which damage was found each may have what the other lacks. None is given up.
+func TestTheLastWholeCopyStays(t *testing.T) {
+	members := startMembersOf(t, 2, 1)
+	a, b := members[0].shard(0), members[1].shard(0)
+	spares := func() bool { return b.c.canSpare(b, b.c.placementOf(b.group.id)) }
+	eventually(t, "the other is whole, and can be relied on", spares)
+	a.found.Store(&finding{storage.ErrCorrupt}) // as met does, but that nothing is done about it
+	a.c.statusChanged()
+	eventually(t, "it is told that the other is damaged", func() bool { return !b.c.isWhole(b.group.id, string(a.server())) })
+	if spares() {
+		t.Error("the copy that may be the only one is given up")
+	}
 }
 
 // TestDamageWhileRunningAlone: the only replica there is goes on with the damage that was found in it, and it is told.

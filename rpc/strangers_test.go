@@ -164,6 +164,32 @@ func TestStrangersAreFewAndSoonGone(t *testing.T) {
 	})
 }
 
+// TestWatchersKeepNobodyFromAsking: a single question is answered, however many watch.
+func TestWatchersKeepNobodyFromAsking(t *testing.T) {
+	strange(t, func(t *testing.T, s *Server, c *grpc.ClientConn) {
+		crowd := func(n int) {
+			s.strangers.mu.Lock()
+			defer s.strangers.mu.Unlock()
+			s.strangers.watching += n
+		}
+		crowd(maxWatching)
+		if code := check(t, c, ""); code != codes.OK {
+			t.Errorf("a single question: %v", code)
+		}
+		one := begin(t, c, "/grpc.health.v1.Health/Watch")
+		if err := one.SendMsg(&grpc_health_v1.HealthCheckRequest{}); err != nil {
+			t.Fatal(err)
+		}
+		if err := one.CloseSend(); err != nil {
+			t.Fatal(err)
+		}
+		if err := one.RecvMsg(&grpc_health_v1.HealthCheckResponse{}); status.Code(err) != codes.ResourceExhausted {
+			t.Errorf("one more who watches: %v", err)
+		}
+		crowd(-maxWatching)
+	})
+}
+
 // TestShutdownWaitsForNoStranger: nor for a stream that has not said what it wants.
 func TestShutdownWaitsForNoStranger(t *testing.T) {
 	strange(t, func(t *testing.T, s *Server, c *grpc.ClientConn) {
