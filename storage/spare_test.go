@@ -146,6 +146,7 @@ func TestTornBatchInUsedFile(t *testing.T) {
 	g := mustGroup(t, s, 1)
 	one := func() { must(t, g.Append(entries(1, g.LastIndex()+1, g.LastIndex()+1, 1, 439))) } // a batch of 520 octets
 	file := func(number uint64) {
+		one() // whoever is answered knows that the writer runs
 		for s.wal.current().number < number {
 			one()
 		}
@@ -162,6 +163,7 @@ func TestTornBatchInUsedFile(t *testing.T) {
 	for (s.wal.tail+batchHeaderSize+8)%512 != 0 { // its header ends where a sector does
 		one()
 	}
+	s.wal.background.Wait() // nothing but the batch is synced from here on
 	former := make([]byte, 520)
 	must(t, readFull(s.wal.current().f, former, s.wal.tail))
 	// The mark of an idle writer may have taken the place of its header.
