@@ -181,6 +181,28 @@ func (c *catalogClient) ask(l *link, o check.CatalogOp) (check.Answer, error) {
 // has it too.
 func isMissing(err error) bool { return strings.Contains(err.Error(), "no queue") }
 
+// routed is what a confirm says about the binding.
+func routed(confirm amqp.Confirmation, returns <-chan amqp.Return) check.Answer {
+	switch {
+	case wasReturned(returns):
+		return check.Unroutable
+	case !confirm.Ack:
+		return check.Unknown // a queue that is being deleted, or a node that does not know
+	}
+	return check.OK
+}
+
+// wasReturned tells whether a message was returned before its confirm. The channel of returns is closed when the link ends, perhaps
+// between the confirm and this question: that is no return.
+func wasReturned(returns <-chan amqp.Return) bool {
+	select {
+	case _, returned := <-returns:
+		return returned
+	default:
+		return false
+	}
+}
+
 // route publishes with the mandatory flag: what is not returned before its confirm was routed.
 func (c *catalogClient) route(l *link, key string) (check.Answer, error) {
 	if err := l.ch.PublishWithContext(context.Background(), catalogExchange, key, true, false, amqp.Publishing{}); err != nil {
@@ -191,15 +213,7 @@ func (c *catalogClient) route(l *link, key string) (check.Answer, error) {
 		if !open {
 			return check.Unknown, errLost
 		}
-		select {
-		case <-c.returns:
-			return check.Unroutable, nil
-		default:
-		}
-		if !confirm.Ack {
-			return check.Unknown, nil // a queue that is being deleted; nothing is said about the binding
-		}
-		return check.OK, nil
+		return routed(confirm, c.returns), nil
 	case <-time.After(catalogPatience):
 		return check.Unknown, errors.New("no confirm from the catalog's exchange")
 	}

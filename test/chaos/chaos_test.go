@@ -11,6 +11,8 @@ import (
 	"testing"
 	"time"
 
+	amqp "github.com/rabbitmq/amqp091-go"
+
 	"github.com/warrenmq/warren/test/chaos/check"
 	"github.com/warrenmq/warren/test/process"
 )
@@ -111,6 +113,35 @@ func TestEndsOfNodes(t *testing.T) {
 			notes := m.judgeEnds(func(check.Finding) { found = true })
 			if found != c.finding || (len(notes) > 0) == c.finding {
 				t.Fatalf("finding %v, notes %q", found, notes)
+			}
+		})
+	}
+}
+
+// TestLinkEndsBehindAConfirm: that the channel of returns is closed says nothing about the binding.
+func TestLinkEndsBehindAConfirm(t *testing.T) {
+	for _, c := range []struct {
+		name                  string
+		ack, returned, closed bool
+		answer                check.Answer
+	}{
+		{"routed", true, false, false, check.OK},
+		{"returned", true, true, false, check.Unroutable},
+		{"refused", false, false, false, check.Unknown},
+		{"routed, and the link ends", true, false, true, check.OK},
+		{"returned, and the link ends", true, true, true, check.Unroutable},
+		{"refused, and the link ends", false, false, true, check.Unknown},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			returns := make(chan amqp.Return, 1)
+			if c.returned {
+				returns <- amqp.Return{}
+			}
+			if c.closed {
+				close(returns)
+			}
+			if answer := routed(amqp.Confirmation{Ack: c.ack}, returns); answer != c.answer {
+				t.Fatal(answer)
 			}
 		})
 	}

@@ -100,12 +100,7 @@ func (s *rpcServer) answer(l *link, d amqp.Delivery, returns chan amqp.Return) e
 	case <-l.closed:
 		return errLost
 	}
-	unroutable := false
-	select {
-	case <-returns:
-		unroutable = true
-	default:
-	}
+	unroutable := wasReturned(returns)
 	s.r.replies.sent(d.CorrelationId, confirm.Acked() && !unroutable, unroutable)
 	return d.Ack(false)
 }
