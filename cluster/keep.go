@@ -602,23 +602,43 @@ func (c *Cluster) handOver(ctx context.Context) {
 	}
 }
 
-// checkpoint makes checkpoints of the shards that keep log files from retiring.
+// tidyPeriod is how often it is looked whether shards keep space on the disk that they need no more.
+const tidyPeriod = 5 * time.Second
+
+// checkpoint makes checkpoints of the shards that keep log files from retiring, or space that they need no more.
 func (c *Cluster) checkpoint(ctx context.Context) {
+	ticker := time.NewTicker(tidyPeriod)
+	defer ticker.Stop()
 	for {
 		select {
 		case ids := <-c.o.Store.NeedsCheckpoint():
 			for _, id := range ids {
-				if s := c.shard(queue.ShardID(id)); s != nil && ctx.Err() == nil {
-					if err := s.checkpoint(); err != nil && ctx.Err() == nil {
-						c.log.Warn("checkpoint", "shard", id, "err", err)
-					}
-					if c.report(id) == nil && s.store.LastIndex() > s.host.Applied() && ctx.Err() == nil {
-						c.log.Warn("a shard without a leader keeps log files: what of it has come here and is not applied is not given up", "shard", id)
-					}
+				s := c.shard(queue.ShardID(id))
+				if s == nil {
+					continue
+				}
+				c.checkpointOf(ctx, s)
+				if c.report(id) == nil && s.store.LastIndex() > s.host.Applied() && ctx.Err() == nil {
+					c.log.Warn("a shard without a leader keeps log files: what of it has come here and is not applied is not given up", "shard", id)
+				}
+			}
+		case <-ticker.C:
+			for _, s := range c.shards() {
+				if s.wasteful() {
+					c.checkpointOf(ctx, s)
 				}
 			}
 		case <-ctx.Done():
 			return
 		}
+	}
+}
+
+func (c *Cluster) checkpointOf(ctx context.Context, s *shard) {
+	if ctx.Err() != nil {
+		return
+	}
+	if err := s.checkpoint(); err != nil && ctx.Err() == nil {
+		c.log.Warn("checkpoint", "shard", s.id, "err", err)
 	}
 }

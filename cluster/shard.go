@@ -36,7 +36,18 @@ type shard struct {
 	configuration   raft.Configuration
 	configurationAt uint64
 	entries         []pipe.Entry
-	lost            bool // the log has failed: nothing is applied any more
+	lost            bool   // the log has failed: nothing is applied any more
+	saved           volume // of the state that is on the disk
+}
+
+// volume is what a state holds: messages, ready or not, and octets of those that are ready.
+type volume struct{ messages, readyBytes uint64 }
+
+func volumeOf(state interface {
+	Contents() (messages, readyBytes uint64)
+}) (c volume) {
+	c.messages, c.readyBytes = state.Contents()
+	return c
 }
 
 // agreement is the members of a group that a majority has agreed on last, as far as the replica has applied the log.
@@ -155,9 +166,49 @@ func (s *shard) Propose(term uint64, entry []byte) error {
 
 // pin gives the present state, for a snapshot that goes to another node.
 func (s *shard) pin() raftstore.Pinned {
+	p, _ := s.pinned()
+	return p
+}
+
+func (s *shard) pinned() (raftstore.Pinned, volume) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return raftstore.Pinned{Index: s.index, Term: s.term, Configuration: s.configuration, ConfigIndex: s.configurationAt, State: s.host.Snapshot()}
+	state := s.host.Snapshot()
+	return raftstore.Pinned{Index: s.index, Term: s.term, Configuration: s.configuration, ConfigIndex: s.configurationAt, State: state}, volumeOf(state)
+}
+
+// wasteful tells whether a checkpoint would give back much of the disk though the log does not ask for one, which it does when a file
+// begins: what was purged or consumed would stay for as long as nobody publishes, and with a resource alarm nobody can. There are two such
+// cases: at least half of what the state had on the disk has gone, and an earlier checkpoint came before the entries for which the
+// group keeps log files were applied.
+func (s *shard) wasteful() bool {
+	c, ok := s.store.LatestCheckpoint()
+	if s.store.KeepsLog() && (!ok || c.Index < s.host.Applied()) {
+		return true
+	}
+	if !s.store.HasSegments() {
+		return false
+	}
+	now := volumeOf(s.host)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return 2*now.messages < s.saved.messages || 2*now.readyBytes < s.saved.readyBytes
+}
+
+// save makes a state the one on the disk.
+func (s *shard) save(sink raft.SnapshotSink, state *queue.Snapshot) error {
+	err := raftstore.SaveState(sink, state)
+	s.noteSaved(volumeOf(state), err)
+	return err
+}
+
+func (s *shard) noteSaved(c volume, err error) {
+	s.met(err)
+	if err == nil {
+		s.mu.Lock()
+		s.saved = c
+		s.mu.Unlock()
+	}
 }
 
 // checkpoint makes the state durable, so that log files can retire.
@@ -168,8 +219,9 @@ func (s *shard) checkpoint() error {
 	}
 	switch err := r.Snapshot().Error(); {
 	case errors.Is(err, raft.ErrNothingNewToSnapshot): // nothing was applied since the start: the checkpoint is of this state
-		err := raftstore.SaveAgain(s.store, s.pin())
-		s.met(err)
+		p, c := s.pinned()
+		err := raftstore.SaveAgain(s.store, p)
+		s.noteSaved(c, err)
 		return err
 	case errors.Is(err, raft.ErrRaftShutdown):
 		return nil
@@ -251,9 +303,7 @@ type pinnedShard struct {
 
 // Persist implements raft.FSMSnapshot. The library does not tell of the error more than its words.
 func (p pinnedShard) Persist(sink raft.SnapshotSink) error {
-	err := raftstore.SaveState(sink, p.state)
-	p.s.met(err)
-	return err
+	return p.s.save(sink, p.state)
 }
 
 // Release implements raft.FSMSnapshot.
@@ -273,6 +323,7 @@ func (m shardMachine) Restore(r io.ReadCloser) error {
 	s.mu.Lock()
 	s.index, s.term, s.configuration, s.configurationAt = meta.Index, meta.Term, meta.Configuration, meta.ConfigurationIndex
 	s.agreed.Store(&agreement{meta.Configuration, meta.ConfigurationIndex})
+	s.saved = volumeOf(state)
 	s.host.Restore(state)
 	s.mu.Unlock()
 	// The library goes on from the end of the log that it had, not from the snapshot's, and would refuse all that follows

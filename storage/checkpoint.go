@@ -160,6 +160,13 @@ func (g *Group) LatestCheckpoint() (Checkpoint, bool) {
 	return g.checkpoint.Checkpoint, true
 }
 
+// HasSegments tells whether there are bodies outside the log: what of them is not alive any more is given back by the next checkpoint.
+func (g *Group) HasSegments() bool {
+	g.mu.RLock()
+	defer g.mu.RUnlock()
+	return len(g.segments) > 0
+}
+
 // OpenCheckpoint reads the state of the newest checkpoint. Damage is found while reading: ErrCorrupt.
 func (g *Group) OpenCheckpoint() (Checkpoint, io.ReadCloser, error) {
 	if err := g.Damaged(); err != nil {

@@ -39,6 +39,14 @@ func (w *wal) pinnedBy(g *Group) bool {
 	return g.pins(w.files[0])
 }
 
+// KeepsLog tells whether the group keeps log files from retiring that are more than are to be kept.
+func (g *Group) KeepsLog() bool {
+	w := g.s.wal
+	w.filesMu.RLock()
+	defer w.filesMu.RUnlock()
+	return len(w.files)-1 > w.s.o.KeepFiles && g.pins(w.files[0])
+}
+
 // horizon is the number of the newest file that is to be retired, 0 for none.
 func (w *wal) horizon() uint64 {
 	w.filesMu.RLock()

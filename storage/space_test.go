@@ -230,6 +230,9 @@ func TestCheckpointInVain(t *testing.T) {
 		if asked() {
 			t.Fatal("another checkpoint is asked for, which would help as little")
 		}
+		if !g.KeepsLog() {
+			t.Fatal("whoever asks is not told that log files are kept")
+		}
 		rotate()
 	}
 	if !asked() {
@@ -237,7 +240,7 @@ func TestCheckpointInVain(t *testing.T) {
 	}
 	must(t, g.SaveCheckpoint(Checkpoint{Index: last, Term: 1}, state, nothing))
 	s.wal.background.Wait()
-	if n := len(s.wal.files); n > s.o.KeepFiles+1 {
+	if n := len(s.wal.files); n > s.o.KeepFiles+1 || g.KeepsLog() {
 		t.Errorf("%d files are left", n)
 	}
 }

@@ -291,6 +291,13 @@ func (h *Host) Snapshot() *queue.Snapshot {
 	return h.state.Snapshot()
 }
 
+// Contents returns what the queues hold: see queue.State.
+func (h *Host) Contents() (messages, readyBytes uint64) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return h.state.Contents()
+}
+
 // Restore replaces the state by another, which the host owns from then on.
 func (h *Host) Restore(s *queue.State) {
 	h.mu.Lock()

@@ -52,6 +52,8 @@ type Snapshot struct {
 	size  int64
 	refs  []Ref // that lie elsewhere than in a record without pieces
 
+	messages, readyBytes uint64
+
 	queues []queueSettings // by id
 	larges []placedLarge   // by place
 }
@@ -82,6 +84,7 @@ func (s *State) Snapshot() *Snapshot {
 	s.pool.epoch++ // from here on nothing that is in use changes in place
 	sn := &Snapshot{index: s.applied, meta: make([]byte, 0, 4<<10+len(s.queues)*describedQueue)}
 	s.describe(sn)
+	sn.messages, sn.readyBytes = s.Contents()
 	sn.size += int64(len(sn.meta))
 	slices.SortFunc(sn.refs, compareRefs)
 	sn.refs = slices.CompactFunc(sn.refs, func(a, b Ref) bool { return compareRefs(a, b) == 0 })
@@ -90,6 +93,9 @@ func (s *State) Snapshot() *Snapshot {
 
 // Index is that of the last entry applied.
 func (sn *Snapshot) Index() uint64 { return sn.index }
+
+// Contents is State.Contents of the state.
+func (sn *Snapshot) Contents() (messages, readyBytes uint64) { return sn.messages, sn.readyBytes }
 
 // Size is how many bytes WriteTo writes.
 func (sn *Snapshot) Size() int64 { return sn.size }

@@ -62,6 +62,15 @@ func (s *State) Counts(id QueueID) (Counts, bool) {
 	return Counts{Ready: q.ready, ReadyBytes: q.bytes, Unsettled: q.unsettled + uint64(q.delayed.n), Consumers: uint32(q.attached)}, true
 }
 
+// Contents returns what all queues together hold: messages, ready or not, and the octets of the envelopes of those that are ready.
+func (s *State) Contents() (messages, readyBytes uint64) {
+	for _, q := range s.queues {
+		messages += q.ready + q.unsettled + uint64(q.delayed.n)
+		readyBytes += q.bytes
+	}
+	return messages, readyBytes
+}
+
 // QueueIDs lists the ids of all queues, in no order.
 func (s *State) QueueIDs() []QueueID {
 	return slices.AppendSeq(make([]QueueID, 0, len(s.queues)), maps.Keys(s.queues))

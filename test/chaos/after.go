@@ -116,7 +116,7 @@ func (r *run) checkResources(ctx context.Context, baseline []usage) []string {
 		u, err := r.comesBack(ctx, n, most)
 		list = append(list, u.String())
 		if err != nil {
-			r.ledger.Report(check.Finding{Kind: check.Resource, Detail: fmt.Sprintf("%s before: %v (at most %v on any), after: %v (%v)", n.name, baseline[i], most, u, err)})
+			r.ledger.Report(check.Finding{Kind: check.Resource, Detail: fmt.Sprintf("%s before: %v (at most %v on any), after: %v (%v); open: %s", n.name, baseline[i], most, u, err, n.openFiles())})
 		}
 	}
 	return list

@@ -6,12 +6,14 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"net"
 	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -418,6 +420,39 @@ func (n *Node) usage(ctx context.Context) (usage, error) {
 	}
 	u.Files = len(files)
 	return u, nil
+}
+
+// openFiles tells what the process has open, by kind: how many sockets, log files and so on.
+func (n *Node) openFiles() string {
+	dir := fmt.Sprintf("/proc/%d/fd", n.pid())
+	entries, err := os.ReadDir(dir)
+	if err != nil {
+		return err.Error()
+	}
+	count := map[string]int{}
+	for _, e := range entries {
+		target, err := os.Readlink(filepath.Join(dir, e.Name()))
+		if err != nil {
+			continue // closed meanwhile
+		}
+		count[fileKind(target)]++
+	}
+	var list []string
+	for _, kind := range slices.Sorted(maps.Keys(count)) {
+		list = append(list, fmt.Sprintf("%d %s", count[kind], kind))
+	}
+	return strings.Join(list, ", ")
+}
+
+// fileKind is what the kernel calls a file that has no name, or the ending of its name.
+func fileKind(target string) string {
+	if kind, _, ok := strings.Cut(target, ":"); ok {
+		return kind
+	}
+	if ext := filepath.Ext(target); ext != "" {
+		return ext
+	}
+	return filepath.Base(target)
 }
 
 // metric finds a number among metrics in Prometheus's text form; 0 when it is not there.

@@ -28,3 +28,12 @@ func TestAGracefulEndIsJudged(t *testing.T) {
 		}
 	}
 }
+
+func TestFileKind(t *testing.T) {
+	for target, want := range map[string]string{"socket:[123]": "socket", "anon_inode:[eventpoll]": "anon_inode", "/d/store/wal/0001.wal": ".wal",
+		"/d/store/wal/0001.wal (deleted)": ".wal (deleted)", "/d/store/CURRENT": "CURRENT"} {
+		if got := fileKind(target); got != want {
+			t.Errorf("%s: %s", target, got)
+		}
+	}
+}
