@@ -193,12 +193,12 @@ func (c *Cluster) successor(g *group, among []string, rule clockRule) string {
 	view, second := c.clocks.view(), ""
 	for _, uuid := range among {
 		p := c.watcher.info(uuid)
-		if uuid == c.identity.UUID || !g.mayTake(uuid) || p.state != pipe.PeerAlive || p.status.GetDraining() || !c.upToDate(g, p) {
+		if uuid == c.identity.UUID || !g.mayTake(uuid) || p.state != pipe.PeerAlive || p.status.GetDraining() || p.status.GetDiskHangs() || !c.upToDate(g, p) {
 			continue
 		}
 		switch off := p.status.GetClockOff() || view.Off(uuid, view.Bound); {
 		case rule == measuredRight && (off || !view.Right(uuid)):
-		case !off:
+		case !off && !p.status.GetDiskSlow():
 			return uuid
 		default:
 			second = uuid

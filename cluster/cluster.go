@@ -136,7 +136,8 @@ type Cluster struct {
 	emptying  sync.Once               // for OnEmptied
 	idle      atomic.Bool             // it leaves, and serves no clients any more
 	draining  atomic.Bool             // it wants to lead nothing
-	admitting sync.Mutex              // held to let a node in or to let one leave: one at a time
+	disk      disk
+	admitting sync.Mutex // held to let a node in or to let one leave: one at a time
 	pace      pace
 
 	mu     sync.Mutex // guards what follows

@@ -24,6 +24,7 @@ type electorate struct {
 
 	mu   sync.Mutex // guards what follows
 	down map[string]bool
+	hang map[string]bool             // their disks, as they have told
 	open map[string][]raftnet.Stream // by the nodes at both ends
 }
 
@@ -50,7 +51,7 @@ func withElectorate(t *testing.T, ids []string, play func(*testing.T, *electorat
 		defer time.Sleep(time.Minute) // until what is under way has come to its end
 		ctx, cancel := context.WithCancel(context.Background())
 		defer cancel()
-		e := &electorate{ids: ids, groups: map[string]*group{}, nets: map[string]*raftnet.Transport{}, down: map[string]bool{}, open: map[string][]raftnet.Stream{}}
+		e := &electorate{ids: ids, groups: map[string]*group{}, nets: map[string]*raftnet.Transport{}, down: map[string]bool{}, hang: map[string]bool{}, open: map[string][]raftnet.Stream{}}
 		log := slog.New(slog.DiscardHandler)
 		for _, id := range ids {
 			e.nets[id] = raftnet.New(raftnet.Options{Logger: log, Open: func(_ context.Context, to string, _ bool) (raftnet.Stream, error) {
@@ -120,6 +121,12 @@ func (e *electorate) alive(id string) bool {
 func (e *electorate) maybeLeads(id string) bool   { return e.alive(id) }
 func (e *electorate) leaderElsewhere(uint32) bool { return false }
 func (e *electorate) yields() bool                { return false }
+
+func (e *electorate) hangs(id string) bool {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	return e.hang[id]
+}
 
 // look lets the seats that are there look around once.
 func (e *electorate) look() {
@@ -214,4 +221,46 @@ func TestRefusersTakeTurns(t *testing.T) {
 			t.Errorf("%s leads, after %d terms: that of the seat that is behind, which has its turn first, and the next", leader, terms)
 		}
 	})
+}
+
+// TestHangingDisks: a leader whose disk hangs is deposed though it is heard, once others would have told if theirs hung as well; nobody
+// stands whose own does, or where no majority could note a vote.
+func TestHangingDisks(t *testing.T) {
+	ids := []string{"a", "b", "c"}
+	for _, test := range []struct {
+		hanging string
+		next    string // empty: nobody
+	}{
+		{"a", "b"},
+		{"b", ""},
+		{"ab", ""},
+		{"abc", ""},
+	} {
+		t.Run(test.hanging, func(t *testing.T) {
+			withElectorate(t, ids, func(t *testing.T, e *electorate) {
+				e.mu.Lock()
+				for _, id := range test.hanging {
+					e.hang[string(id)] = true
+				}
+				e.mu.Unlock()
+				next, began := "", time.Now()
+				for next == "" && time.Since(began) < 10*time.Second {
+					e.look()
+					time.Sleep(campaignPeriod)
+					for _, id := range ids {
+						if _, leads := e.groups[id].leading(); leads && id != "a" {
+							next = id
+						}
+					}
+				}
+				took := time.Since(began)
+				if next != test.next || next != "" && (took < hangDelay || took > hangDelay+2*rankDelay) {
+					t.Errorf("%q leads after %v", next, took)
+				}
+				if _, leads := e.groups["a"].leading(); test.next == "" && !leads {
+					t.Error("the leader does not lead any more")
+				}
+			})
+		})
+	}
 }

@@ -279,6 +279,7 @@ type nodesSeen struct{ elsewhere, dead bool }
 
 func (n nodesSeen) alive(string) bool           { return true }
 func (n nodesSeen) maybeLeads(string) bool      { return !n.dead }
+func (n nodesSeen) hangs(string) bool           { return false }
 func (n nodesSeen) leaderElsewhere(uint32) bool { return n.elsewhere }
 func (n nodesSeen) yields() bool                { return false }
 

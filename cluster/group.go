@@ -389,6 +389,9 @@ const (
 	rankDelay = 150 * time.Millisecond
 	// splitPause separates the seats that stand since another cannot win: only a message lies between them.
 	splitPause = rankDelay / 3
+	// hangDelay is how much later a seat stands when its leader lives and has a disk that hangs: nodes whose disks have begun to hang, or to
+	// go on, at the same moment have told one another by then.
+	hangDelay = 250 * time.Millisecond
 	// campaignPause is the shortest time between two campaigns of a seat: an election takes a round trip and an fsync.
 	campaignPause = time.Second
 	// maxCampaignPause is what the pause grows to while no leader stays.
@@ -428,12 +431,19 @@ func (g *group) mayStand(now time.Time) bool {
 type nodesView interface {
 	// alive tells whether a node's process runs and can be reached.
 	alive(uuid string) bool
-	// maybeLeads tells whether a node that leads may still do so.
+	// maybeLeads tells whether the process of a node that leads may still run.
 	maybeLeads(uuid string) bool
+	// hangs tells whether a node's disk hangs: it can neither lead nor vote for now.
+	hangs(uuid string) bool
 	// leaderElsewhere tells whether a node that lives takes another for the group's leader that may still be it, and has heard it.
 	leaderElsewhere(group uint32) bool
 	// yields tells whether this node would not lead for long, so that the others are to stand first.
 	yields() bool
+}
+
+// canVote tells of nodes whether their seats can vote for now.
+func canVote(nodes nodesView) func(uuid string) bool {
+	return func(uuid string) bool { return nodes.alive(uuid) && !nodes.hangs(uuid) }
 }
 
 // consider lets this seat stand for election when the group has no leader that lives. A seat that is behind is refused by
@@ -454,7 +464,8 @@ func (g *group) consider(now time.Time, nodes nodesView) {
 	facade := g.facade
 	g.mu.Unlock()
 	leader, _ := g.leader()
-	follows := leader != "" && nodes.maybeLeads(leader)
+	hangs := leader != "" && nodes.hangs(leader)
+	follows := leader != "" && nodes.maybeLeads(leader) && !hangs
 	if follows && unheard(r) < unheardLimit {
 		g.mu.Lock()
 		g.able = time.Time{}
@@ -466,17 +477,20 @@ func (g *group) consider(now time.Time, nodes nodesView) {
 		g.mu.Unlock()
 		return
 	}
-	rank, living, voters := g.rank(nodes.alive)
+	rank, living, voters := g.rank(canVote(nodes))
 	led := nodes.leaderElsewhere(g.id)
 	if rank >= 0 && nodes.yields() {
 		rank += living
 	}
 	// It is about to vote for another, or just has. The library notes a vote as contact when it is written.
 	voted := facade.Deciding() || leader == "" && time.Since(r.LastContact()) < rankDelay
-	able := rank >= 0 && !led && !voted && 2*living > voters
+	able := rank >= 0 && !nodes.hangs(g.uuid) && !led && !voted && 2*living > voters
 	delay := time.Duration(rank) * rankDelay
 	if follows { // it may be a new leader, whose first entries are being written; no other seat has its turn then
 		delay += rankDelay / 2
+	}
+	if hangs { // so may other disks, as their nodes are about to tell: one that they share is no reason for another leader
+		delay += hangDelay
 	}
 	g.mu.Lock()
 	g.led = time.Time{}
@@ -505,8 +519,9 @@ func (g *group) passedOver(r *raft.Raft, facade *raftnet.Group, q *raft.RequestV
 	if compareLogs(q, &last) >= 0 || nodes == nil {
 		return
 	}
-	turn, _, _ := g.rank(func(uuid string) bool { return nodes.alive(uuid) && uuid != raftnet.NodeOf(string(q.Addr)) })
-	if turn < 0 {
+	votes := canVote(nodes)
+	turn, _, _ := g.rank(func(uuid string) bool { return votes(uuid) && uuid != raftnet.NodeOf(string(q.Addr)) })
+	if turn < 0 || nodes.hangs(g.uuid) {
 		return
 	}
 	time.Sleep(time.Duration(turn) * splitPause)

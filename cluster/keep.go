@@ -38,6 +38,7 @@ func (c *Cluster) campaign(ctx context.Context) {
 			return
 		}
 		now := time.Now()
+		c.lookAtDisk(now)
 		for _, g := range c.groups() { // a seat that is busy does not keep the others
 			standing.Go(func() { g.consider(now, c.watcher) })
 		}
@@ -448,7 +449,7 @@ func (c *Cluster) giveBack(now time.Time) {
 		p := c.watcher.info(uuid)
 		// One that has just missed a status may be the leader before this one, and silent: a transfer to it would only time out.
 		if p.state != pipe.PeerAlive || now.Sub(p.since) < balanceAfter || now.Sub(p.heard) > 2*statusPeriod || p.status.GetDraining() || !c.upToDate(s.group, p) ||
-			p.status.GetClockOff() || clocks.Off(uuid, clocks.Bound) || !s.mayTake(uuid) {
+			p.status.GetClockOff() || clocks.Off(uuid, clocks.Bound) || p.status.GetDiskSlow() || !s.mayTake(uuid) {
 			continue
 		}
 		s.handTo(c.ctx, uuid)

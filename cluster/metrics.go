@@ -17,12 +17,13 @@ var (
 		[]string{"shard"}, nil)
 	catalogLeader01 = prometheus.NewDesc("warren_catalog_leader", "1 when this node leads the catalog, 0 when it follows.", nil, nil)
 	clockOff01      = prometheus.NewDesc("warren_clock_off", "1 when this node's clock differs from those of a majority, so that it is to lead nothing.", nil, nil)
+	diskSlow01      = prometheus.NewDesc("warren_disk_slow", "1 when a write to this node's disk takes seconds, or did so in the last half minute, so that it is to lead nothing.", nil, nil)
 	catalogApplied  = prometheus.NewDesc("warren_catalog_applied_index", "Index of the last log entry that this node's copy of the catalog has applied.", nil, nil)
 )
 
 // Describe implements prometheus.Collector.
 func (groupMetrics) Describe(descriptions chan<- *prometheus.Desc) {
-	for _, d := range []*prometheus.Desc{shardLeader01, shardApplied, catalogLeader01, catalogApplied, clockOff01} {
+	for _, d := range []*prometheus.Desc{shardLeader01, shardApplied, catalogLeader01, catalogApplied, clockOff01, diskSlow01} {
 		descriptions <- d
 	}
 }
@@ -37,11 +38,13 @@ func (m groupMetrics) Collect(metrics chan<- prometheus.Metric) {
 		metrics <- prometheus.MustNewConstMetric(leader01, prometheus.GaugeValue, leads, labels...)
 		metrics <- prometheus.MustNewConstMetric(appliedIndex, prometheus.GaugeValue, float64(applied), labels...)
 	}
-	off := 0.0
-	if m.c.clocks.off.Load() {
-		off = 1
+	for what, is := range map[*prometheus.Desc]bool{clockOff01: m.c.clocks.off.Load(), diskSlow01: m.c.disk.slow.Load()} {
+		value := 0.0
+		if is {
+			value = 1
+		}
+		metrics <- prometheus.MustNewConstMetric(what, prometheus.GaugeValue, value)
 	}
-	metrics <- prometheus.MustNewConstMetric(clockOff01, prometheus.GaugeValue, off)
 	if m.c.hasCatalog() {
 		tell(m.c.catalog.group, m.c.catalog.at(), catalogLeader01, catalogApplied)
 	}

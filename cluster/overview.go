@@ -69,6 +69,7 @@ type Member struct {
 	Alarm          string `json:"alarm"`
 	SkewMillis     int64  `json:"clock_skew_ms"` // how far its clock is ahead of the viewing node's, about; 0: or not known
 	ClockOff       bool   `json:"clock_off"`     // it differs from those of a majority: the node is to lead nothing
+	DiskSlow       bool   `json:"disk_slow"`     // a write to it takes seconds, or did so in the last half minute: the node is to lead nothing
 }
 
 // Group is a Raft group: the catalog or a shard.
@@ -131,7 +132,7 @@ func (c *Cluster) Overview() *Overview {
 			g.Healthy, g.Settled = now.shards[at].Healthy, now.shards[at].Settled
 		}
 		if n := v.directory.byNumber[sh.Preferred]; n != nil && g.Leader != g.Preferred && v.state(n.UUID) == MemberRunning &&
-			!v.peers[n.UUID].status.GetDraining() && !v.peers[n.UUID].status.GetClockOff() {
+			!v.peers[n.UUID].status.GetDraining() && !v.peers[n.UUID].status.GetClockOff() && !v.peers[n.UUID].status.GetDiskSlow() {
 			o.LeadersAway++
 		}
 		o.Groups = append(o.Groups, g)
@@ -323,6 +324,7 @@ func (v *viewer) members(groups []Group, shards []*catalog.Shard) []Member {
 			m.Address = s.Address
 			if m.State == MemberRunning {
 				m.Draining, m.Alarm, m.ClockOff, m.SkewMillis = s.Draining, s.Alarm, s.ClockOff, v.skew(n.UUID)
+				m.DiskSlow = s.DiskSlow
 				m.MemoryBytes, m.DiskFreeBytes, m.DiskTotalBytes = s.MemoryBytes, s.DiskFreeBytes, s.DiskTotalBytes
 			}
 		}
@@ -383,6 +385,7 @@ func (c *Cluster) problems(o *Overview) (list []string) {
 		}
 	}
 	c.clockProblems(o.Nodes, add)
+	c.diskProblems(o.Nodes, add)
 	for i, g := range o.Groups {
 		what := "shard " + g.Name
 		if i == 0 {

@@ -314,7 +314,7 @@ func (w *watcher) leaderElsewhere(group uint32) bool {
 			if g.Group != group || leader == "" || leader == w.c.identity.UUID || time.Duration(g.UnheardMillis)*time.Millisecond >= unheardLimit {
 				continue
 			}
-			if of := w.peers[leader]; of == nil || of.state != pipe.PeerDead {
+			if of := w.peers[leader]; (of == nil || of.state != pipe.PeerDead) && !of.hangs() {
 				return true
 			}
 		}
@@ -323,7 +323,24 @@ func (w *watcher) leaderElsewhere(group uint32) bool {
 }
 
 // yields implements nodesView.
-func (w *watcher) yields() bool { return w.c.clocks.off.Load() || w.c.draining.Load() }
+func (w *watcher) yields() bool {
+	return w.c.clocks.off.Load() || w.c.draining.Load() || w.c.disk.slow.Load()
+}
+
+// hangs implements nodesView.
+func (w *watcher) hangs(uuid string) bool {
+	if uuid == w.c.identity.UUID {
+		return w.c.disk.hangs.Load()
+	}
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.peers[uuid].hangs()
+}
+
+// hangs tells whether a node has said that its disk hangs. The watcher's mu is held.
+func (p *peerInfo) hangs() bool {
+	return p != nil && p.state == pipe.PeerAlive && p.status.GetDiskHangs()
+}
 
 // info returns a copy of what is known of a node.
 func (w *watcher) info(uuid string) peerInfo {
@@ -350,6 +367,7 @@ func (w *watcher) all() map[string]peerInfo {
 func (c *Cluster) status() *nodev1.Status {
 	s := &nodev1.Status{Uuid: c.identity.UUID, Name: c.o.Name, ClusterId: c.clusterID(), Session: uint64(c.Self().Session)}
 	s.Draining, s.ClockOff, s.Idle, s.Address, s.Version = c.draining.Load(), c.clocks.off.Load(), c.idle.Load(), c.member().Address, c.o.Version
+	s.DiskHangs, s.DiskSlow = c.disk.hangs.Load(), c.disk.slow.Load()
 	if c.o.Resources != nil {
 		r := c.o.Resources()
 		s.MemoryBytes, s.DiskFreeBytes, s.DiskTotalBytes, s.Alarm = r.Memory, r.DiskFree, r.DiskTotal, r.Alarm

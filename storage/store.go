@@ -95,6 +95,8 @@ type Store struct {
 	groups map[uint32]*Group
 	known  atomic.Int64 // how many there are
 	needs  chan []uint32
+
+	stalls Stalls
 }
 
 // GroupInfo is what is known of a group.
@@ -260,6 +262,9 @@ func (s *Store) Groups() []GroupInfo {
 // NeedsCheckpoint gives the groups that keep the oldest WAL files from retiring. A list that was not taken is replaced by
 // a newer one.
 func (s *Store) NeedsCheckpoint() <-chan []uint32 { return s.needs }
+
+// Stalled tells whether a write to the disk takes long: see StallTime.
+func (s *Store) Stalled() bool { return s.stalls.Any() }
 
 // Close ends the store after what waits has been written.
 func (s *Store) Close() error {

@@ -402,7 +402,7 @@ func (w *wal) sync(f *walFile) error {
 // watched does something to the disk with a watchdog: a disk that hangs is a dead disk. A write may hang as well as an fsync, where
 // the file system waits for its journal.
 func (w *wal) watched(work func() error) error {
-	watchdog := Watch(w.s.o.SyncTimeout, func() {
+	watchdog := w.s.stalls.Watch(w.s.o.SyncTimeout, func() {
 		w.die(fmt.Errorf("a write or an fsync takes longer than %v", w.s.o.SyncTimeout))
 	})
 	err := work()

@@ -2,6 +2,7 @@ package storage
 
 import (
 	"sync"
+	"sync/atomic"
 	"time"
 )
 
@@ -12,15 +13,38 @@ const watchdogSteps = 10
 // steps, and a step that ends late counts as one. So neither a process that was stopped for a while (SIGSTOP, a paused
 // virtual machine) nor one that waits long for a CPU takes its disk for dead when it goes on.
 type Watchdog struct {
+	stalls *Stalls // nil: nobody counts
+
 	mu    sync.Mutex // guards what follows
 	timer *time.Timer
-	left  int // steps; 0: it has called, or was stopped
+	left  int           // steps; 0: it has called, or was stopped
+	spent time.Duration // in steps
+	slow  bool          // counted among the stalls
 }
 
 // Watch starts a Watchdog that calls late, on a goroutine of its own, after so much time.
 func Watch(limit time.Duration, late func()) *Watchdog {
-	w := &Watchdog{left: watchdogSteps}
-	step := limit / watchdogSteps
+	return watch(nil, limit/watchdogSteps, watchdogSteps, late)
+}
+
+// StallTime is how long a write may take before its disk counts as one that hangs, for now. It is longer than what a disk that is shared
+// or busy takes once in a while, and much shorter than what ends the process.
+const StallTime = 2 * time.Second
+
+// Stalls counts the writes under way that take longer than StallTime. The zero value is ready for use.
+type Stalls struct{ n atomic.Int32 }
+
+// Any tells whether there are some.
+func (s *Stalls) Any() bool { return s.n.Load() > 0 }
+
+// Watch is the function Watch for a write that is counted, if it comes to that, until the Watchdog is stopped.
+func (s *Stalls) Watch(limit time.Duration, late func()) *Watchdog {
+	step := min(limit/watchdogSteps, StallTime/2)
+	return watch(s, step, int((limit+step-1)/step), late)
+}
+
+func watch(stalls *Stalls, step time.Duration, steps int, late func()) *Watchdog {
+	w := &Watchdog{stalls: stalls, left: steps}
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	w.timer = time.AfterFunc(step, func() {
@@ -38,6 +62,10 @@ func (w *Watchdog) step(step time.Duration) bool {
 	if w.left == 0 {
 		return false
 	}
+	if w.spent += step; w.stalls != nil && !w.slow && w.spent >= StallTime {
+		w.slow = true
+		w.stalls.n.Add(1)
+	}
 	if w.left--; w.left == 0 {
 		return true
 	}
@@ -51,6 +79,10 @@ func (w *Watchdog) Stop() bool {
 	defer w.mu.Unlock()
 	inTime := w.left > 0
 	w.left = 0
+	if w.slow {
+		w.slow = false
+		w.stalls.n.Add(-1)
+	}
 	w.timer.Stop()
 	return inTime
 }

@@ -35,6 +35,38 @@ func TestWatchdog(t *testing.T) {
 	})
 }
 
+// TestStalls: a write counts from StallTime on until its Watchdog is stopped, whatever the limit is.
+func TestStalls(t *testing.T) {
+	for _, limit := range []time.Duration{10 * time.Second, time.Minute, 2500 * time.Millisecond} {
+		synctest.Test(t, func(t *testing.T) {
+			var stalls Stalls
+			late := 0
+			w := stalls.Watch(limit, func() { late++ })
+			quick := stalls.Watch(limit, func() { late++ })
+			time.Sleep(StallTime - time.Millisecond)
+			if stalls.Any() {
+				t.Errorf("%v: early", limit)
+			}
+			quick.Stop()
+			time.Sleep(2 * time.Millisecond)
+			synctest.Wait()
+			if !stalls.Any() {
+				t.Errorf("%v: not counted", limit)
+			}
+			time.Sleep(limit - StallTime - 2*time.Millisecond)
+			synctest.Wait()
+			if late != 0 || !stalls.Any() {
+				t.Errorf("%v: the time was over %d times before it was", limit, late)
+			}
+			time.Sleep(StallTime)
+			synctest.Wait()
+			if late != 1 || w.Stop() || stalls.Any() {
+				t.Errorf("%v: the time was over %d times", limit, late)
+			}
+		})
+	}
+}
+
 // TestWatchdogOfAStoppedProcess keeps a Watchdog from looking for most of its time, as a process does that is stopped: that
 // time does not count.
 func TestWatchdogOfAStoppedProcess(t *testing.T) {

@@ -98,6 +98,9 @@ const CatalogGroup = 1<<32 - 1
 // OnFatal names who is called, once, when a write fails or hangs: the process is to end at once. Until then it panics.
 func (d *DB) OnFatal(call func(error)) { d.bolt.fatal.Store(&call) }
 
+// Stalled tells whether a write takes long: see storage.StallTime.
+func (d *DB) Stalled() bool { return d.bolt.stalls.Any() }
+
 // Around names who is asked to do each write: a simulation's disk, which may be slow, full or gone. nil: the writes are done.
 // It is called before the file is used.
 func (d *DB) Around(do func(write func() error) error) { d.bolt.around = do }

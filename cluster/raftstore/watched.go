@@ -32,6 +32,7 @@ type watched struct {
 	fatal   atomic.Pointer[func(error)]
 	dying   sync.Once
 	dead    atomic.Bool
+	stalls  storage.Stalls
 }
 
 // writeTimeout is how long a write may take; one that takes longer is on a dead disk.
@@ -59,7 +60,7 @@ func (w *watched) write(do func() error) error {
 	if w.dead.Load() {
 		return errDead
 	}
-	watchdog := storage.Watch(w.timeout, func() { w.die(fmt.Errorf("a write takes longer than %v", w.timeout)) })
+	watchdog := w.stalls.Watch(w.timeout, func() { w.die(fmt.Errorf("a write takes longer than %v", w.timeout)) })
 	if around := w.around; around != nil {
 		inner := do
 		do = func() error { return around(inner) }

@@ -226,6 +226,9 @@ func printMembers(w io.Writer, o *node.Overview) {
 		if m.ClockOff {
 			notes = append(notes, "clock off")
 		}
+		if m.DiskSlow {
+			notes = append(notes, "disk slow")
+		}
 		if m.Alarm != "" {
 			notes = append(notes, m.Alarm)
 		}

@@ -125,6 +125,12 @@ var remedies = []remedy{
 		edits: []edit{{"cluster/raftstore/watched.go", "w.die(fmt.Errorf(\"a write takes longer than %v\", w.timeout))", "_ = fmt.Sprint"}},
 	},
 	{
+		name: "hanging disk", what: "a leader whose disk hangs is deposed though it is heard",
+		where: "cluster group.consider", pkg: "cluster", test: "TestHangingDisks",
+		fails: "leads after",
+		edits: []edit{{"cluster/group.go", "nodes.maybeLeads(leader) && !hangs", "nodes.maybeLeads(leader)"}},
+	},
+	{
 		name: "tidy", what: "what has gone from the queues leaves the disk though nobody publishes",
 		where: "cluster shard.wasteful", pkg: "cluster", test: "TestDiskIsGivenBack",
 		fails: "gives back the disk",

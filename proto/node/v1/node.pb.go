@@ -90,9 +90,11 @@ type Status struct {
 	MemoryBytes    uint64                 `protobuf:"varint,10,opt,name=memory_bytes,json=memoryBytes,proto3" json:"memory_bytes,omitempty"`         // that the process holds
 	DiskFreeBytes  uint64                 `protobuf:"varint,11,opt,name=disk_free_bytes,json=diskFreeBytes,proto3" json:"disk_free_bytes,omitempty"` // where its data is
 	DiskTotalBytes uint64                 `protobuf:"varint,12,opt,name=disk_total_bytes,json=diskTotalBytes,proto3" json:"disk_total_bytes,omitempty"`
-	Alarm          string                 `protobuf:"bytes,13,opt,name=alarm,proto3" json:"alarm,omitempty"`                        // why it blocks publishers; empty: it does not
-	Idle           bool                   `protobuf:"varint,14,opt,name=idle,proto3" json:"idle,omitempty"`                         // it leaves, holds nothing any more, and serves no clients
-	ClockOff       bool                   `protobuf:"varint,15,opt,name=clock_off,json=clockOff,proto3" json:"clock_off,omitempty"` // its clock differs from those of a majority: it wants to lead nothing
+	Alarm          string                 `protobuf:"bytes,13,opt,name=alarm,proto3" json:"alarm,omitempty"`                           // why it blocks publishers; empty: it does not
+	Idle           bool                   `protobuf:"varint,14,opt,name=idle,proto3" json:"idle,omitempty"`                            // it leaves, holds nothing any more, and serves no clients
+	ClockOff       bool                   `protobuf:"varint,15,opt,name=clock_off,json=clockOff,proto3" json:"clock_off,omitempty"`    // its clock differs from those of a majority: it wants to lead nothing
+	DiskHangs      bool                   `protobuf:"varint,16,opt,name=disk_hangs,json=diskHangs,proto3" json:"disk_hangs,omitempty"` // a write to its disk takes long: others are to lead what it leads
+	DiskSlow       bool                   `protobuf:"varint,17,opt,name=disk_slow,json=diskSlow,proto3" json:"disk_slow,omitempty"`    // it hangs or did so a short while ago: it is to be given nothing to lead
 	unknownFields  protoimpl.UnknownFields
 	sizeCache      protoimpl.SizeCache
 }
@@ -221,6 +223,20 @@ func (x *Status) GetIdle() bool {
 func (x *Status) GetClockOff() bool {
 	if x != nil {
 		return x.ClockOff
+	}
+	return false
+}
+
+func (x *Status) GetDiskHangs() bool {
+	if x != nil {
+		return x.DiskHangs
+	}
+	return false
+}
+
+func (x *Status) GetDiskSlow() bool {
+	if x != nil {
+		return x.DiskSlow
 	}
 	return false
 }
@@ -1482,7 +1498,7 @@ const file_node_v1_node_proto_rawDesc = "" +
 	"\fWatchRequest\x12\x12\n" +
 	"\x04uuid\x18\x01 \x01(\tR\x04uuid\x12\x1d\n" +
 	"\n" +
-	"cluster_id\x18\x02 \x01(\tR\tclusterId\"\xb0\x03\n" +
+	"cluster_id\x18\x02 \x01(\tR\tclusterId\"\xec\x03\n" +
 	"\x06Status\x12\x12\n" +
 	"\x04uuid\x18\x01 \x01(\tR\x04uuid\x12\x12\n" +
 	"\x04name\x18\x02 \x01(\tR\x04name\x12\x1d\n" +
@@ -1499,7 +1515,10 @@ const file_node_v1_node_proto_rawDesc = "" +
 	"\x10disk_total_bytes\x18\f \x01(\x04R\x0ediskTotalBytes\x12\x14\n" +
 	"\x05alarm\x18\r \x01(\tR\x05alarm\x12\x12\n" +
 	"\x04idle\x18\x0e \x01(\bR\x04idle\x12\x1b\n" +
-	"\tclock_off\x18\x0f \x01(\bR\bclockOffJ\x04\b\x05\x10\x06\"\x0e\n" +
+	"\tclock_off\x18\x0f \x01(\bR\bclockOff\x12\x1d\n" +
+	"\n" +
+	"disk_hangs\x18\x10 \x01(\bR\tdiskHangs\x12\x1b\n" +
+	"\tdisk_slow\x18\x11 \x01(\bR\bdiskSlowJ\x04\b\x05\x10\x06\"\x0e\n" +
 	"\fClockRequest\"B\n" +
 	"\rClockResponse\x12\x12\n" +
 	"\x04uuid\x18\x01 \x01(\tR\x04uuid\x12\x1d\n" +
