@@ -184,7 +184,7 @@ func (k *clocks) look(v skew.View) {
 type clockRule int
 
 const (
-	anyClock      clockRule = iota // one that is not known to be off, if there is such a node
+	anyClock      clockRule = iota // one that is not known to be off, if there is such a node, and a disk that has not just hung rather than one that has
 	measuredRight                  // only one that was measured and is right
 )
 
@@ -200,7 +200,7 @@ func (c *Cluster) successor(g *group, among []string, rule clockRule) string {
 		case rule == measuredRight && (off || !view.Right(uuid)):
 		case !off && !p.status.GetDiskSlow():
 			return uuid
-		default:
+		case second == "" || !off:
 			second = uuid
 		}
 	}

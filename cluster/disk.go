@@ -9,9 +9,23 @@ import (
 // told to anybody before it is durable here, and what the library's main loop writes it waits for; yet heartbeats go on. So the node tells
 // the others, who then elect another leader as if its process had ended. It finds out when it can go on, as a process that was stopped.
 type disk struct {
-	hangs atomic.Bool
-	slow  atomic.Bool // it hangs, or did so not long ago
-	last  time.Time   // when it hung last; campaign's
+	hangs   atomic.Bool
+	slow    atomic.Bool // it hangs, or did so not long ago
+	probing atomic.Bool // it is not known to write
+	last    time.Time   // when it hung last; campaign's
+}
+
+// probe finds out whether the disk writes, when another node's has begun to hang: it may be the same one, and then nobody here is better
+// than the leader who waits for it. A node that has nothing to write would not notice.
+func (c *Cluster) probe() {
+	if !c.disk.probing.CompareAndSwap(false, true) {
+		return
+	}
+	c.work.Go(func() {
+		if err := c.db.Probe(); err == nil {
+			c.disk.probing.Store(false)
+		}
+	})
 }
 
 // slowFor is how long a disk that has hung gets nothing to lead: they seldom hang only once.
@@ -27,7 +41,7 @@ func (c *Cluster) lookAtDisk(now time.Time) {
 	was, wasSlow := d.hangs.Swap(hangs), d.slow.Swap(slow)
 	switch {
 	case hangs && !was:
-		c.log.Warn("a write to the disk takes long: other nodes are to lead what this one leads")
+		c.log.Warn("a write to the disk takes long: other nodes whose disks do not hang take the lead")
 	case was && !hangs:
 		c.log.Info("the disk takes writes again")
 	}
@@ -36,11 +50,11 @@ func (c *Cluster) lookAtDisk(now time.Time) {
 	}
 }
 
-// diskProblems says whose disks hang.
+// diskProblems says whose disks hang, or did so not long ago.
 func (c *Cluster) diskProblems(members []Member, add func(format string, args ...any)) {
 	for _, m := range members {
 		if m.State == MemberRunning && m.DiskSlow {
-			add("a write to the disk of node '%s' has taken seconds: it is to lead nothing for now", m.Name)
+			add("a write to the disk of node '%s' has taken seconds: others lead for now, as far as theirs do not", m.Name)
 		}
 	}
 }

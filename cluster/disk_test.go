@@ -5,6 +5,8 @@ import (
 	"sync/atomic"
 	"testing"
 
+	"google.golang.org/protobuf/proto"
+
 	"github.com/warrenmq/warren/raftfsm/queue"
 	"github.com/warrenmq/warren/storage/vfs"
 )
@@ -84,4 +86,20 @@ func TestHangingDiskHandsOver(t *testing.T) {
 	for _, m := range members {
 		eventually(t, m.o.Name+" has all messages", func() bool { return m.ready(id) == 3 })
 	}
+}
+
+// TestProbe: a node that hears of another's hanging disk may have the same one, and does not stand before it knows better.
+func TestProbe(t *testing.T) {
+	members, disks, _ := hangingMembers(t)
+	m, other := members[0], members[1].identity.UUID
+	end := disks[m].begin()
+	t.Cleanup(end)
+	status := proto.CloneOf(members[1].status())
+	status.DiskHangs = true
+	m.watcher.heard(other, status)
+	if !m.watcher.hangs(m.identity.UUID) || !m.watcher.hangs(other) {
+		t.Error("it would stand, or the other is not taken for one whose disk hangs")
+	}
+	end()
+	eventually(t, "it knows that its disk writes", func() bool { return !m.watcher.hangs(m.identity.UUID) })
 }

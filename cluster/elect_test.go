@@ -223,8 +223,8 @@ func TestRefusersTakeTurns(t *testing.T) {
 	})
 }
 
-// TestHangingDisks: a leader whose disk hangs is deposed though it is heard, once others would have told if theirs hung as well; nobody
-// stands whose own does, or where no majority could note a vote.
+// TestHangingDisks: a leader whose disk hangs is deposed though it is heard; nobody stands whose own does, or where no majority could
+// note a vote.
 func TestHangingDisks(t *testing.T) {
 	ids := []string{"a", "b", "c"}
 	for _, test := range []struct {
@@ -254,7 +254,7 @@ func TestHangingDisks(t *testing.T) {
 					}
 				}
 				took := time.Since(began)
-				if next != test.next || next != "" && (took < hangDelay || took > hangDelay+2*rankDelay) {
+				if next != test.next || next != "" && took > 2*rankDelay {
 					t.Errorf("%q leads after %v", next, took)
 				}
 				if _, leads := e.groups["a"].leading(); test.next == "" && !leads {

@@ -389,9 +389,6 @@ const (
 	rankDelay = 150 * time.Millisecond
 	// splitPause separates the seats that stand since another cannot win: only a message lies between them.
 	splitPause = rankDelay / 3
-	// hangDelay is how much later a seat stands when its leader lives and has a disk that hangs: nodes whose disks have begun to hang, or to
-	// go on, at the same moment have told one another by then.
-	hangDelay = 250 * time.Millisecond
 	// campaignPause is the shortest time between two campaigns of a seat: an election takes a round trip and an fsync.
 	campaignPause = time.Second
 	// maxCampaignPause is what the pause grows to while no leader stays.
@@ -433,7 +430,7 @@ type nodesView interface {
 	alive(uuid string) bool
 	// maybeLeads tells whether the process of a node that leads may still run.
 	maybeLeads(uuid string) bool
-	// hangs tells whether a node's disk hangs: it can neither lead nor vote for now.
+	// hangs tells whether a node's disk hangs, or, of this node, may do so: it can neither lead nor vote for now.
 	hangs(uuid string) bool
 	// leaderElsewhere tells whether a node that lives takes another for the group's leader that may still be it, and has heard it.
 	leaderElsewhere(group uint32) bool
@@ -488,9 +485,6 @@ func (g *group) consider(now time.Time, nodes nodesView) {
 	delay := time.Duration(rank) * rankDelay
 	if follows { // it may be a new leader, whose first entries are being written; no other seat has its turn then
 		delay += rankDelay / 2
-	}
-	if hangs { // so may other disks, as their nodes are about to tell: one that they share is no reason for another leader
-		delay += hangDelay
 	}
 	g.mu.Lock()
 	g.led = time.Time{}

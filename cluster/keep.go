@@ -603,8 +603,12 @@ func (c *Cluster) handOver(ctx context.Context) {
 	}
 }
 
-// tidyPeriod is how often it is looked whether shards keep space on the disk that they need no more.
-const tidyPeriod = 5 * time.Second
+const (
+	// tidyPeriod is how often it is looked whether shards keep space on the disk that they need no more.
+	tidyPeriod = 5 * time.Second
+	// maxTidyPause is what the pause grows to after checkpoints that failed, as on a full disk.
+	maxTidyPause = 5 * time.Minute
+)
 
 // checkpoint makes checkpoints of the shards that keep log files from retiring, or space that they need no more.
 func (c *Cluster) checkpoint(ctx context.Context) {
@@ -615,18 +619,18 @@ func (c *Cluster) checkpoint(ctx context.Context) {
 		case ids := <-c.o.Store.NeedsCheckpoint():
 			for _, id := range ids {
 				s := c.shard(queue.ShardID(id))
-				if s == nil {
+				if s == nil || ctx.Err() != nil {
 					continue
 				}
-				c.checkpointOf(ctx, s)
+				c.checkpointed(ctx, s, s.checkpoint())
 				if c.report(id) == nil && s.store.LastIndex() > s.host.Applied() && ctx.Err() == nil {
 					c.log.Warn("a shard without a leader keeps log files: what of it has come here and is not applied is not given up", "shard", id)
 				}
 			}
 		case <-ticker.C:
 			for _, s := range c.shards() {
-				if s.wasteful() {
-					c.checkpointOf(ctx, s)
+				if ctx.Err() == nil && !time.Now().Before(s.tidyAfter) && s.wasteful() {
+					c.tidied(ctx, s, s.tidy())
 				}
 			}
 		case <-ctx.Done():
@@ -635,11 +639,21 @@ func (c *Cluster) checkpoint(ctx context.Context) {
 	}
 }
 
-func (c *Cluster) checkpointOf(ctx context.Context, s *shard) {
-	if ctx.Err() != nil {
-		return
-	}
-	if err := s.checkpoint(); err != nil && ctx.Err() == nil {
+// checkpointed reports a checkpoint that failed.
+func (c *Cluster) checkpointed(ctx context.Context, s *shard, err error) {
+	if err != nil && ctx.Err() == nil {
 		c.log.Warn("checkpoint", "shard", s.id, "err", err)
 	}
+}
+
+// tidied is checkpointed after a checkpoint for tidiness. One that fails is not repeated at once: it may have written much, and
+// each of them takes space first.
+func (c *Cluster) tidied(ctx context.Context, s *shard, err error) {
+	c.checkpointed(ctx, s, err)
+	if err == nil {
+		s.tidyPause = 0
+		return
+	}
+	s.tidyPause = min(max(2*s.tidyPause, 2*tidyPeriod), maxTidyPause)
+	s.tidyAfter = time.Now().Add(s.tidyPause)
 }

@@ -6,6 +6,7 @@ import (
 	"io"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"github.com/hashicorp/raft"
 
@@ -37,11 +38,20 @@ type shard struct {
 	configurationAt uint64
 	entries         []pipe.Entry
 	lost            bool   // the log has failed: nothing is applied any more
-	saved           volume // of the state that is on the disk
+	saved           volume // of the state that is on the disk; less, if a later one had more and its checkpoint was no reason to count anew
+	tidying         bool   // the checkpoint under way was made for tidiness
+
+	tidyAfter time.Time     // no checkpoint is made for tidiness before; those of Cluster.checkpoint alone
+	tidyPause time.Duration // until then, since one has failed; 0: the last one did not fail
 }
 
 // volume is what a state holds: messages, ready or not, and octets of those that are ready.
 type volume struct{ messages, readyBytes uint64 }
+
+// mostlyGone tells whether less than half is left.
+func (v volume) mostlyGone(now volume) bool {
+	return 2*now.messages < v.messages || 2*now.readyBytes < v.readyBytes
+}
 
 func volumeOf(state interface {
 	Contents() (messages, readyBytes uint64)
@@ -66,7 +76,7 @@ func newShard(c *Cluster, id queue.ShardID) (*shard, error) {
 	log := c.log.With("shard", id)
 	s.group = &group{id: uint32(id), name: name, log: log, net: c.raftnet, uuid: c.identity.UUID, stable: c.db.Stable(uint32(id)),
 		logs: &raftstore.ShardLog{Group: store, Leads: s.leadsNow, Misled: s.misled, Failed: s.cannotSend}, durable: store.Durable, parts: s, config: baseConfig(c.log, name)}
-	// The library's own snapshots by count and time are off: checkpoints follow the log's files. Logs go with their files.
+	// The library's own snapshots by count and time are off: checkpoints follow the log's files, and Cluster.checkpoint. Logs go with their files.
 	s.config.SnapshotThreshold, s.config.TrailingLogs = 1<<62, 1<<62
 	s.host, err = pipe.NewHost(pipe.HostOptions{Shard: id, State: queue.New(), Bodies: bodies{s}, Log: s, Logger: c.log,
 		VerifyRead: s.verify, QueuesDeleted: c.forgetter.forget, Grace: sessionGrace, Now: c.clocks.entryTime, HashEvery: c.o.Surroundings.HashEvery,
@@ -178,12 +188,11 @@ func (s *shard) pinned() (raftstore.Pinned, volume) {
 }
 
 // wasteful tells whether a checkpoint would give back much of the disk though the log does not ask for one, which it does when a file
-// begins: what was purged or consumed would stay for as long as nobody publishes, and with a resource alarm nobody can. There are two such
-// cases: at least half of what the state had on the disk has gone, and an earlier checkpoint came before the entries for which the
-// group keeps log files were applied.
+// begins: what was purged or consumed would stay for as long as nobody publishes, and with a resource alarm nobody can. There are three such
+// cases: more than half of what the state had when it was saved has gone; the last checkpoint left something for want of room; and it
+// came before the entries were applied for which the group keeps a log file.
 func (s *shard) wasteful() bool {
-	c, ok := s.store.LatestCheckpoint()
-	if s.store.KeepsLog() && (!ok || c.Index < s.host.Applied()) {
+	if s.store.KeepsLog(s.host.Applied()) || s.store.Postponed() {
 		return true
 	}
 	if !s.store.HasSegments() {
@@ -192,7 +201,7 @@ func (s *shard) wasteful() bool {
 	now := volumeOf(s.host)
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return 2*now.messages < s.saved.messages || 2*now.readyBytes < s.saved.readyBytes
+	return s.saved.mostlyGone(now)
 }
 
 // save makes a state the one on the disk.
@@ -202,13 +211,31 @@ func (s *shard) save(sink raft.SnapshotSink, state *queue.Snapshot) error {
 	return err
 }
 
+// noteSaved counts anew, but not upwards after a checkpoint that was made for tidiness: where what there is goes up and down, each would
+// be a reason for the next. What comes is in the log, and reaches the segments with checkpoints that the log asks for.
 func (s *shard) noteSaved(c volume, err error) {
 	s.met(err)
-	if err == nil {
-		s.mu.Lock()
-		s.saved = c
-		s.mu.Unlock()
+	if err != nil {
+		return
 	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.tidying {
+		c = volume{min(c.messages, s.saved.messages), min(c.readyBytes, s.saved.readyBytes)}
+	}
+	s.saved = c
+}
+
+// tidy makes a checkpoint for tidiness.
+func (s *shard) tidy() error {
+	set := func(tidying bool) {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		s.tidying = tidying
+	}
+	set(true)
+	defer set(false)
+	return s.checkpoint()
 }
 
 // checkpoint makes the state durable, so that log files can retire.
@@ -220,8 +247,10 @@ func (s *shard) checkpoint() error {
 	switch err := r.Snapshot().Error(); {
 	case errors.Is(err, raft.ErrNothingNewToSnapshot): // nothing was applied since the start: the checkpoint is of this state
 		p, c := s.pinned()
-		err := raftstore.SaveAgain(s.store, p)
-		s.noteSaved(c, err)
+		saved, err := raftstore.SaveAgain(s.store, p)
+		if saved || err != nil {
+			s.noteSaved(c, err)
+		}
 		return err
 	case errors.Is(err, raft.ErrRaftShutdown):
 		return nil

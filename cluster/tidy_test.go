@@ -1,9 +1,12 @@
 package cluster
 
 import (
+	"errors"
+	"log/slog"
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/warrenmq/warren/raftfsm/queue"
 )
@@ -25,7 +28,7 @@ func TestDiskIsGivenBack(t *testing.T) {
 		members[0].enqueue(id, 20, strings.Repeat("filling ", 12<<10))
 	}
 	for _, m := range members {
-		eventually(t, "bodies are outside the log", func() bool { return segments(t, m) > 0 && !m.shard(0).store.KeepsLog() })
+		eventually(t, "bodies are outside the log", func() bool { return segments(t, m) > 0 && !m.shard(0).store.KeepsLog(m.shard(0).host.Applied()) })
 	}
 	members[0].do(0, func(b *queue.Batch) { b.Purge(id) })
 	for _, m := range members {
@@ -35,34 +38,65 @@ func TestDiskIsGivenBack(t *testing.T) {
 
 // TestWasteful: a checkpoint that would give back little is not made.
 func TestWasteful(t *testing.T) {
-	m := startMembers(t, 1)[0]
-	id := queue.MakeQueueID(0, 9)
-	m.do(0, func(b *queue.Batch) { b.Configure(id, &queue.Settings{VHost: "/", Name: "q", Durable: true}) })
-	s := m.shard(0)
-	for range 8 {
-		m.enqueue(id, 20, strings.Repeat("filling ", 12<<10))
-	}
-	eventually(t, "bodies are outside the log", s.store.HasSegments)
-	eventually(t, "all is on the disk", func() bool { return !s.store.KeepsLog() })
-	must(t, s.checkpoint())
-	if s.wasteful() {
-		t.Error("with all that was saved")
-	}
+	now := volume{160, 1000}
 	for _, test := range []struct {
-		name     string
-		saved    volume
-		wasteful bool
+		name  string
+		saved volume
+		gone  bool
 	}{
+		{"all is left", now, false},
+		{"more was added", volume{16, 10}, false},
 		{"half of the messages", volume{320, 0}, false},
 		{"less than half of the messages", volume{321, 0}, true},
-		{"half of the octets", volume{160, 2 * 160 * 96 << 10}, false},
-		{"less than half of the octets", volume{160, 2*160*96<<10 + 1}, true},
+		{"half of the octets", volume{160, 2000}, false},
+		{"less than half of the octets", volume{160, 2001}, true},
 	} {
-		s.mu.Lock()
-		s.saved = test.saved
-		s.mu.Unlock()
-		if s.wasteful() != test.wasteful {
+		if test.saved.mostlyGone(now) != test.gone {
 			t.Error(test.name)
 		}
+	}
+	if !(volume{1, 0}).mostlyGone(volume{}) {
+		t.Error("the last message")
+	}
+}
+
+// TestSavedGoesDown: what goes up and down is no reason for a checkpoint each time.
+func TestSavedGoesDown(t *testing.T) {
+	s := &shard{}
+	for _, test := range []struct {
+		tidying  bool
+		now      volume
+		err      error
+		expected volume
+	}{
+		{false, volume{100, 10}, nil, volume{100, 10}},
+		{true, volume{40, 40}, nil, volume{40, 10}},
+		{true, volume{100, 1}, nil, volume{40, 1}},
+		{false, volume{0, 0}, errors.New("no space"), volume{40, 1}},
+		{false, volume{100, 100}, nil, volume{100, 100}},
+	} {
+		s.tidying = test.tidying
+		s.noteSaved(test.now, test.err)
+		if s.saved != test.expected {
+			t.Errorf("%+v: %v", test, s.saved)
+		}
+	}
+}
+
+// TestTidiesWithPauses: what fails may have written much, and is not repeated at once.
+func TestTidiesWithPauses(t *testing.T) {
+	c, s := &Cluster{log: slog.New(slog.DiscardHandler)}, &shard{}
+	last := time.Duration(0)
+	for range 20 {
+		before := time.Now()
+		c.tidied(t.Context(), s, errors.New("no space"))
+		if s.tidyAfter.Sub(before) < s.tidyPause || s.tidyPause < 2*tidyPeriod || s.tidyPause > maxTidyPause || s.tidyPause < last {
+			t.Fatalf("pause of %v after one of %v", s.tidyPause, last)
+		}
+		last = s.tidyPause
+	}
+	c.tidied(t.Context(), s, nil)
+	if last != maxTidyPause || s.tidyPause != 0 {
+		t.Errorf("pauses of %v, and %v after a success", last, s.tidyPause)
 	}
 }

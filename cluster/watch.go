@@ -156,6 +156,9 @@ func (w *watcher) heard(uuid string, s *nodev1.Status) {
 		return
 	}
 	was, before := p.state, p.status
+	if s.DiskHangs && !before.GetDiskHangs() {
+		w.c.probe()
+	}
 	p.status, p.heard, p.state, p.tried = s, time.Now(), pipe.PeerAlive, true
 	if was != pipe.PeerAlive {
 		p.since = time.Now()
@@ -330,16 +333,16 @@ func (w *watcher) yields() bool {
 // hangs implements nodesView.
 func (w *watcher) hangs(uuid string) bool {
 	if uuid == w.c.identity.UUID {
-		return w.c.disk.hangs.Load()
+		return w.c.disk.hangs.Load() || w.c.disk.probing.Load()
 	}
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	return w.peers[uuid].hangs()
 }
 
-// hangs tells whether a node has said that its disk hangs. The watcher's mu is held.
+// hangs tells whether a node has said, not long ago, that its disk hangs. The watcher's mu is held.
 func (p *peerInfo) hangs() bool {
-	return p != nil && p.state == pipe.PeerAlive && p.status.GetDiskHangs()
+	return p != nil && p.state == pipe.PeerAlive && p.status.GetDiskHangs() && time.Since(p.heard) < silenceLimit
 }
 
 // info returns a copy of what is known of a node.

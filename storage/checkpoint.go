@@ -160,11 +160,18 @@ func (g *Group) LatestCheckpoint() (Checkpoint, bool) {
 	return g.checkpoint.Checkpoint, true
 }
 
-// HasSegments tells whether there are bodies outside the log: what of them is not alive any more is given back by the next checkpoint.
+// HasSegments tells whether there are bodies outside the log. The next checkpoint gives back segments that are less than half alive.
 func (g *Group) HasSegments() bool {
 	g.mu.RLock()
 	defer g.mu.RUnlock()
 	return len(g.segments) > 0
+}
+
+// Postponed tells that the last checkpoint has given back some segments and left others, for which there was no room on the disk then.
+func (g *Group) Postponed() bool {
+	g.mu.RLock()
+	defer g.mu.RUnlock()
+	return g.postponed
 }
 
 // OpenCheckpoint reads the state of the newest checkpoint. Damage is found while reading: ErrCorrupt.
@@ -241,7 +248,7 @@ func (g *Group) save(c Checkpoint, writeState func(io.Writer) error, live LiveRe
 		return errors.Join(err, w.abandon())
 	}
 	g.mu.Lock()
-	g.segments, g.checkpoint, g.floor = segments, file, floor
+	g.segments, g.checkpoint, g.floor, g.postponed = segments, file, floor, plan.postponed
 	g.mu.Unlock()
 	g.drop(plan.drop)
 	return nil

@@ -1,7 +1,10 @@
 package storage
 
 import (
+	"cmp"
 	"fmt"
+	"math"
+	"slices"
 )
 
 // copyPlan says what becomes of the segments: those with little alive in them are written again, with what is copied from
@@ -9,6 +12,7 @@ import (
 type copyPlan struct {
 	next       uint64     // number of the next segment
 	keep, drop []*segment // what is alive in those that drop is written again
+	postponed  bool       // some are kept for want of room, and some are not
 }
 
 // maxSmall is how many segments of less than a quarter of the full size a group has before they become one. Each checkpoint
@@ -33,14 +37,38 @@ func (g *Group) planCopy(floor uint64, live LiveRefs) copyPlan {
 			small++
 		}
 	}
+	wanted := slices.DeleteFunc(slices.Clone(g.segments), func(seg *segment) bool {
+		return alive[seg] >= seg.size/2 && !(small > maxSmall && g.small(seg))
+	})
+	slices.SortStableFunc(wanted, func(a, b *segment) int { return cmp.Compare(alive[a], alive[b]) })
+	// What is alive is written before anything is given back. A disk that is nearly full, as may be the reason why so much was deleted,
+	// is not to become full by that.
+	room, drop := g.room(), map[*segment]bool{}
+	progress := false
+	for _, seg := range wanted {
+		if room -= alive[seg]; room < 0 && alive[seg] > 0 {
+			plan.postponed = progress
+			break
+		}
+		drop[seg], progress = true, true
+	}
 	for _, seg := range g.segments {
-		if alive[seg] < seg.size/2 || small > maxSmall && g.small(seg) {
+		if drop[seg] {
 			plan.drop = append(plan.drop, seg)
 		} else {
 			plan.keep = append(plan.keep, seg)
 		}
 	}
 	return plan
+}
+
+// room is how much may be written again at once: half of what is free.
+func (g *Group) room() int64 {
+	free, err := g.s.fs.Free(g.dir)
+	if err != nil {
+		return math.MaxInt64 // a full disk is found when it is written to
+	}
+	return free / 2
 }
 
 func (g *Group) small(seg *segment) bool { return seg.size < g.s.o.SegmentSize/4 }

@@ -39,12 +39,13 @@ func (w *wal) pinnedBy(g *Group) bool {
 	return g.pins(w.files[0])
 }
 
-// KeepsLog tells whether the group keeps log files from retiring that are more than are to be kept.
-func (g *Group) KeepsLog() bool {
+// KeepsLog tells whether the group keeps a log file from retiring that is not to be kept, which a checkpoint at an index, or a later one,
+// would give up.
+func (g *Group) KeepsLog(index uint64) bool {
 	w := g.s.wal
 	w.filesMu.RLock()
 	defer w.filesMu.RUnlock()
-	return len(w.files)-1 > w.s.o.KeepFiles && g.pins(w.files[0])
+	return len(w.files)-1 > w.s.o.KeepFiles && g.pins(w.files[0]) && g.upTo(w.files[0].number) <= index
 }
 
 // horizon is the number of the newest file that is to be retired, 0 for none.

@@ -230,8 +230,8 @@ func TestCheckpointInVain(t *testing.T) {
 		if asked() {
 			t.Fatal("another checkpoint is asked for, which would help as little")
 		}
-		if !g.KeepsLog() {
-			t.Fatal("whoever asks is not told that log files are kept")
+		if !g.KeepsLog(last) || g.KeepsLog(1) {
+			t.Fatal("whoever asks is not told that a log file is kept, or that such a checkpoint does not help")
 		}
 		rotate()
 	}
@@ -240,7 +240,71 @@ func TestCheckpointInVain(t *testing.T) {
 	}
 	must(t, g.SaveCheckpoint(Checkpoint{Index: last, Term: 1}, state, nothing))
 	s.wal.background.Wait()
-	if n := len(s.wal.files); n > s.o.KeepFiles+1 || g.KeepsLog() {
+	if n := len(s.wal.files); n > s.o.KeepFiles+1 || g.KeepsLog(last) {
 		t.Errorf("%d files are left", n)
+	}
+}
+
+// TestLittleRoom: on a disk that is nearly full a checkpoint writes what is alive in segments again as far as there is room, and the next
+// ones the rest.
+func TestLittleRoom(t *testing.T) {
+	mem := vfs.NewMem()
+	s := mustOpen(t, mem, func(o *Options) { o.WALFileSize, o.SegmentSize, o.KeepFiles = 64<<10, 32<<10, 1 })
+	defer func() { must(t, s.Close()) }()
+	g := mustGroup(t, s, 1)
+	const size, last = 1000, 400
+	for at := uint64(1); at <= last; at += 10 {
+		must(t, g.Append(entries(1, at, at+9, 1, size)))
+	}
+	alive := func(part uint64) LiveRefs { // of each ten entries
+		return func(from, to uint64, yield func(uint64, uint32, uint32) bool) {
+			for i := from; i <= min(to, last); i++ {
+				if i > 0 && i%10 < part && !yield(i, 0, size) {
+					return
+				}
+			}
+		}
+	}
+	state := func(w io.Writer) error { return nil }
+	octets := func() (n int64) {
+		for _, seg := range g.segments {
+			n += seg.size
+		}
+		return n
+	}
+	must(t, g.SaveCheckpoint(Checkpoint{Index: last, Term: 1}, state, alive(10)))
+	full := octets()
+	if len(g.segments) < 8 || g.Postponed() {
+		t.Fatalf("%d segments", len(g.segments))
+	}
+	// A third is alive everywhere. There is room for two segments' thirds, and a little for the checkpoint itself.
+	free := int64(2 * (2 * full / int64(len(g.segments)) / 3))
+	s.wal.background.Wait()
+	const much = 1 << 40
+	mem.SetCapacity(much)
+	left, err := mem.Free("")
+	must(t, err)
+	mem.SetCapacity(much - left + free)
+	rounds := 0
+	for {
+		rounds++
+		must(t, g.SaveCheckpoint(Checkpoint{Index: last, Term: 1}, state, alive(3)))
+		if !g.Postponed() {
+			break
+		}
+		if rounds > 20 {
+			t.Fatal("it does not end")
+		}
+	}
+	if now := octets(); rounds < 2 || now > full/2 {
+		t.Errorf("%d octets are left of %d after %d checkpoints", now, full, rounds)
+	}
+	for i := uint64(1); i <= last; i++ {
+		if i%10 >= 3 {
+			continue
+		}
+		if body, err := g.ReadBody(i, 0, size); err != nil || string(body) != string(bodyOf(1, i, 1000)[:size]) {
+			t.Fatalf("body of %d: %v", i, err)
+		}
 	}
 }

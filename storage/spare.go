@@ -118,7 +118,7 @@ func (w *wal) fillSpare() {
 // fill fills a part of a file. What is done to a disk under the spares' lock is watched in small parts: the log's writer may wait for
 // the lock, and one step that hangs ends the process as it would in the log.
 func (w *wal) fill(f vfs.File, from, to int64) error {
-	return w.watched(func() error { return errors.Join(f.Zero(from, to), f.Sync()) })
+	return w.watchedAside(func() error { return errors.Join(f.Zero(from, to), f.Sync()) })
 }
 
 // reserve makes a file of a size. Where the file system cannot reserve space, it is filled at once.
@@ -128,7 +128,7 @@ func (w *wal) reserve(name string, size int64) (spare, error) {
 		return spare{}, diskFull(err)
 	}
 	made := spare{f: f}
-	err = w.watched(func() error { return f.Preallocate(size) })
+	err = w.watchedAside(func() error { return f.Preallocate(size) })
 	if errors.Is(err, errors.ErrUnsupported) {
 		made.written = true
 		err = nil
@@ -139,7 +139,7 @@ func (w *wal) reserve(name string, size int64) (spare, error) {
 	if err != nil {
 		return spare{}, errors.Join(diskFull(err), f.Close(), w.s.fs.Remove(name))
 	}
-	if err := w.watched(f.Sync); err != nil {
+	if err := w.watchedAside(f.Sync); err != nil {
 		return spare{}, errors.Join(diskFull(err), f.Close())
 	}
 	return made, nil
@@ -207,7 +207,7 @@ func (w *wal) keepSpare(name string, one spare) (bool, error) {
 		if w.spares[i].f != nil {
 			continue
 		}
-		if err := w.watched(func() error { return w.s.fs.Rename(name, w.spareName(i)) }); err != nil {
+		if err := w.watchedAside(func() error { return w.s.fs.Rename(name, w.spareName(i)) }); err != nil {
 			return false, err
 		}
 		w.spares[i] = one

@@ -401,8 +401,13 @@ func (w *wal) sync(f *walFile) error {
 
 // watched does something to the disk with a watchdog: a disk that hangs is a dead disk. A write may hang as well as an fsync, where
 // the file system waits for its journal.
-func (w *wal) watched(work func() error) error {
-	watchdog := w.s.stalls.Watch(w.s.o.SyncTimeout, func() {
+func (w *wal) watched(work func() error) error { return w.watchedBy(w.s.stalls.Watch, work) }
+
+// watchedAside is watched for what no append waits for: it may take seconds without anybody noticing.
+func (w *wal) watchedAside(work func() error) error { return w.watchedBy(Watch, work) }
+
+func (w *wal) watchedBy(watch func(time.Duration, func()) *Watchdog, work func() error) error {
+	watchdog := watch(w.s.o.SyncTimeout, func() {
 		w.die(fmt.Errorf("a write or an fsync takes longer than %v", w.s.o.SyncTimeout))
 	})
 	err := work()

@@ -268,12 +268,14 @@ func SaveState(sink raft.SnapshotSink, state State) error {
 
 // SaveAgain makes a checkpoint anew, of the state that it has, so that log files retire that had not been to retire when it was made: the
 // library makes no snapshot when nothing was applied since its instance began, and a follower of an idle shard would keep them for ever.
-func SaveAgain(g *storage.Group, p Pinned) error {
+// saved is false when there is no checkpoint, or another, which has just been installed.
+func SaveAgain(g *storage.Group, p Pinned) (saved bool, err error) {
 	if c, ok := g.LatestCheckpoint(); !ok || c.Index != p.Index {
-		return nil // there is none, or one has just been installed
+		return false, nil
 	}
 	at := storage.Checkpoint{Index: p.Index, Term: p.Term, Extra: encodeExtra(p.Configuration, p.ConfigIndex)}
-	return SaveState(&shardSink{group: g, at: at}, p.State)
+	err = SaveState(&shardSink{group: g, at: at}, p.State)
+	return err == nil, err
 }
 
 // ID implements raft.SnapshotSink.

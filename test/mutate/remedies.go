@@ -134,7 +134,7 @@ var remedies = []remedy{
 		name: "tidy", what: "what has gone from the queues leaves the disk though nobody publishes",
 		where: "cluster shard.wasteful", pkg: "cluster", test: "TestDiskIsGivenBack",
 		fails: "gives back the disk",
-		edits: []edit{{"cluster/keep.go", "if s.wasteful() {", "if s.wasteful() && false {"}},
+		edits: []edit{{"cluster/keep.go", "&& s.wasteful() {", "&& s.wasteful() && false {"}},
 	},
 	{
 		name: "settle", what: "a change of the catalog answers when every node holds it or has no lease from before it",
