@@ -128,7 +128,7 @@ var remedies = []remedy{
 		name: "hanging disk", what: "a leader whose disk hangs is deposed though it is heard",
 		where: "cluster group.consider", pkg: "cluster", test: "TestHangingDisks",
 		fails: "leads after",
-		edits: []edit{{"cluster/group.go", "nodes.maybeLeads(leader) && !hangs", "nodes.maybeLeads(leader)"}},
+		edits: []edit{{"cluster/group.go", "nodes.maybeLeads(leader) && !hangs", "nodes.maybeLeads(leader) && (!hangs || leader != \"\")"}},
 	},
 	{
 		name: "tidy", what: "what has gone from the queues leaves the disk though nobody publishes",
