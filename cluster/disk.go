@@ -22,13 +22,14 @@ func (c *Cluster) probe() {
 		return
 	}
 	c.work.Go(func() {
-		if err := c.db.Probe(); err == nil {
-			c.disk.probing.Store(false)
+		if err := c.o.Store.Probe(); err != nil {
+			c.log.Debug("probe", "err", err) // a disk that refuses does not hang
 		}
+		c.disk.probing.Store(false)
 	})
 }
 
-// slowFor is how long a disk that has hung gets nothing to lead: they seldom hang only once.
+// slowFor is how long others than a node whose disk has hung are preferred to lead: disks seldom hang only once.
 const slowFor = 30 * time.Second
 
 // lookAtDisk finds out how the disk is, and tells the others when that has changed.

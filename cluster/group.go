@@ -389,6 +389,9 @@ const (
 	rankDelay = 150 * time.Millisecond
 	// splitPause separates the seats that stand since another cannot win: only a message lies between them.
 	splitPause = rankDelay / 3
+	// hangDelay is how much later a seat stands when its leader lives and has a disk that hangs. One that several nodes share goes on for all
+	// of them at the same moment, and the leader says so a little after the others know.
+	hangDelay = 6 * campaignPeriod
 	// campaignPause is the shortest time between two campaigns of a seat: an election takes a round trip and an fsync.
 	campaignPause = time.Second
 	// maxCampaignPause is what the pause grows to while no leader stays.
@@ -461,7 +464,7 @@ func (g *group) consider(now time.Time, nodes nodesView) {
 	facade := g.facade
 	g.mu.Unlock()
 	leader, _ := g.leader()
-	hangs := leader != "" && nodes.hangs(leader)
+	hangs := leader != "" && leader != g.uuid && nodes.hangs(leader)
 	follows := leader != "" && nodes.maybeLeads(leader) && !hangs
 	if follows && unheard(r) < unheardLimit {
 		g.mu.Lock()
@@ -485,6 +488,9 @@ func (g *group) consider(now time.Time, nodes nodesView) {
 	delay := time.Duration(rank) * rankDelay
 	if follows { // it may be a new leader, whose first entries are being written; no other seat has its turn then
 		delay += rankDelay / 2
+	}
+	if hangs {
+		delay += hangDelay
 	}
 	g.mu.Lock()
 	g.led = time.Time{}

@@ -606,8 +606,8 @@ func (c *Cluster) handOver(ctx context.Context) {
 const (
 	// tidyPeriod is how often it is looked whether shards keep space on the disk that they need no more.
 	tidyPeriod = 5 * time.Second
-	// maxTidyPause is what the pause grows to after checkpoints that failed, as on a full disk.
-	maxTidyPause = 5 * time.Minute
+	// maxTidyPause is what the pause grows to after checkpoints that failed or found no room, as on a full disk.
+	maxTidyPause = time.Minute
 )
 
 // checkpoint makes checkpoints of the shards that keep log files from retiring, or space that they need no more.
@@ -630,7 +630,9 @@ func (c *Cluster) checkpoint(ctx context.Context) {
 		case <-ticker.C:
 			for _, s := range c.shards() {
 				if ctx.Err() == nil && !time.Now().Before(s.tidyAfter) && s.wasteful() {
-					c.tidied(ctx, s, s.tidy())
+					before := s.store.SegmentBytes()
+					err := s.checkpoint()
+					c.tidied(ctx, s, err, s.store.SegmentBytes() < before)
 				}
 			}
 		case <-ctx.Done():
@@ -646,11 +648,11 @@ func (c *Cluster) checkpointed(ctx context.Context, s *shard, err error) {
 	}
 }
 
-// tidied is checkpointed after a checkpoint for tidiness. One that fails is not repeated at once: it may have written much, and
-// each of them takes space first.
-func (c *Cluster) tidied(ctx context.Context, s *shard, err error) {
+// tidied is checkpointed after a checkpoint for tidiness. One that fails, or had no room to give back anything, is not repeated at once:
+// each of them writes first.
+func (c *Cluster) tidied(ctx context.Context, s *shard, err error, gaveBack bool) {
 	c.checkpointed(ctx, s, err)
-	if err == nil {
+	if err == nil && (gaveBack || !s.store.Postponed()) {
 		s.tidyPause = 0
 		return
 	}

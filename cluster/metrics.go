@@ -17,7 +17,7 @@ var (
 		[]string{"shard"}, nil)
 	catalogLeader01 = prometheus.NewDesc("warren_catalog_leader", "1 when this node leads the catalog, 0 when it follows.", nil, nil)
 	clockOff01      = prometheus.NewDesc("warren_clock_off", "1 when this node's clock differs from those of a majority, so that it is to lead nothing.", nil, nil)
-	diskSlow01      = prometheus.NewDesc("warren_disk_slow", "1 when a write to this node's disk takes seconds, or did so in the last half minute, so that it is to lead nothing.", nil, nil)
+	diskSlow01      = prometheus.NewDesc("warren_disk_slow", "1 when a write to this node's disk takes seconds, or did so in the last half minute, so that others are preferred to lead.", nil, nil)
 	catalogApplied  = prometheus.NewDesc("warren_catalog_applied_index", "Index of the last log entry that this node's copy of the catalog has applied.", nil, nil)
 )
 

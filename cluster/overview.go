@@ -69,7 +69,7 @@ type Member struct {
 	Alarm          string `json:"alarm"`
 	SkewMillis     int64  `json:"clock_skew_ms"` // how far its clock is ahead of the viewing node's, about; 0: or not known
 	ClockOff       bool   `json:"clock_off"`     // it differs from those of a majority: the node is to lead nothing
-	DiskSlow       bool   `json:"disk_slow"`     // a write to it takes seconds, or did so in the last half minute: the node is to lead nothing
+	DiskSlow       bool   `json:"disk_slow"`     // a write to it takes seconds, or did so in the last half minute: others are preferred to lead
 }
 
 // Group is a Raft group: the catalog or a shard.

@@ -38,11 +38,11 @@ type shard struct {
 	configurationAt uint64
 	entries         []pipe.Entry
 	lost            bool   // the log has failed: nothing is applied any more
-	saved           volume // of the state that is on the disk; less, if a later one had more and its checkpoint was no reason to count anew
-	tidying         bool   // the checkpoint under way was made for tidiness
+	saved           volume // the least that a state had whose checkpoint had this floor: what came later is in the log
+	savedFloor      uint64 // of the checkpoint on the disk: see storage.Group.Floor
 
-	tidyAfter time.Time     // no checkpoint is made for tidiness before; those of Cluster.checkpoint alone
-	tidyPause time.Duration // until then, since one has failed; 0: the last one did not fail
+	tidyAfter time.Time     // no checkpoint is made for tidiness before; Cluster.checkpoint's
+	tidyPause time.Duration // until then, since one has failed or found no room; 0: the last one has not
 }
 
 // volume is what a state holds: messages, ready or not, and octets of those that are ready.
@@ -195,7 +195,7 @@ func (s *shard) wasteful() bool {
 	if s.store.KeepsLog(s.host.Applied()) || s.store.Postponed() {
 		return true
 	}
-	if !s.store.HasSegments() {
+	if s.store.SegmentBytes() == 0 {
 		return false
 	}
 	now := volumeOf(s.host)
@@ -211,31 +211,22 @@ func (s *shard) save(sink raft.SnapshotSink, state *queue.Snapshot) error {
 	return err
 }
 
-// noteSaved counts anew, but not upwards after a checkpoint that was made for tidiness: where what there is goes up and down, each would
-// be a reason for the next. What comes is in the log, and reaches the segments with checkpoints that the log asks for.
 func (s *shard) noteSaved(c volume, err error) {
 	s.met(err)
-	if err != nil {
-		return
-	}
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.tidying {
-		c = volume{min(c.messages, s.saved.messages), min(c.readyBytes, s.saved.readyBytes)}
-	}
-	s.saved = c
-}
-
-// tidy makes a checkpoint for tidiness.
-func (s *shard) tidy() error {
-	set := func(tidying bool) {
+	if err == nil {
 		s.mu.Lock()
 		defer s.mu.Unlock()
-		s.tidying = tidying
+		s.count(c, s.store.Floor())
 	}
-	set(true)
-	defer set(false)
-	return s.checkpoint()
+}
+
+// count notes what a checkpoint holds. It counts anew when bodies from the log came into segments with it, which moves the floor. Otherwise it
+// counts downwards alone: where what there is goes up and down, each checkpoint would be a reason for the next. mu is held.
+func (s *shard) count(c volume, floor uint64) {
+	if floor == s.savedFloor {
+		c = volume{min(c.messages, s.saved.messages), min(c.readyBytes, s.saved.readyBytes)}
+	}
+	s.saved, s.savedFloor = c, floor
 }
 
 // checkpoint makes the state durable, so that log files can retire.
@@ -352,7 +343,7 @@ func (m shardMachine) Restore(r io.ReadCloser) error {
 	s.mu.Lock()
 	s.index, s.term, s.configuration, s.configurationAt = meta.Index, meta.Term, meta.Configuration, meta.ConfigurationIndex
 	s.agreed.Store(&agreement{meta.Configuration, meta.ConfigurationIndex})
-	s.saved = volumeOf(state)
+	s.saved, s.savedFloor = volumeOf(state), s.store.Floor()
 	s.host.Restore(state)
 	s.mu.Unlock()
 	// The library goes on from the end of the log that it had, not from the snapshot's, and would refuse all that follows

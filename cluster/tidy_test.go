@@ -4,11 +4,14 @@ import (
 	"errors"
 	"log/slog"
 	"path/filepath"
+	"strconv"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
 	"github.com/warrenmq/warren/raftfsm/queue"
+	"github.com/warrenmq/warren/storage/vfs"
 )
 
 func segments(t *testing.T, m *member) int {
@@ -60,42 +63,83 @@ func TestWasteful(t *testing.T) {
 	}
 }
 
-// TestSavedGoesDown: what goes up and down is no reason for a checkpoint each time.
-func TestSavedGoesDown(t *testing.T) {
+// TestCounts: what goes up and down is no reason for a checkpoint each time; what came into segments counts.
+func TestCounts(t *testing.T) {
 	s := &shard{}
 	for _, test := range []struct {
-		tidying  bool
-		now      volume
-		err      error
-		expected volume
+		now   volume
+		floor uint64
+		saved volume
 	}{
-		{false, volume{100, 10}, nil, volume{100, 10}},
-		{true, volume{40, 40}, nil, volume{40, 10}},
-		{true, volume{100, 1}, nil, volume{40, 1}},
-		{false, volume{0, 0}, errors.New("no space"), volume{40, 1}},
-		{false, volume{100, 100}, nil, volume{100, 100}},
+		{volume{100, 10}, 5, volume{100, 10}},
+		{volume{40, 40}, 5, volume{40, 10}},
+		{volume{100, 1}, 5, volume{40, 1}},
+		{volume{100, 100}, 6, volume{100, 100}},
+		{volume{0, 0}, 6, volume{0, 0}},
+		{volume{1 << 20, 1 << 30}, 7, volume{1 << 20, 1 << 30}},
+		{volume{10, 10}, 0, volume{10, 10}}, // anew after it was discarded
 	} {
-		s.tidying = test.tidying
-		s.noteSaved(test.now, test.err)
-		if s.saved != test.expected {
+		if s.count(test.now, test.floor); s.saved != test.saved {
 			t.Errorf("%+v: %v", test, s.saved)
 		}
 	}
 }
 
+// roomy is a file system that has as much room as the test says.
+type roomy struct {
+	vfs.FS
+	free *atomic.Int64
+}
+
+func (r roomy) Free(string) (int64, error) { return r.free.Load(), nil }
+
+// TestDiskIsGivenBackLater: what had no room at first is given back when there is some.
+func TestDiskIsGivenBackLater(t *testing.T) {
+	m := newMembers(t, 1, 1)[0]
+	free := &atomic.Int64{}
+	free.Store(1 << 40)
+	m.fs = roomy{vfs.OS(), free}
+	startAll(t, []*member{m})
+	one, other := queue.MakeQueueID(0, 1), queue.MakeQueueID(0, 2)
+	for _, id := range []queue.QueueID{one, other} {
+		m.do(0, func(b *queue.Batch) {
+			b.Configure(id, &queue.Settings{VHost: "/", Name: strconv.Itoa(int(id)), Durable: true})
+		})
+	}
+	for range 40 { // a fifth of each segment is the other's
+		m.enqueue(one, 4, strings.Repeat("filling ", 12<<10))
+		m.enqueue(other, 1, strings.Repeat("staying ", 12<<10))
+	}
+	s := m.shard(0)
+	eventually(t, "bodies are outside the log", func() bool { return s.store.SegmentBytes() > 4<<20 && !s.store.KeepsLog(s.host.Applied()) })
+	before := s.store.SegmentBytes()
+	free.Store(0)
+	m.do(0, func(b *queue.Batch) { b.Purge(one) })
+	eventually(t, "there is no room", s.store.Postponed)
+	if s.store.SegmentBytes() < before {
+		t.Error("something was written again")
+	}
+	free.Store(1 << 40)
+	eventually(t, "the disk is given back", func() bool { return s.store.SegmentBytes() < before/2 && !s.store.Postponed() })
+	if n := m.ready(other); n != 40 {
+		t.Errorf("%d messages stay of 40", n)
+	}
+}
+
 // TestTidiesWithPauses: what fails may have written much, and is not repeated at once.
 func TestTidiesWithPauses(t *testing.T) {
-	c, s := &Cluster{log: slog.New(slog.DiscardHandler)}, &shard{}
+	m := startMembers(t, 1)[0]
+	c, s := &Cluster{log: slog.New(slog.DiscardHandler)}, &shard{store: m.shard(0).store}
 	last := time.Duration(0)
 	for range 20 {
 		before := time.Now()
-		c.tidied(t.Context(), s, errors.New("no space"))
+		c.tidied(t.Context(), s, errors.New("no space"), false)
 		if s.tidyAfter.Sub(before) < s.tidyPause || s.tidyPause < 2*tidyPeriod || s.tidyPause > maxTidyPause || s.tidyPause < last {
 			t.Fatalf("pause of %v after one of %v", s.tidyPause, last)
 		}
 		last = s.tidyPause
 	}
-	c.tidied(t.Context(), s, nil)
+	c.tidied(t.Context(), s, nil, false)
 	if last != maxTidyPause || s.tidyPause != 0 {
 		t.Errorf("pauses of %v, and %v after a success", last, s.tidyPause)
 	}

@@ -160,14 +160,25 @@ func (g *Group) LatestCheckpoint() (Checkpoint, bool) {
 	return g.checkpoint.Checkpoint, true
 }
 
-// HasSegments tells whether there are bodies outside the log. The next checkpoint gives back segments that are less than half alive.
-func (g *Group) HasSegments() bool {
+// SegmentBytes is how much lies outside the log, in octets. Segments that are less than half alive are given back by the next checkpoint.
+func (g *Group) SegmentBytes() (n int64) {
 	g.mu.RLock()
 	defer g.mu.RUnlock()
-	return len(g.segments) > 0
+	for _, seg := range g.segments {
+		n += seg.size
+	}
+	return n
 }
 
-// Postponed tells that the last checkpoint has given back some segments and left others, for which there was no room on the disk then.
+// Floor is the index up to which what is alive lies outside the log.
+func (g *Group) Floor() uint64 {
+	g.mu.RLock()
+	defer g.mu.RUnlock()
+	return g.floor
+}
+
+// Postponed tells that the last checkpoint has left segments that are less than half alive, since there was no room on the disk to write
+// what is alive in them.
 func (g *Group) Postponed() bool {
 	g.mu.RLock()
 	defer g.mu.RUnlock()

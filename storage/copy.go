@@ -12,54 +12,69 @@ import (
 type copyPlan struct {
 	next       uint64     // number of the next segment
 	keep, drop []*segment // what is alive in those that drop is written again
-	postponed  bool       // some are kept for want of room, and some are not
+	postponed  bool       // some with little alive are kept for want of room
 }
 
 // maxSmall is how many segments of less than a quarter of the full size a group has before they become one. Each checkpoint
 // makes one: without a bound, a queue in which one message in a million stays would end with a file for each of them.
 const maxSmall = 8
 
-// planCopy counts what is alive in each segment, in octets of its file.
+// planCopy counts what is alive in each segment, in octets of its file, and what is to be copied from the log.
 func (g *Group) planCopy(floor uint64, live LiveRefs) copyPlan {
-	alive := map[*segment]int64{}
+	alive, fromLog := map[*segment]int64{}, int64(0)
 	in := newLookup(g.segments)
 	live.entries(floor, func(index uint64, parts []bodyPart, octets uint64) bool {
+		size := int64(segmentRecordSize(len(parts), octets)) + segmentIndexItem
 		if seg := in.find(index); seg != nil {
-			alive[seg] += int64(segmentRecordSize(len(parts), octets)) + segmentIndexItem
+			alive[seg] += size
+		} else {
+			fromLog += size
 		}
 		return true
 	})
 	plan := copyPlan{next: 1}
-	small := 0
 	for _, seg := range g.segments {
 		plan.next = max(plan.next, seg.number+1)
-		if g.small(seg) {
-			small++
-		}
 	}
-	wanted := slices.DeleteFunc(slices.Clone(g.segments), func(seg *segment) bool {
-		return alive[seg] >= seg.size/2 && !(small > maxSmall && g.small(seg))
-	})
-	slices.SortStableFunc(wanted, func(a, b *segment) int { return cmp.Compare(alive[a], alive[b]) })
 	// What is alive is written before anything is given back. A disk that is nearly full, as may be the reason why so much was deleted,
-	// is not to become full by that.
-	room, drop := g.room(), map[*segment]bool{}
-	progress := false
-	for _, seg := range wanted {
+	// is not to become full by that: those with the least alive go first, and some stay.
+	room := g.room() - fromLog
+	wasteful := slices.DeleteFunc(slices.Clone(g.segments), func(seg *segment) bool { return alive[seg] >= seg.size/2 })
+	slices.SortStableFunc(wasteful, func(a, b *segment) int { return cmp.Compare(alive[a], alive[b]) })
+	goes := map[*segment]bool{}
+	for _, seg := range wasteful {
 		if room -= alive[seg]; room < 0 && alive[seg] > 0 {
-			plan.postponed = progress
+			plan.postponed = true
 			break
 		}
-		drop[seg], progress = true, true
+		goes[seg] = true
 	}
+	g.planMerge(alive, room, goes)
 	for _, seg := range g.segments {
-		if drop[seg] {
+		if goes[seg] {
 			plan.drop = append(plan.drop, seg)
 		} else {
 			plan.keep = append(plan.keep, seg)
 		}
 	}
 	return plan
+}
+
+// planMerge adds the small segments to those that go, if there are too many and all of them have room.
+func (g *Group) planMerge(alive map[*segment]int64, room int64, goes map[*segment]bool) {
+	var small []*segment
+	for _, seg := range g.segments {
+		if g.small(seg) && !goes[seg] {
+			small = append(small, seg)
+			room -= alive[seg]
+		}
+	}
+	if len(small) <= maxSmall || room < 0 {
+		return
+	}
+	for _, seg := range small {
+		goes[seg] = true
+	}
 }
 
 // room is how much may be written again at once: half of what is free.

@@ -36,7 +36,7 @@ func (g *Group) discard() error {
 func (g *Group) emptied() error {
 	g.mu.Lock()
 	old := g.segments
-	g.segments, g.checkpoint, g.floor = nil, nil, 0
+	g.segments, g.checkpoint, g.floor, g.postponed = nil, nil, 0, false
 	g.uncache(0)
 	g.mu.Unlock()
 	// The checkpoint goes first: it must never name a segment that has gone.

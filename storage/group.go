@@ -45,7 +45,7 @@ type Group struct {
 	floor      uint64 // entries up to here are not needed in the log any more
 	segments   []*segment
 	checkpoint *checkpointFile
-	postponed  bool // the last checkpoint has left segments for want of room, and given back others
+	postponed  bool // the last checkpoint has left segments for want of room
 	vain       bool // the last checkpoint left the oldest log file needed; until the next file begins another would, too
 	damaged    error
 	unreadable bool // the group's own files are damaged, not only its log

@@ -122,7 +122,7 @@ func (g *Group) replace(segments []*segment, file *checkpointFile) (old []*segme
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	old = g.segments
-	g.segments, g.checkpoint, g.floor = segments, file, file.floor
+	g.segments, g.checkpoint, g.floor, g.postponed = segments, file, file.floor, false
 	g.locs, g.base, g.first, g.last = nil, 0, 0, 0
 	g.uncache(0)
 	return old

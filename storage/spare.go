@@ -154,6 +154,7 @@ func diskFull(err error) error {
 
 // takeSpare gives a reserved file its name, or reserves one now.
 func (w *wal) takeSpare(name string) (spare, error) {
+	defer w.s.stalls.Watch(w.s.o.SyncTimeout, func() {}).Stop() // the log waits, for whoever has the lock as well
 	w.lockSpares()
 	defer w.spareMu.Unlock()
 	i := w.spares.best()

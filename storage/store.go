@@ -263,6 +263,18 @@ func (s *Store) Groups() []GroupInfo {
 // a newer one.
 func (s *Store) NeedsCheckpoint() <-chan []uint32 { return s.needs }
 
+// Probe makes a small write that means nothing, and returns when it is on the disk, or was refused: whoever has nothing else to write finds
+// out by it whether the disk hangs.
+func (s *Store) Probe() error {
+	defer s.stalls.Watch(s.o.SyncTimeout, func() {}).Stop()
+	f, err := s.fs.Create(path.Join(s.o.Dir, "probe"))
+	if err != nil {
+		return err
+	}
+	_, err = f.WriteAt([]byte{0}, 0)
+	return errors.Join(err, f.Sync(), f.Close())
+}
+
 // Stalled tells whether a write to the disk takes long: see StallTime.
 func (s *Store) Stalled() bool { return s.stalls.Any() }
 

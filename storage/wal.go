@@ -403,7 +403,8 @@ func (w *wal) sync(f *walFile) error {
 // the file system waits for its journal.
 func (w *wal) watched(work func() error) error { return w.watchedBy(w.s.stalls.Watch, work) }
 
-// watchedAside is watched for what no append waits for: it may take seconds without anybody noticing.
+// watchedAside is watched for what the log does not wait for, as a rule: it may take seconds without anybody noticing. Who does wait counts
+// by himself (takeSpare).
 func (w *wal) watchedAside(work func() error) error { return w.watchedBy(Watch, work) }
 
 func (w *wal) watchedBy(watch func(time.Duration, func()) *Watchdog, work func() error) error {

@@ -98,13 +98,6 @@ const CatalogGroup = 1<<32 - 1
 // OnFatal names who is called, once, when a write fails or hangs: the process is to end at once. Until then it panics.
 func (d *DB) OnFatal(call func(error)) { d.bolt.fatal.Store(&call) }
 
-// probeKey is what Probe writes.
-var probeKey = []byte("probe")
-
-// Probe makes a small write that means nothing, and returns when it is on the disk: whoever has nothing else to write finds out by it
-// whether the disk hangs.
-func (d *DB) Probe() error { return d.bolt.Set(probeKey, seal(probeKey, nil)) }
-
 // Stalled tells whether a write takes long: see storage.StallTime.
 func (d *DB) Stalled() bool { return d.bolt.stalls.Any() }
 

@@ -94,7 +94,7 @@ type Status struct {
 	Idle           bool                   `protobuf:"varint,14,opt,name=idle,proto3" json:"idle,omitempty"`                            // it leaves, holds nothing any more, and serves no clients
 	ClockOff       bool                   `protobuf:"varint,15,opt,name=clock_off,json=clockOff,proto3" json:"clock_off,omitempty"`    // its clock differs from those of a majority: it wants to lead nothing
 	DiskHangs      bool                   `protobuf:"varint,16,opt,name=disk_hangs,json=diskHangs,proto3" json:"disk_hangs,omitempty"` // a write to its disk takes long: others are to lead what it leads
-	DiskSlow       bool                   `protobuf:"varint,17,opt,name=disk_slow,json=diskSlow,proto3" json:"disk_slow,omitempty"`    // it hangs or did so a short while ago: it is to be given nothing to lead
+	DiskSlow       bool                   `protobuf:"varint,17,opt,name=disk_slow,json=diskSlow,proto3" json:"disk_slow,omitempty"`    // it hangs or did so a short while ago: others are preferred to lead
 	unknownFields  protoimpl.UnknownFields
 	sizeCache      protoimpl.SizeCache
 }
