@@ -12,6 +12,7 @@ import (
 //	wal/CURRENT    magic "WRNCURR1" | version u32 | number of the newest WAL file in use u64 | crc u32
 //	wal/N.wal      the write-ahead log, N in hexadecimal, numbers without gaps
 //	wal/spare-N.wal  files reserved beforehand, of which one is the next
+//	probe          what Probe writes, which means nothing
 //	group-N/       one Raft group: checkpoint, N.seg, and install/ while a snapshot arrives
 //
 // A WAL file is reserved to its full size and begins with a header, followed by batches; each begins at a multiple of 8.
