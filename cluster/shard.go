@@ -45,18 +45,18 @@ type shard struct {
 	tidyPause time.Duration // until then, since one has failed or found no room; 0: the last one has not
 }
 
-// volume is what a state holds: messages, ready or not, and octets of those that are ready.
-type volume struct{ messages, readyBytes uint64 }
+// volume is what a state holds: messages and octets, those of uploads too.
+type volume struct{ messages, octets uint64 }
 
 // mostlyGone tells whether less than half is left.
 func (v volume) mostlyGone(now volume) bool {
-	return 2*now.messages < v.messages || 2*now.readyBytes < v.readyBytes
+	return 2*now.messages < v.messages || 2*now.octets < v.octets
 }
 
 func volumeOf(state interface {
-	Contents() (messages, readyBytes uint64)
+	Contents() (messages, octets uint64)
 }) (c volume) {
-	c.messages, c.readyBytes = state.Contents()
+	c.messages, c.octets = state.Contents()
 	return c
 }
 
@@ -224,7 +224,7 @@ func (s *shard) noteSaved(c volume, err error) {
 // counts downwards alone: where what there is goes up and down, each checkpoint would be a reason for the next. mu is held.
 func (s *shard) count(c volume, floor uint64) {
 	if floor == s.savedFloor {
-		c = volume{min(c.messages, s.saved.messages), min(c.readyBytes, s.saved.readyBytes)}
+		c = volume{min(c.messages, s.saved.messages), min(c.octets, s.saved.octets)}
 	}
 	s.saved, s.savedFloor = c, floor
 }

@@ -39,6 +39,59 @@ func TestDiskIsGivenBack(t *testing.T) {
 	}
 }
 
+// TestDiskOfWhatWasNotReady: the same of messages that were out with a consumer, beside many small ones that stay, and of what was sent ahead
+// for a message that does not come.
+func TestDiskOfWhatWasNotReady(t *testing.T) {
+	piece := []byte(strings.Repeat("filling ", 12<<10))
+	big, small := queue.MakeQueueID(0, 9), queue.MakeQueueID(0, 10)
+	for _, test := range []struct {
+		name      string
+		fill, end func(b *queue.Batch)
+	}{
+		{
+			"out with a consumer",
+			func(b *queue.Batch) {
+				mark := b.BeginEnqueue([]queue.QueueID{big}, &queue.EnqueueOptions{Persistent: true})
+				b.Data = append(b.Data, piece...)
+				b.EndEnqueue(mark)
+			},
+			func(b *queue.Batch) { b.Settle(7, queue.Ack, queue.Range{From: 1, To: 160}) },
+		},
+		{
+			"sent ahead",
+			func(b *queue.Batch) { b.Chunk(8, piece) },
+			func(b *queue.Batch) { // as broker.Conn.discardUpload
+				b.EndEnqueue(b.BeginEnqueue([]queue.QueueID{queue.MakeQueueID(0, 0)}, &queue.EnqueueOptions{Upload: 8}))
+			},
+		},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			m := startMembers(t, 1)[0]
+			for _, id := range []queue.QueueID{big, small} {
+				m.do(0, func(b *queue.Batch) {
+					b.Configure(id, &queue.Settings{VHost: "/", Name: strconv.Itoa(int(id)), Durable: true})
+				})
+			}
+			m.do(0, func(b *queue.Batch) { b.Attach(big, 7, &queue.AttachOptions{Credit: 1000}) })
+			m.enqueue(small, 400, "staying")
+			for range 8 { // more than the log files that are kept
+				m.do(0, func(b *queue.Batch) {
+					for range 20 {
+						test.fill(b)
+					}
+				})
+			}
+			s := m.shard(0)
+			eventually(t, "bodies are outside the log", func() bool { return s.store.SegmentBytes() > 1<<20 && !s.store.KeepsLog(s.host.Applied()) })
+			m.do(0, test.end)
+			eventually(t, "the disk is given back", func() bool { return s.store.SegmentBytes() < 1<<20 })
+			if n := m.ready(small); n != 400 {
+				t.Errorf("%d messages stay of 400", n)
+			}
+		})
+	}
+}
+
 // TestWasteful: a checkpoint that would give back little is not made.
 func TestWasteful(t *testing.T) {
 	now := volume{160, 1000}

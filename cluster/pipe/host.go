@@ -291,8 +291,8 @@ func (h *Host) Snapshot() *queue.Snapshot {
 	return h.state.Snapshot()
 }
 
-// Contents returns what the queues hold: see queue.State.
-func (h *Host) Contents() (messages, readyBytes uint64) {
+// Contents returns what the state holds: see queue.State.
+func (h *Host) Contents() (messages, octets uint64) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	return h.state.Contents()

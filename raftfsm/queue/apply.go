@@ -53,7 +53,7 @@ func (s *State) applyBatch(h *batchHeader, index uint64, data []byte, at int) {
 	if ss == nil {
 		return
 	}
-	ss.forgetReplies(h.acked)
+	s.forgetReplies(ss, h.acked)
 	if h.seq != ss.last+1 {
 		seq := min(h.seq, ss.last)
 		s.out.reply(ss.id, seq, ss.keptResults(seq))
@@ -77,7 +77,9 @@ func (s *State) keep(ss *session) []Result {
 	results := slices.Clone(s.results)
 	clear(s.results)
 	s.results = s.results[:0]
-	ss.kept = append(ss.kept, kept{ss.last, results})
+	k := keptOf(ss.last, results)
+	s.octets += k.octets
+	ss.kept = append(ss.kept, k)
 	return results
 }
 
@@ -194,7 +196,7 @@ func (s *State) store(ss *session, c *enqueueCommand) ResultCode {
 		}
 		r.flags |= recordLarge
 		s.large[r.place()] = l
-		l.users++ // this command, so that a queue that drops it at once leaves it for the next
+		s.retain(&r) // by this command, so that a queue that drops it at once leaves it for the next
 		size = l.size
 	}
 	code := OK

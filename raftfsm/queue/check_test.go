@@ -10,7 +10,7 @@ type tester interface {
 // checkState recounts what a State keeps counted and checks what must hold between entries.
 func checkState(t tester, s *State) {
 	t.Helper()
-	var sum uint64
+	var sum, messages, octets uint64
 	users := map[place]int{}
 	held := map[QueueID]map[uint64]bool{} // orders by queue: nobody has a message twice
 	hold := func(q *queue, r *record) {
@@ -21,6 +21,8 @@ func checkState(t tester, s *State) {
 			t.Fatalf("queue %#x: message %d is in two places or not yet there", q.id, r.order)
 		}
 		held[q.id][r.order] = true
+		messages++
+		octets += s.bodySize(r)
 		if r.flags&recordLarge != 0 {
 			users[place{r.index, r.offset}]++
 		}
@@ -95,6 +97,14 @@ func checkState(t tester, s *State) {
 				t.Fatalf("upload %d: sum %#x", id, u.sum)
 			}
 			sum += u.sum
+			for _, r := range u.pieces {
+				octets += uint64(r.Size)
+			}
+		}
+		for _, k := range ss.kept {
+			for _, r := range k.results {
+				octets += r.Delivery.Body.Size()
+			}
 		}
 		for id, c := range ss.consumers {
 			if c.id != id || c.session != ss || c.meta != c.hash() || c.cancelled && c.out.n == 0 {
@@ -127,6 +137,9 @@ func checkState(t tester, s *State) {
 		if l.users != users[at] || l.size != l.body.Size() {
 			t.Fatalf("large message %v: users %d, counted %d", at, l.users, users[at])
 		}
+	}
+	if m, o := s.Contents(); m != messages || o != octets {
+		t.Fatalf("contents of %d messages, %d octets, recounted %d, %d", m, o, messages, octets)
 	}
 	if sum != s.sum {
 		t.Fatalf("sum %#x, recounted %#x", s.sum, sum)

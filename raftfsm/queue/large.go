@@ -40,6 +40,7 @@ func (s *State) chunk(ss *session, id uint64, piece Ref) {
 		return
 	}
 	u.size += uint64(piece.Size)
+	s.octets += uint64(piece.Size)
 	u.pieces = append(u.pieces, piece)
 	if u.size > maxUploadBytes || len(u.pieces) > maxUploadPieces {
 		s.refuseUpload(ss, id, u)
@@ -60,6 +61,7 @@ func (u *upload) hash(ss *session, id uint64) uint64 {
 // refuseUpload forgets what an upload holds; that there was one stays known until its end, so that what comes later is
 // not taken for a whole message.
 func (s *State) refuseUpload(ss *session, id uint64, u *upload) {
+	s.octets -= u.size
 	u.pieces, u.size, u.refused = nil, 0, true
 	s.resum(&u.sum, u.hash(ss, id))
 }
@@ -72,6 +74,7 @@ func (s *State) finishUpload(ss *session, id uint64, rest Ref) *large {
 		return nil
 	}
 	delete(ss.uploads, id)
+	s.octets -= u.size
 	s.resum(&u.sum, 0)
 	size := u.size + uint64(rest.Size)
 	if u.refused || size > maxUploadBytes {
@@ -104,13 +107,28 @@ func (s *State) bodySize(r *record) uint64 {
 	return uint64(r.size)
 }
 
-// release is the end of a message in one queue.
-func (s *State) release(r *record) {
+// retain is the beginning of a message in one queue.
+func (s *State) retain(r *record) {
+	s.messages++
 	if r.flags&recordLarge == 0 {
+		s.octets += uint64(r.size)
+		return
+	}
+	l := s.large[r.place()]
+	s.octets += l.size
+	l.users++
+}
+
+// release is its end.
+func (s *State) release(r *record) {
+	s.messages--
+	if r.flags&recordLarge == 0 {
+		s.octets -= uint64(r.size)
 		return
 	}
 	at := r.place()
 	l := s.large[at]
+	s.octets -= l.size
 	if l.users--; l.users == 0 {
 		delete(s.large, at)
 	}

@@ -107,9 +107,7 @@ func (s *State) joined(q *queue, r *record) {
 func (s *State) enqueue(q *queue, r *record) {
 	q.lastOrder++
 	r.order = q.lastOrder
-	if r.flags&recordLarge != 0 {
-		s.large[r.place()].users++
-	}
+	s.retain(r)
 	*q.lane(r.priority).push(&s.pool) = *r
 	s.joined(q, r)
 }
@@ -166,6 +164,10 @@ func (s *State) dropReady(q *queue) (dropped uint64) {
 			}
 		}
 		q.lanes[i].clear(&s.pool)
+	}
+	if q.larges == 0 {
+		s.messages -= q.ready
+		s.octets -= q.bytes
 	}
 	dropped = q.ready
 	s.sum -= q.key * q.sum

@@ -236,7 +236,7 @@ func (d *decoder) delayed(q *queue, last uint64) (number uint64) {
 	if d.err != nil {
 		return number
 	}
-	d.count(&r)
+	d.s.retain(&r)
 	e := q.delayed.push(&d.s.pool, number)
 	e.queue, e.record = q.id, r
 	d.s.sum += q.waitKey() * fold(number, r.hash())
@@ -259,14 +259,14 @@ func (d *decoder) lane(q *queue, priority uint8) {
 	for ; back > 0 && d.err == nil; back-- {
 		r := read()
 		if d.err == nil {
-			d.count(&r)
+			s.retain(&r)
 			s.putBack(q, &r)
 		}
 	}
 	for ; fresh > 0 && d.err == nil; fresh-- {
 		r := read()
 		if d.err == nil {
-			d.count(&r)
+			s.retain(&r)
 			*l.push(&s.pool) = r
 			s.joined(q, &r)
 		}
@@ -278,13 +278,6 @@ func (d *decoder) record(r *record) {
 	d.demand(r.flags < recordFlagsEnd && r.expiry >= 0 && r.index <= d.s.applied, "record with unknown flags, time or entry")
 	if r.flags&recordLarge != 0 {
 		d.demand(d.s.large[r.place()] != nil, "record without its large message")
-	}
-}
-
-// count counts a record among the users of its large message.
-func (d *decoder) count(r *record) {
-	if r.flags&recordLarge != 0 {
-		d.s.large[r.place()].users++
 	}
 }
 
@@ -307,16 +300,19 @@ func (d *decoder) session() uint16 {
 }
 
 func (d *decoder) kept(ss *session) {
-	k := kept{seq: d.u64()}
+	seq := d.u64()
 	after := ss.acked
 	if n := len(ss.kept); n > 0 {
 		after = ss.kept[n-1].seq
 	}
 	n := d.u32()
-	d.demand(k.seq > after && k.seq <= ss.last && n > 0, "results out of order")
+	d.demand(seq > after && seq <= ss.last && n > 0, "results out of order")
+	var results []Result
 	for ; n > 0 && d.err == nil; n-- {
-		k.results = append(k.results, d.result(ss))
+		results = append(results, d.result(ss))
 	}
+	k := keptOf(seq, results)
+	d.s.octets += k.octets
 	ss.kept = append(ss.kept, k)
 }
 
@@ -345,6 +341,7 @@ func (d *decoder) upload(ss *session) uint64 {
 		u.size += uint64(r.Size)
 	}
 	ss.uploads[id] = u
+	d.s.octets += u.size
 	d.s.resum(&u.sum, u.hash(ss, id))
 	return id
 }
@@ -391,7 +388,7 @@ func (d *decoder) unsettled(c *consumer, last uint64) (id uint64) {
 	if d.err != nil {
 		return id
 	}
-	d.count(&r)
+	d.s.retain(&r)
 	e := c.out.push(&d.s.pool, id)
 	e.queue, e.record = q.id, r
 	d.s.sum += c.key * fold(id, r.hash())

@@ -34,6 +34,17 @@ type session struct {
 type kept struct {
 	seq     uint64
 	results []Result // never changed
+	octets  uint64   // of the messages in results
+}
+
+func keptOf(seq uint64, results []Result) kept {
+	k := kept{seq: seq, results: results}
+	for i := range results {
+		if results[i].Code == Message {
+			k.octets += results[i].Delivery.Body.Size()
+		}
+	}
+	return k
 }
 
 func newSession(id SessionID) *session {
@@ -119,18 +130,20 @@ func (s *State) sessionDown(id SessionID) {
 	for id, u := range ss.uploads {
 		s.refuseUpload(ss, id, u)
 	}
-	ss.forgetGot()
+	s.forgetGot(ss)
 }
 
 // forgetGot turns a kept answer to a get into one that nothing was there: if the session has not seen it yet, the message
 // is back in its queue, and a node that never comes back would keep bodies alive for ever.
-func (ss *session) forgetGot() {
+func (s *State) forgetGot(ss *session) {
 	got := func(r Result) bool { return r.Code == Message }
 	for i := range ss.kept {
 		k := &ss.kept[i]
 		if !slices.ContainsFunc(k.results, got) {
 			continue
 		}
+		s.octets -= k.octets
+		k.octets = 0
 		k.results = slices.Clone(k.results) // somebody may be reading the old ones
 		for n, r := range k.results {
 			if got(r) {
@@ -149,7 +162,11 @@ func (s *State) endSession(ss *session) {
 		}
 	}
 	for _, u := range ss.uploads {
+		s.octets -= u.size
 		s.resum(&u.sum, 0)
+	}
+	for i := range ss.kept {
+		s.octets -= ss.kept[i].octets
 	}
 	s.resum(&ss.meta, 0)
 }
@@ -164,7 +181,7 @@ func (ss *session) sortedConsumers() []*consumer {
 }
 
 // forgetReplies drops the results that the session has.
-func (ss *session) forgetReplies(acked uint64) {
+func (s *State) forgetReplies(ss *session, acked uint64) {
 	acked = min(acked, ss.last)
 	if acked <= ss.acked {
 		return
@@ -172,6 +189,7 @@ func (ss *session) forgetReplies(acked uint64) {
 	ss.acked = acked
 	n := 0
 	for n < len(ss.kept) && ss.kept[n].seq <= acked {
+		s.octets -= ss.kept[n].octets
 		n++
 	}
 	clear(ss.kept[:n])

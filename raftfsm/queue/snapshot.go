@@ -52,7 +52,7 @@ type Snapshot struct {
 	size  int64
 	refs  []Ref // that lie elsewhere than in a record without pieces
 
-	messages, readyBytes uint64
+	messages, octets uint64
 
 	queues []queueSettings // by id
 	larges []placedLarge   // by place
@@ -84,7 +84,7 @@ func (s *State) Snapshot() *Snapshot {
 	s.pool.epoch++ // from here on nothing that is in use changes in place
 	sn := &Snapshot{index: s.applied, meta: make([]byte, 0, 4<<10+len(s.queues)*describedQueue)}
 	s.describe(sn)
-	sn.messages, sn.readyBytes = s.Contents()
+	sn.messages, sn.octets = s.Contents()
 	sn.size += int64(len(sn.meta))
 	slices.SortFunc(sn.refs, compareRefs)
 	sn.refs = slices.CompactFunc(sn.refs, func(a, b Ref) bool { return compareRefs(a, b) == 0 })
@@ -95,7 +95,7 @@ func (s *State) Snapshot() *Snapshot {
 func (sn *Snapshot) Index() uint64 { return sn.index }
 
 // Contents is State.Contents of the state.
-func (sn *Snapshot) Contents() (messages, readyBytes uint64) { return sn.messages, sn.readyBytes }
+func (sn *Snapshot) Contents() (messages, octets uint64) { return sn.messages, sn.octets }
 
 // Size is how many bytes WriteTo writes.
 func (sn *Snapshot) Size() int64 { return sn.size }

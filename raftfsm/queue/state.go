@@ -26,6 +26,10 @@ type State struct {
 
 	producers producers
 
+	// What all of it refers to, each place by itself; an envelope in two queues is there twice. See Contents.
+	messages uint64 // ready, out and delayed
+	octets   uint64 // of their envelopes, and of uploads and kept answers
+
 	sum    uint64 // see hash.go
 	recent hashes
 
@@ -62,14 +66,9 @@ func (s *State) Counts(id QueueID) (Counts, bool) {
 	return Counts{Ready: q.ready, ReadyBytes: q.bytes, Unsettled: q.unsettled + uint64(q.delayed.n), Consumers: uint32(q.attached)}, true
 }
 
-// Contents returns what all queues together hold: messages, ready or not, and the octets of the envelopes of those that are ready.
-func (s *State) Contents() (messages, readyBytes uint64) {
-	for _, q := range s.queues {
-		messages += q.ready + q.unsettled + uint64(q.delayed.n)
-		readyBytes += q.bytes
-	}
-	return messages, readyBytes
-}
+// Contents returns what all queues together hold: messages, ready or not, and the octets of all that the state refers to: the envelopes
+// of the messages, what came of uploads, and messages in answers that are kept. What is in several places counts in each.
+func (s *State) Contents() (messages, octets uint64) { return s.messages, s.octets }
 
 // QueueIDs lists the ids of all queues, in no order.
 func (s *State) QueueIDs() []QueueID {
