@@ -34,7 +34,7 @@ func NewLocalHost(o LocalOptions) (*Host, error) {
 }
 
 // memoryLog is a log that has committed what it is given. It keeps what the machine's live messages refer to and
-// sweeps the rest when that may have become as much as what lives.
+// sweeps the rest when that may have become as much as what lives: see tidy.
 type memoryLog struct {
 	held atomic.Int64 // bytes of the entries
 
@@ -43,7 +43,10 @@ type memoryLog struct {
 	running bool       // a goroutine applies
 	last    uint64
 	entries map[uint64]*memoryEntry
-	limit   int64 // sweep when held is beyond
+
+	// Of the goroutine that applies.
+	limit int64  // twice what was held after the last sweep
+	most  uint64 // the most that has lived since, as far as tidy has seen: octets
 }
 
 // memoryEntry is an entry's data, or what is left of it.
@@ -98,25 +101,36 @@ func (l *memoryLog) take() []Entry {
 }
 
 func (l *memoryLog) done(h *Host) {
-	if l.held.Load() > max(sweepAtLeast, l.limit) {
-		h.mu.Lock()
-		refs := liveRefs(h.state)
-		h.mu.Unlock()
-		l.sweep(refs, h.Applied())
+	if l.held.Load() > sweepAtLeast {
+		l.tidy(h)
 	}
 	l.mu.Lock()
 	l.running = false
 	l.mu.Unlock()
 }
 
-// sweep drops everything up to the entry at index that no ref names.
-func (l *memoryLog) sweep(refs []queue.Ref, index uint64) {
+// tidy sweeps when what is held has doubled since the last sweep, and when what lives has halved: what was consumed or purged would
+// stay for as long as nobody publishes, and with a memory alarm nobody can. So much has come or gone then as the sweep costs.
+func (l *memoryLog) tidy(h *Host) {
+	h.mu.Lock()
+	_, live := h.state.Contents()
+	l.most = max(l.most, live)
+	if l.held.Load() <= l.limit && 2*live >= l.most {
+		h.mu.Unlock()
+		return
+	}
+	refs := liveRefs(h.state)
+	h.mu.Unlock()
+	l.limit, l.most = 2*l.sweep(refs, h.Applied()), live
+}
+
+// sweep drops everything up to the entry at index that no ref names, and returns what is held then.
+func (l *memoryLog) sweep(refs []queue.Ref, index uint64) (held int64) {
 	slices.SortFunc(refs, func(a, b queue.Ref) int {
 		return cmp.Or(cmp.Compare(a.Index, b.Index), cmp.Compare(a.Offset, b.Offset))
 	})
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	var held int64
 	kept := make(map[uint64]*memoryEntry)
 	for from := 0; from < len(refs); {
 		to := from + 1
@@ -138,7 +152,7 @@ func (l *memoryLog) sweep(refs []queue.Ref, index uint64) {
 	}
 	l.entries = kept
 	l.held.Store(held)
-	l.limit = 2 * held
+	return held
 }
 
 // shrink returns the entry with nothing but the refs, if that is worth a copy. Readers may hold the old one.
