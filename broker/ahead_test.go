@@ -169,6 +169,41 @@ func TestReadAheadPaused(t *testing.T) {
 	})
 }
 
+// TestReadAheadPausedOnTheWay: what was on its way to a consumer that had read ahead, when it was paused, is there for others.
+func TestReadAheadPausedOnTheWay(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		const messages, onTheWay = 4000, 10
+		c := amqptest.NewAsyncCluster(t, broker.Options{})
+		defer c.Stop()
+		r := newReader(t, c, aheadPrefetch)
+		defer r.close()
+		publishTo(t, c, 0, messages)
+		c.SetDelay(10 * time.Millisecond)
+		r.consume()
+		for r.acked < 1000 {
+			r.await(func() bool { return len(r.tags) > r.acked })
+			r.ack(aheadPrefetch)
+		}
+		time.Sleep(200 * time.Millisecond) // it reads ahead no more
+		r.ack(onTheWay)                    // for which others come
+		r.run(func() error { r.ch.SetCredit("t", 0); return nil })
+		time.Sleep(time.Second)
+		if n := c.Holds(c.Find("q").ID); int(n.Unsettled) != aheadPrefetch-onTheWay {
+			t.Errorf("it was sent %d, the queue holds %+v", len(r.got)-r.acked, n)
+		}
+		other := newReader(t, c, 10)
+		defer other.close()
+		other.consume()
+		other.await(func() bool { return len(other.got) == 10 })
+		for i, body := range other.got { // some were with the reader twice, so that the machine may call them redelivered
+			if n := int(binary.BigEndian.Uint32(body)); n != len(r.got)+i {
+				t.Fatalf("message %d is number %d, want %d", i, n, len(r.got)+i)
+			}
+		}
+		r.wantNumbers(0)
+	})
+}
+
 // TestReadAheadEnds: what has not been sent when the consumer, or its channel, ends goes back as it was; what has been sent, is
 // redelivered.
 func TestReadAheadEnds(t *testing.T) {

@@ -205,7 +205,7 @@ func (o *outbox) take(ds []Delivery, bytes int) (*consumer, []Delivery) {
 }
 
 // reserve takes places for a consumer's next deliveries, of its own and of what the channel's consumers share, in which they
-// take turns; it holds one for which there are none. mu is held.
+// take turns; it holds one for which there are none, until there are or look gives back what waits. mu is held.
 func (o *outbox) reserve(c *consumer) (n int) {
 	ch := c.channel
 	if ch.limit.Load() == 0 || c.noAck {
@@ -219,12 +219,12 @@ func (o *outbox) reserve(c *consumer) (n int) {
 			c.turn = ch.turns
 		} else {
 			ch.anyHeld.Store(true)
-			c.watch()
 		}
 	}
 	if n == 0 {
 		ch.held = append(ch.held, c)
 		c.held = true
+		c.watch() // what waits goes back if the client lets nothing through, and nobody else may be looking
 	}
 	return n
 }
