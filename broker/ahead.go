@@ -21,7 +21,7 @@ type ReadAhead struct {
 	// rather than fast. Default 32.
 	MinLimit uint32
 	// A consumer is fast when it settles as many deliveries as it may have within Fast, some times what a settle takes; it is slow
-	// when it takes fewer than that within Slow, for about twice of which its messages wait at most. Defaults 20 ms, 50 ms.
+	// when it takes fewer than that within Slow, for about twice of which its messages wait at most, and once more when it does not even read. Defaults 20 ms, 50 ms.
 	Fast, Slow time.Duration
 }
 
@@ -37,7 +37,7 @@ type reading struct {
 	ahead   uint32 // what the shard lets it have beyond its limit
 	handed  int    // deliveries taken for the client since the last look
 	watched bool   // look will be called
-	slow    bool   // listed to be slowed by the writer
+	slow    bool   // listed to be slowed; watched until that is done
 	// returning is set while the shard is asked to take back what is in retained, the last deliveries: the client gets nothing
 	// meanwhile, since they come before whatever follows.
 	returning bool
@@ -114,15 +114,16 @@ func (c *consumer) watch() {
 
 // look finds out whether a consumer still takes what waits for it.
 func (c *consumer) look() {
-	o := &c.channel.conn.out
+	conn, o := c.channel.conn, &c.channel.conn.out
 	o.mu.Lock()
-	wake := o.answered(c) // it has had its time
+	late := c.slow        // the writer has had its time
+	wake := o.answered(c) // and what was asked about
 	handed := c.handed
 	c.watched, c.handed = false, 0
 	fast := c.ahead > 0 && handed >= max(1, int(c.credit.Load())) && c.channel.limit.Load() == 0
 	shares := c.held && c.channel.limit.Load() > 0
-	switch waits := c.waiting.len() > 0 && (c.room() == 0 || shares); {
-	case c.gone, c.channel.conn.ended.Err() != nil, c.ahead == 0 && !waits && !c.returning:
+	switch waits := shares && c.waiting.len() > 0 || c.limited && c.waiting.len() > c.room(); {
+	case c.gone, conn.ended.Err() != nil, c.ahead == 0 && !waits && !c.returning && !c.slow:
 	case shares && handed > 0 && c.ahead == 0: // it has its turns
 		c.watch()
 	case !fast && !c.returning && !c.slow && !c.stalled:
@@ -136,15 +137,29 @@ func (c *consumer) look() {
 	if wake {
 		o.wake()
 	}
+	if late {
+		conn.slowDownBeside()
+	}
 }
 
-// slowDown ends the reading ahead of consumers that are slow, and asks their shards to take back what waits for them. It is
-// called by the writer.
-func (c *Conn) slowDown() {
+// slowDownBeside does the writer's slowDown while the client keeps it waiting: who does not read is not to keep what others could have. A
+// writer that is in Drain comes to it again.
+func (c *Conn) slowDownBeside() {
+	select {
+	case c.writing.busy <- struct{}{}:
+		defer c.writing.end()
+		c.slowDown(true)
+	default:
+	}
+}
+
+// slowDown ends the reading ahead of consumers that are slow, and asks their shards to take back what waits for them: when the writer is
+// stuck, all of it. It is called between begin and end.
+func (c *Conn) slowDown(stuck bool) {
 	s := &c.writing
 	s.slowing = c.out.takeSlowing(s.slowing[:0])
 	for i, of := range s.slowing {
-		s.stage.slowDown(of)
+		s.stage.slowDown(of, stuck)
 		s.slowing[i] = nil
 	}
 	if len(s.slowing) > 0 {
@@ -152,11 +167,12 @@ func (c *Conn) slowDown() {
 	}
 }
 
-// slow lists a consumer to be slowed. mu is held.
+// slow lists a consumer to be slowed, and has look see to it that this is done. mu is held.
 func (o *outbox) slow(c *consumer) {
 	if !c.slow {
 		o.slowing = append(o.slowing, c)
 		c.slow = true
+		c.watch()
 	}
 }
 
@@ -179,7 +195,7 @@ type slowed struct {
 }
 
 // slowDown stages that the shard gives a consumer no more than the client may have, and takes back what waits.
-func (s *staging) slowDown(c *consumer) {
+func (s *staging) slowDown(c *consumer, stuck bool) {
 	o := &s.conn.out
 	o.mu.Lock()
 	c.slow, c.ahead = false, 0
@@ -188,7 +204,7 @@ func (s *staging) slowDown(c *consumer) {
 		return
 	}
 	c.barred = c.held && c.channel.free() == 0
-	if c.room() == 0 || c.barred { // otherwise the client gets it now
+	if c.room() == 0 || c.barred || stuck { // otherwise the client gets it now
 		c.retained = c.waiting.all()
 		c.returning = len(c.retained) > 0
 	}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/binary"
 	"math/rand/v2"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -202,6 +203,69 @@ func TestReadAheadPausedOnTheWay(t *testing.T) {
 		}
 		r.wantNumbers(0)
 	})
+}
+
+// fullPipe is a cluster that takes nothing for a while.
+type fullPipe struct {
+	*amqptest.Cluster
+	full atomic.Bool
+}
+
+func (p *fullPipe) Submit(ctx context.Context, s queue.ShardID, b *broker.Batch) error {
+	if p.full.Load() {
+		<-ctx.Done()
+		return ctx.Err()
+	}
+	return p.Cluster.Submit(ctx, s, b)
+}
+
+// TestReadAheadStuck: a fast client that reads no more, so that its writer does not come back, keeps nothing beyond its limit from others, even
+// when it acknowledges; when it reads again, it gets the rest of its limit.
+func TestReadAheadStuck(t *testing.T) {
+	for late, full := range map[int]bool{0: false, 10: false, 20: true} { // acknowledged afterwards; is the pipe full for a while
+		synctest.Test(t, func(t *testing.T) {
+			const messages = 4000
+			p := &fullPipe{Cluster: amqptest.NewAsyncCluster(t, broker.Options{})}
+			c := p.Cluster
+			c.Broker.Start(p)
+			defer c.Stop()
+			r := newReader(t, c, aheadPrefetch)
+			defer r.close()
+			publishTo(t, c, 0, messages)
+			c.SetDelay(time.Millisecond)
+			r.consume()
+			for r.acked < 1000 {
+				r.await(func() bool { return len(r.tags) > r.acked })
+				r.ack(aheadPrefetch)
+			}
+			unread := make(chan struct{})
+			r.mu.Lock()
+			r.unread = unread
+			r.mu.Unlock()
+			r.ack(aheadPrefetch) // it is sent some more, with which the writer stays
+			synctest.Wait()
+			r.ack(late)
+			p.full.Store(full)
+			time.Sleep(time.Second)
+			p.full.Store(false)
+			time.Sleep(time.Second)
+			id := c.Find("q").ID
+			if n := c.Holds(id); n.Unsettled != aheadPrefetch || int(n.Ready) != messages-r.acked-aheadPrefetch {
+				t.Errorf("%d sent, %d acknowledged, the queue holds %+v", len(r.got), r.acked, n)
+			}
+			other := newReader(t, c, 10)
+			defer other.close()
+			other.consume()
+			other.await(func() bool { return len(other.got) == 10 })
+			other.wantNumbers(r.acked + aheadPrefetch)
+			close(unread)
+			synctest.Wait()
+			if out := len(r.got) - r.acked; out != aheadPrefetch {
+				t.Errorf("it reads again and has %d", out)
+			}
+			r.wantNumbers(0)
+		})
+	}
 }
 
 // TestReadAheadEnds: what has not been sent when the consumer, or its channel, ends goes back as it was; what has been sent, is

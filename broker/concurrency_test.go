@@ -40,6 +40,7 @@ type client struct {
 	redelivered []bool
 	confirms    []told
 	changed     sync.Cond
+	unread      chan struct{} // not nil: the client does not read until it is closed
 }
 
 func newClient(t *testing.T, c *amqptest.Cluster) *client {
@@ -78,6 +79,16 @@ func (k *client) write() {
 			if more, err = k.conn.Drain(k, 64<<10); err != nil {
 				k.t.Error(err)
 				return
+			}
+			k.mu.Lock()
+			unread := k.unread
+			k.mu.Unlock()
+			if unread != nil { // in the socket's Write
+				select {
+				case <-unread:
+				case <-k.quit:
+					return
+				}
 			}
 			k.conn.Written()
 		}

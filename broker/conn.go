@@ -111,6 +111,7 @@ func (b *Broker) newConn(id *Identity, v *vhost, o ConnOptions) *Conn {
 	c.window.maxBytes, c.window.maxBehind, c.window.maxMessages = b.options.MaxUnconfirmedBytes, b.options.MaxBehindBytes, b.options.MaxUnconfirmedMessages
 	c.ended, c.end = context.WithCancel(context.Background())
 	c.stage.conn, c.writing.stage.conn = c, c
+	c.writing.busy = make(chan struct{}, 1)
 	c.routing.message.Headers = c.routing.headers
 	return c
 }

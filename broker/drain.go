@@ -10,7 +10,12 @@ import (
 
 // writing is working space of the writer goroutine.
 type writing struct {
-	stage      staging // settles of what consumers without acknowledgements got
+	// busy has one place, for who uses what follows: the writer while it does, or who does its work while it is held up by its client.
+	// No mutex, since a full pipe may be waited for meanwhile.
+	busy chan struct{}
+
+	stage      staging // settles of what consumers without acknowledgements got, and what slows consumers
+	retrying   bool    // settleAgain will be called
 	channels   []*Channel
 	frames     []told
 	of         []*Channel // beside frames
@@ -23,6 +28,9 @@ type writing struct {
 	slowing    []*consumer
 }
 
+func (s *writing) begin() { s.busy <- struct{}{} }
+func (s *writing) end()   { <-s.busy }
+
 const (
 	// readTimeout bounds how long Drain waits for messages that must be read or fetched: what takes longer is fetched
 	// beside it, for so long, so that the client gets its other answers and its heartbeats.
@@ -30,7 +38,7 @@ const (
 	fetchTimeout = 5 * time.Second
 	// stallTime is how long a consumer waits after that, times the failures in a row.
 	stallTime = 100 * time.Millisecond
-	// settleTimeout bounds how long Written waits for a full pipe.
+	// settleTimeout bounds how long the writer waits for a full pipe at a time.
 	settleTimeout = 100 * time.Millisecond
 )
 
@@ -43,6 +51,8 @@ const (
 // Drain hands what waits for the client to w, about maxBytes of it, and assigns the delivery tags in that order. more
 // tells that there is more at once. It is called by the writer goroutine and may block to fetch messages.
 func (c *Conn) Drain(w Writer, maxBytes int) (more bool, err error) {
+	c.writing.begin()
+	defer c.writing.end()
 	c.out.woken.Store(false)
 	if c.ended.Err() != nil {
 		return false, nil
@@ -50,8 +60,8 @@ func (c *Conn) Drain(w Writer, maxBytes int) (more bool, err error) {
 	if len(c.writing.stage.open) > 0 {
 		c.settleWritten()
 	}
-	c.slowDown()
-	c.DrainConfirms(w)
+	c.slowDown(false)
+	c.drainConfirms(w)
 	c.drainEnds(w)
 	for maxBytes > 0 {
 		n := c.drainDeliveries(w, maxBytes)
@@ -63,9 +73,15 @@ func (c *Conn) Drain(w Writer, maxBytes int) (more bool, err error) {
 	return c.out.more(), nil
 }
 
-// DrainConfirms is the part of Drain that writes returns and confirms. The confirms are collected first: then each message that was returned has
-// its return among those written before.
+// DrainConfirms is the part of Drain that writes returns and confirms.
 func (c *Conn) DrainConfirms(w Writer) {
+	c.writing.begin()
+	defer c.writing.end()
+	c.drainConfirms(w)
+}
+
+// drainConfirms collects the confirms first: then each message that was returned has its return among those written before.
+func (c *Conn) drainConfirms(w Writer) {
 	s := &c.writing
 	s.channels = c.out.takeConfirming(s.channels[:0])
 	s.frames, s.of = s.frames[:0], s.of[:0]
@@ -281,6 +297,8 @@ func (c *Conn) handedOver(to *consumer, ds []Delivery) {
 // Written tells that everything drained so far is in the socket. It is called by the writer goroutine.
 func (c *Conn) Written() {
 	s := &c.writing
+	s.begin()
+	defer s.end()
 	if len(s.settling) == 0 {
 		return
 	}
@@ -294,13 +312,22 @@ func (c *Conn) Written() {
 	c.settleWritten()
 }
 
-// settleWritten submits what Written staged. When the pipe stays full, the next Drain tries again.
+// settleWritten submits what is staged. When the pipe stays full, it is tried again, whatever the writer is held up by. It is called between begin and end.
 func (c *Conn) settleWritten() {
+	s := &c.writing
 	ctx, cancel := context.WithTimeout(c.ended, settleTimeout)
 	defer cancel()
-	if err := c.writing.stage.flush(ctx); err != nil && c.ended.Err() == nil {
-		time.AfterFunc(settleTimeout, c.out.wake)
+	if err := s.stage.flush(ctx); err != nil && c.ended.Err() == nil && !s.retrying {
+		s.retrying = true
+		time.AfterFunc(settleTimeout, c.settleAgain)
 	}
+}
+
+func (c *Conn) settleAgain() {
+	c.writing.begin()
+	defer c.writing.end()
+	c.writing.retrying = false
+	c.settleWritten()
 }
 
 // settledAll counts deliveries as settled that the client does not settle.

@@ -65,8 +65,7 @@ func (o *outbox) letGo(ch *Channel) (wake bool) {
 			room--
 			c.barred = false
 			ch.asking = append(ch.asking, c)
-			o.slow(c)
-			c.watch()
+			o.slow(c) // and look ends the asking
 			wake = true
 		}
 		c.held = false
