@@ -203,8 +203,11 @@ func (c *conn) watchHeartbeat() error {
 	if c.heartbeat == 0 || c.closing {
 		return nil
 	}
-	return c.socket.SetReadDeadline(time.Now().Add(2 * c.heartbeat))
+	return c.socket.SetReadDeadline(time.Now().Add(c.patience()))
 }
+
+// patience is for how long a client may show no life, 0: for ever.
+func (c *conn) patience() time.Duration { return 2 * c.heartbeat }
 
 // refuse answers a frame's error: a soft one closes the channel and the conversation goes on.
 func (c *conn) refuse(number uint16, err error) error {

@@ -312,7 +312,8 @@ func (c *conn) open() error {
 	ctx, cancel := context.WithTimeout(c.ctx, c.server.options.HandshakeTimeout)
 	defer cancel()
 	name := fmt.Sprintf("%s -> %s", c.socket.RemoteAddr(), c.socket.LocalAddr())
-	c.broker, err = c.server.options.Broker.Open(ctx, c.client.identity, open.VirtualHost, broker.ConnOptions{Name: name, Events: c})
+	c.broker, err = c.server.options.Broker.Open(ctx, c.client.identity, open.VirtualHost, broker.ConnOptions{Name: name, Events: c,
+		Patience: c.patience()})
 	if err != nil {
 		p := c.toProtocol(err)
 		p.class, p.method = m.ID()

@@ -267,6 +267,37 @@ func TestClientThatNeverReads(t *testing.T) {
 	}
 }
 
+// TestFrozenClient sends more than it reads the answers of, and then nothing, not even heartbeats, which the server does not wait for while it
+// waits for the client to read: what the client holds goes back all the same.
+func TestFrozenClient(t *testing.T) {
+	for name, data := range map[string][]byte{
+		"methods that are answered": wire.AppendMethodFrame(nil, 1, &wire.QueueDeclare{Queue: "q"}),
+		"returned messages":         wire.AppendPublish(nil, 1, "", "nowhere", true, false, nil, make([]byte, 8000), 8192),
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				r := start(t, Options{}, broker.Options{})
+				defer r.stop()
+				other, k := r.open(amqptest.Login{}), r.open(amqptest.Login{Heartbeat: 10})
+				other.Methods(1, &wire.QueueDeclare{Queue: "q"})
+				other.Method(1)
+				other.Publish(1, "", "q", wire.Properties{}, []byte("hello"))
+				k.Methods(1, &wire.BasicConsume{Queue: "q", ConsumerTag: "c"})
+				k.Method(1)
+				k.Method(1)
+				k.Message(1)
+				stop := flood(k.Socket, data)
+				time.Sleep(time.Minute)
+				synctest.Wait()
+				if n := r.cluster.Holds(r.cluster.Find("q").ID); n.Ready != 1 || n.Unsettled != 0 {
+					t.Errorf("the queue holds %+v", n)
+				}
+				stop()
+			})
+		})
+	}
+}
+
 // TestConsumerThatNeverReads gets more messages than any buffer holds: what it is not sent stays in the queue.
 func TestConsumerThatNeverReads(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

@@ -83,14 +83,29 @@ func (w *writer) method(channel uint16, m wire.Method) {
 // append queues whatever f adds to the buffer, behind the messages that were returned before.
 func (w *writer) append(f func([]byte) []byte) {
 	w.mu.Lock()
-	for len(w.replies) > maxReplies && !w.stopped {
-		w.room.Wait()
+	if w.full() {
+		w.waitForRoom()
 	}
 	w.target = &w.replies
 	w.c.broker.DrainReturns((*frames)(w))
 	w.replies = f(w.replies)
 	w.mu.Unlock()
 	w.wake()
+}
+
+// full tells whether the reader is to wait. mu is held.
+func (w *writer) full() bool { return len(w.replies) > maxReplies && !w.stopped }
+
+// waitForRoom waits until the client has read what is being written. The reader sees no heartbeats meanwhile: a client that does not read
+// for as long as it may show no life is taken for dead. mu is held.
+func (w *writer) waitForRoom() {
+	if patience := w.c.patience(); patience > 0 {
+		late := time.AfterFunc(patience, func() { w.c.end(hard(wire.ConnectionForced, "the client does not read the answers")) })
+		defer late.Stop()
+	}
+	for w.full() {
+		w.room.Wait()
+	}
 }
 
 // returns queues the messages that have been returned, for a channel that is about to end.

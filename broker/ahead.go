@@ -21,7 +21,8 @@ type ReadAhead struct {
 	// rather than fast. Default 32.
 	MinLimit uint32
 	// A consumer is fast when it settles as many deliveries as it may have within Fast, some times what a settle takes; it is slow
-	// when it takes fewer than that within Slow, for about twice of which its messages wait at most, and once more when it does not even read. Defaults 20 ms, 50 ms.
+	// when it takes fewer than that within Slow, for about twice of which its messages wait at most, and once more when its client does
+	// not even read. Defaults 20 ms, 50 ms.
 	Fast, Slow time.Duration
 }
 

@@ -18,6 +18,9 @@ import (
 type ConnOptions struct {
 	Name   string // for logs and listings, such as "127.0.0.1:49514 -> 127.0.0.1:5672"
 	Events ConnEvents
+	// Patience is for how long the reader waits for the client to read returned messages, before the connection is to be closed
+	// (ConnEvents.Closed). 0: for ever.
+	Patience time.Duration
 }
 
 // ConnEvents is what a connection tells its front door. The methods may be called on any goroutine, never block, and
@@ -107,7 +110,7 @@ type routing struct {
 // newConn makes a connection that has passed all checks.
 func (b *Broker) newConn(id *Identity, v *vhost, o ConnOptions) *Conn {
 	c := &Conn{broker: b, id: b.replicator.NewID(), name: o.Name, user: id.User, token: id.token, tags: id.Tags, vhost: v, channels: map[uint16]*Channel{}, exclusive: map[string]queue.QueueID{}, failed: make(chan struct{}, 1)}
-	c.out.events = o.Events
+	c.out.events, c.out.patience = o.Events, o.Patience
 	c.window.maxBytes, c.window.maxBehind, c.window.maxMessages = b.options.MaxUnconfirmedBytes, b.options.MaxBehindBytes, b.options.MaxUnconfirmedMessages
 	c.ended, c.end = context.WithCancel(context.Background())
 	c.stage.conn, c.writing.stage.conn = c, c

@@ -4,13 +4,16 @@ import (
 	"context"
 	"sync"
 	"sync/atomic"
+	"time"
 )
 
 // outbox is what waits for a connection's writer. Everything in it is bounded by something else: confirms and returns by
 // Flush, which blocks when too much waits; deliveries by the credit of their consumers.
 type outbox struct {
 	events ConnEvents
-	woken  atomic.Bool // Wake was called and no Drain has begun since
+	// patience is how long waitForRoom waits for the client, 0: for ever.
+	patience time.Duration
+	woken    atomic.Bool // Wake was called and no Drain has begun since
 
 	mu          sync.Mutex // guards what follows, and in each consumer what says so
 	confirming  []*Channel // have confirms to tell
@@ -57,19 +60,27 @@ func (o *outbox) sendBack(ch *Channel, m *envelope) {
 	o.wake()
 }
 
-// waitForRoom blocks while too many returns wait.
+// waitForRoom blocks while too many returns wait. Since the reader sees no sign of life meanwhile, the connection of a client that
+// takes none for too long is ended: it may be frozen, and others wait for what it holds.
 func (o *outbox) waitForRoom(ctx context.Context) error {
-	for {
-		wait := o.crowded()
-		if wait == nil {
-			return nil
-		}
+	wait := o.crowded()
+	if wait == nil {
+		return nil
+	}
+	if o.patience > 0 {
+		late := time.AfterFunc(o.patience, func() {
+			o.events.Closed(errorf(Unavailable, "the client does not read what is returned to it"))
+		})
+		defer late.Stop()
+	}
+	for ; wait != nil; wait = o.crowded() {
 		select {
 		case <-wait:
 		case <-ctx.Done():
 			return ctx.Err()
 		}
 	}
+	return nil
 }
 
 func (o *outbox) crowded() <-chan struct{} {
