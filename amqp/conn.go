@@ -296,6 +296,7 @@ func (c *conn) Blocked(reason string) {
 	if c.client.blocked {
 		c.out.later(&wire.ConnectionBlocked{Reason: reason})
 	}
+	c.out.wake() // it looks after the client now
 }
 
 // Unblocked tells that it is read again.

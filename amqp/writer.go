@@ -153,6 +153,12 @@ func (w *writer) run() {
 		case <-w.awake:
 		case <-beat:
 			w.heartbeat()
+		case <-w.hangUps():
+			if hungUp(w.c.socket) {
+				w.c.log.Info("client is gone while it is blocked")
+				w.c.cut()
+				return
+			}
 		case <-w.c.ctx.Done():
 			return
 		case <-w.quit:
@@ -162,6 +168,15 @@ func (w *writer) run() {
 			return
 		}
 	}
+}
+
+// hangUps tells when to look whether the client is there: while it is blocked and there are no heartbeats, neither a read nor a write would
+// find that out.
+func (w *writer) hangUps() <-chan time.Time {
+	if w.c.heartbeat > 0 || !w.c.suspended.Load() {
+		return nil
+	}
+	return time.After(hangUpPeriod)
 }
 
 // writeAll writes what waits, and what comes meanwhile.
