@@ -211,6 +211,7 @@ func (s *staging) slowDown(c *consumer, stuck bool) {
 	}
 	retained, credit := c.retained, c.wanted()
 	o.mu.Unlock()
+	s.conn.leaveUnread(retained)
 	b := s.batch(c.shard)
 	b.seal()
 	b.slowed = append(b.slowed, slowed{c, b.Commands, credit, len(retained) > 0})
@@ -218,6 +219,16 @@ func (s *staging) slowDown(c *consumer, stuck bool) {
 		b.GiveBack(c.id, credit, retained[0].ID, retained[n-1].ID)
 	} else {
 		b.Credit(c.id, credit)
+	}
+}
+
+// leaveUnread frees the room of the envelopes that came along with deliveries which go back: their consumer goes on, and nobody else asks for
+// them.
+func (c *Conn) leaveUnread(ds []Delivery) {
+	for i := range ds {
+		if ds[i].Inline != nil {
+			_, _ = c.broker.replicator.Envelope(c.ended, &ds[i]) // it is there
+		}
 	}
 }
 

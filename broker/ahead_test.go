@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/binary"
 	"math/rand/v2"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"testing/synctest"
@@ -131,6 +132,68 @@ func TestReadAhead(t *testing.T) {
 		other.await(func() bool { return len(other.got) == 10 })
 		other.wantNumbers(len(r.got))
 		r.wantNumbers(0)
+	})
+}
+
+// inlining is a cluster whose envelopes come along with the deliveries, in a window.
+type inlining struct {
+	*amqptest.Cluster
+	used int    // by those of the one consumer that nobody has asked for
+	last uint64 // the last that somebody has
+	mu   sync.Mutex
+}
+
+// inlined is a receiver of such deliveries.
+type inlined struct {
+	broker.Receiver
+	of *inlining
+}
+
+func (i *inlining) Subscribe(s queue.ShardID, id queue.ConsumerID, r broker.Receiver) {
+	i.Cluster.Subscribe(s, id, inlined{r, i})
+}
+
+func (r inlined) Deliver(ds []broker.Delivery) {
+	r.of.mu.Lock()
+	r.of.used += len(ds)
+	r.of.mu.Unlock()
+	for i := range ds {
+		ds[i].Inline = []byte("what Envelope returns")
+	}
+	r.Receiver.Deliver(ds)
+}
+
+func (i *inlining) Envelope(ctx context.Context, d *broker.Delivery) ([]byte, error) {
+	i.mu.Lock()
+	if d.ID > i.last {
+		i.used--
+		i.last = d.ID
+	}
+	i.mu.Unlock()
+	return i.Cluster.Envelope(ctx, d)
+}
+
+// TestReadAheadLeavesWindow: what goes back without having been read takes no room in the window of envelopes.
+func TestReadAheadLeavesWindow(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := &inlining{Cluster: amqptest.NewAsyncCluster(t, broker.Options{})}
+		defer c.Stop()
+		c.Broker.Start(c)
+		r := newReader(t, c.Cluster, aheadPrefetch)
+		defer r.close()
+		publishTo(t, c.Cluster, 0, 4000)
+		c.SetDelay(time.Millisecond)
+		r.consume()
+		for r.acked < 1000 {
+			r.await(func() bool { return len(r.tags) > r.acked })
+			r.ack(aheadPrefetch)
+		}
+		time.Sleep(time.Second)
+		c.mu.Lock()
+		defer c.mu.Unlock()
+		if c.used != 0 {
+			t.Errorf("%d envelopes take room, and none will be read", c.used)
+		}
 	})
 }
 

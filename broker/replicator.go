@@ -45,7 +45,7 @@ type Replicator interface {
 	// Envelope returns the delivery's envelope: what came along, or read from disk, or fetched from the shard's leader.
 	// It is called for what came along as well, so that its place in the window of such envelopes is free again; not for
 	// deliveries whose consumer ended before they were written.
-	// It may block and must not be called from a Receiver. The bytes are read-only and stay valid.
+	// It may block, unless the envelope came along, and must not be called from a Receiver. The bytes are read-only and stay valid.
 	Envelope(ctx context.Context, d *Delivery) ([]byte, error)
 	// Counts reads a queue's counts through the leader, not stale (read index).
 	Counts(ctx context.Context, id queue.QueueID) (queue.Counts, bool, error)
