@@ -268,13 +268,15 @@ func TestReadAheadPausedOnTheWay(t *testing.T) {
 	})
 }
 
-// fullPipe is a cluster that takes nothing for a while.
+// fullPipe is a cluster that takes nothing for a while, and counts what it is asked to.
 type fullPipe struct {
 	*amqptest.Cluster
-	full atomic.Bool
+	full    atomic.Bool
+	batches atomic.Int64 // that came
 }
 
 func (p *fullPipe) Submit(ctx context.Context, s queue.ShardID, b *broker.Batch) error {
+	p.batches.Add(1)
 	if p.full.Load() {
 		<-ctx.Done()
 		return ctx.Err()
@@ -315,6 +317,11 @@ func TestReadAheadStuck(t *testing.T) {
 			id := c.Find("q").ID
 			if n := c.Holds(id); n.Unsettled != aheadPrefetch || int(n.Ready) != messages-r.acked-aheadPrefetch {
 				t.Errorf("%d sent, %d acknowledged, the queue holds %+v", len(r.got), r.acked, n)
+			}
+			before := p.batches.Load()
+			time.Sleep(time.Hour)
+			if n := p.batches.Load() - before; n != 0 {
+				t.Errorf("%d batches in an hour in which nothing happens", n)
 			}
 			other := newReader(t, c, 10)
 			defer other.close()
