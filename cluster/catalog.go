@@ -192,6 +192,16 @@ func (s *catalogSeat) at() (index uint64) {
 	return s.state.Applied()
 }
 
+// reached is the index up to which this copy holds everything: beyond the last command, too, since elections leave entries that are none.
+// What the library has handed over and the copy is about to take counts; who comes to lead waits for it (group.establish).
+func (s *catalogSeat) reached() uint64 {
+	index := s.at() // the feed may be ahead of the log
+	if r := s.instance(); r != nil {
+		index = max(index, r.AppliedIndex())
+	}
+	return index
+}
+
 // position is the index of the last command applied, and a channel that is closed when there is another.
 func (s *catalogSeat) position() (index uint64, applied <-chan struct{}) {
 	s.mu.RLock()

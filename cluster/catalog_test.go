@@ -36,3 +36,41 @@ func TestADamagedCatalogIsPutAside(t *testing.T) {
 		t.Errorf("the damaged one is still there: %v", err)
 	}
 }
+
+// TestLeadershipAfterManyElections: elections leave entries in the catalog's log that are no commands. However many there are, a node that
+// is drained finds another that holds everything.
+func TestLeadershipAfterManyElections(t *testing.T) {
+	members := startMembersOf(t, 3, 1)
+	lead := func() *member {
+		var found *member
+		eventually(t, "one leads the catalog", func() bool {
+			for _, m := range members {
+				if _, ok := m.catalog.leading(); ok {
+					found = m
+				}
+			}
+			return found != nil
+		})
+		return found
+	}
+	m := lead()
+	for m.catalog.instance().LastIndex() < m.catalog.at()+2*maxLag {
+		to := members[0]
+		if to == m {
+			to = members[1]
+		}
+		m.catalog.handTo(t.Context(), to.identity.UUID)
+		m = lead()
+	}
+	if _, err := m.Drain(t.Context(), m.o.Name, false); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "another node leads the catalog", func() bool {
+		for _, other := range members {
+			if _, ok := other.catalog.leading(); ok && other != m {
+				return true
+			}
+		}
+		return false
+	})
+}

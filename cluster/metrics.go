@@ -46,7 +46,7 @@ func (m groupMetrics) Collect(metrics chan<- prometheus.Metric) {
 		metrics <- prometheus.MustNewConstMetric(what, prometheus.GaugeValue, value)
 	}
 	if m.c.hasCatalog() {
-		tell(m.c.catalog.group, m.c.catalog.at(), catalogLeader01, catalogApplied)
+		tell(m.c.catalog.group, m.c.catalog.reached(), catalogLeader01, catalogApplied)
 	}
 	for _, s := range m.c.shards() {
 		tell(s.group, s.host.Applied(), shardLeader01, shardApplied, strconv.Itoa(int(s.id)))

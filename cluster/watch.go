@@ -376,7 +376,7 @@ func (c *Cluster) status() *nodev1.Status {
 		s.MemoryBytes, s.DiskFreeBytes, s.DiskTotalBytes, s.Alarm = r.Memory, r.DiskFree, r.DiskTotal, r.Alarm
 	}
 	if c.hasCatalog() {
-		g := c.catalog.groupStatus(c.catalog.at())
+		g := c.catalog.groupStatus(c.catalog.reached())
 		if g.Leads {
 			g.Seats = seats(c.catalog.members())
 		}

@@ -335,8 +335,8 @@ type GroupStatus struct {
 	Group         uint32                 `protobuf:"varint,1,opt,name=group,proto3" json:"group,omitempty"`
 	Server        string                 `protobuf:"bytes,2,opt,name=server,proto3" json:"server,omitempty"` // its id in the group's configuration
 	Term          uint64                 `protobuf:"varint,3,opt,name=term,proto3" json:"term,omitempty"`
-	Leads         bool                   `protobuf:"varint,4,opt,name=leads,proto3" json:"leads,omitempty"` // established: its state holds everything committed before its term
-	Applied       uint64                 `protobuf:"varint,5,opt,name=applied,proto3" json:"applied,omitempty"`
+	Leads         bool                   `protobuf:"varint,4,opt,name=leads,proto3" json:"leads,omitempty"`     // established: its state holds everything committed before its term
+	Applied       uint64                 `protobuf:"varint,5,opt,name=applied,proto3" json:"applied,omitempty"` // index up to which its state holds everything, commands or not
 	Committed     uint64                 `protobuf:"varint,6,opt,name=committed,proto3" json:"committed,omitempty"`
 	Leader        string                 `protobuf:"bytes,7,opt,name=leader,proto3" json:"leader,omitempty"`                                      // the server it takes for the leader
 	Damage        string                 `protobuf:"bytes,8,opt,name=damage,proto3" json:"damage,omitempty"`                                      // why it does not take part; empty: it does
