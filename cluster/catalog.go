@@ -19,6 +19,7 @@ import (
 	"github.com/warrenmq/warren/cluster/raftstore"
 	"github.com/warrenmq/warren/raftfsm"
 	"github.com/warrenmq/warren/raftfsm/catalog"
+	"github.com/warrenmq/warren/raftfsm/queue"
 )
 
 const catalogGroup = raftstore.CatalogGroup
@@ -313,6 +314,11 @@ func (s *catalogSeat) restore(state *catalog.State) {
 	if state.Applied() < s.state.Applied() {
 		return
 	}
+	var had []queue.QueueID
+	for q := range s.state.QueuesIn(s.c.Self().Local) {
+		had = append(had, q.ID)
+	}
+	s.c.deleteHere(state.Unnamed(had))
 	s.state = state
 	s.c.o.Observer.CatalogRestored(state)
 	s.c.catalogRestored(state)

@@ -477,6 +477,13 @@ func (c *Cluster) uuidOf(number uint16) string {
 
 // catalogChanged takes note of what a command changed. The catalog is locked.
 func (c *Cluster) catalogChanged(s *catalog.State, changes []catalog.Change) {
+	var removed []queue.QueueID
+	for i := range changes {
+		if changes[i].Kind == catalog.QueueRemoved && changes[i].Queue.ID.Shard() == c.Self().Local {
+			removed = append(removed, changes[i].Queue.ID)
+		}
+	}
+	c.deleteHere(removed)
 	for i := range changes {
 		if changes[i].Kind == catalog.ClusterChanged {
 			c.log.Info("the cluster", "id", s.ClusterID(), "machine version", s.MachineVersion())
@@ -502,6 +509,34 @@ func (c *Cluster) sessionEnded(session queue.SessionID) {
 	if session.Node() != c.Self().Node {
 		c.edge.SessionOver(session)
 	}
+}
+
+// deleteHere deletes queues of this node's memory that have lost their names. Mostly they are gone; but when the node was cut off for long
+// and the others have ended its session, nobody can reach them any more, and whoever consumes them is to hear of that. The catalog is
+// locked, and a queue's end calls its consumers, so it is not waited for.
+func (c *Cluster) deleteHere(ids []queue.QueueID) {
+	select {
+	case <-c.joined:
+	default:
+		return // there are none yet
+	}
+	if len(ids) == 0 {
+		return
+	}
+	go func() {
+		var b queue.Batch
+		for _, id := range ids {
+			if c.local.Settings(id) != nil {
+				b.Delete(id, false, false)
+			}
+		}
+		if len(b.Data) == 0 {
+			return
+		}
+		if err := c.local.Command(&b); err != nil && c.ctx.Err() == nil {
+			c.log.Warn("exclusive queues without a name stay", "err", err)
+		}
+	}()
 }
 
 // catalogRestored takes note of the nodes and shards. The catalog is locked.

@@ -3,6 +3,7 @@ package cluster
 import (
 	"bytes"
 	"context"
+	"fmt"
 	"io"
 	"slices"
 	"strings"
@@ -216,4 +217,35 @@ type slowly struct {
 func (s slowly) Read(p []byte) (int, error) {
 	s.f()
 	return s.Reader.Read(p[:min(len(p), 64<<10)])
+}
+
+// TestExclusiveQueueWithoutItsName: what the catalog does not name any more, other nodes having ended this one's session, is deleted from
+// this node's memory: whether the command is applied here or a snapshot without the name comes. What never had a name stays.
+func TestExclusiveQueueWithoutItsName(t *testing.T) {
+	m := startMembersOf(t, 1, 1)[0]
+	local, session := m.Self().Local, m.Self().Session
+	ids := []queue.QueueID{queue.MakeQueueID(local, 1), queue.MakeQueueID(local, 2), queue.MakeQueueID(local, 3)}
+	for i, id := range ids {
+		m.do(local, func(b *queue.Batch) { b.Configure(id, &queue.Settings{VHost: "/"}) })
+		if i < 2 {
+			m.propose(catalog.AddQueue(&raftv1.AddQueue{Vhost: "/", Name: fmt.Sprint(i), Id: uint64(id), OwnerSession: uint64(session), OwnerConnection: uint64(i + 1)}))
+		}
+	}
+	left := func(n int) func() bool { return func() bool { return len(m.local.Queues()) == n } }
+	m.propose(catalog.SessionOver(&raftv1.SessionOver{Session: uint64(session), Connection: 1}))
+	eventually(t, "the queue that was removed is gone", left(2))
+	data, err := catalog.Encode(catalog.SessionOver(&raftv1.SessionOver{Session: uint64(session)}))
+	must(t, err)
+	var snapshot bytes.Buffer
+	m.catalog.read(func(s *catalog.State) { _, err = s.Snapshot().WriteTo(&snapshot) })
+	must(t, err)
+	state, err := catalog.Restore(&snapshot)
+	must(t, err)
+	_, _, err = state.Apply(state.Applied()+1, data)
+	must(t, err)
+	m.catalog.restore(state)
+	eventually(t, "the queue that a snapshot lacks is gone", left(1))
+	if m.local.Settings(ids[2]) == nil {
+		t.Error("the queue that never had a name is gone")
+	}
 }

@@ -2,6 +2,7 @@ package sim
 
 import (
 	"context"
+	"errors"
 	"testing"
 	"time"
 
@@ -9,7 +10,8 @@ import (
 )
 
 // TestExclusiveQueueOfASilentNode publishes to an exclusive queue while the node of its connection hangs. The cluster ends that node's
-// session after a minute; the publisher hears of its message then, and not when the node goes on, if ever.
+// session after a minute; the publisher hears of its message then, and not when the node goes on, if ever. When it does, its client hears
+// that the queue has gone.
 func TestExclusiveQueueOfASilentNode(t *testing.T) {
 	t.Parallel()
 	var w watch
@@ -27,6 +29,12 @@ func TestExclusiveQueueOfASilentNode(t *testing.T) {
 			w.errorf("declare: %v", err)
 			return
 		}
+		tag, err := owner.ch.Consume(ctx, &broker.Consume{Queue: "mine"})
+		if err != nil {
+			w.errorf("consume: %v", err)
+			return
+		}
+		owner.ch.Started(tag)
 		if publisher, err = connect(ctx, s.nodes[0].serving(), &session{confirmed: func(_ uint64, _, ack bool) { confirmed <- ack }}); err != nil {
 			w.errorf("connect the publisher: %v", err)
 			return
@@ -50,6 +58,13 @@ func TestExclusiveQueueOfASilentNode(t *testing.T) {
 			w.errorf("not confirmed")
 		}
 		thawing(s, a)
+		select {
+		case <-owner.ctx.Done():
+		case <-time.After(time.Minute): // of the bubble's
+		}
+		if err := owner.err(); !errors.Is(err, errCancelled) {
+			w.errorf("the owner's consumer is not cancelled: %v", err)
+		}
 		for _, c := range []*session{owner, publisher} {
 			if c != nil {
 				c.close()
