@@ -137,7 +137,8 @@ type Cluster struct {
 	idle      atomic.Bool             // it leaves, and serves no clients any more
 	draining  atomic.Bool             // it wants to lead nothing
 	disk      disk
-	admitting sync.Mutex // held to let a node in or to let one leave: one at a time
+	runs      map[uint16]*memberRun // supervise's
+	admitting sync.Mutex            // held to let a node in or to let one leave: one at a time
 	pace      pace
 
 	mu     sync.Mutex // guards what follows
@@ -163,7 +164,7 @@ func Start(ctx context.Context, o Options) (_ *Cluster, err error) {
 		return nil, err
 	}
 	c := &Cluster{o: o, log: o.Logger, joined: make(chan struct{}), placing: make(chan struct{}, 1), supervised: make(chan struct{}, 1), campaigning: make(chan struct{}, 1),
-		change: make(chan struct{}), damage: map[uint32]string{}, begun: make(chan struct{})}
+		change: make(chan struct{}), damage: map[uint32]string{}, begun: make(chan struct{}), runs: map[uint16]*memberRun{}}
 	c.ctx, c.end = context.WithCancel(context.Background())
 	ctx, c.giveUp = context.WithCancelCause(ctx)
 	defer c.giveUp(nil)
@@ -498,13 +499,13 @@ func (c *Cluster) catalogChanged(s *catalog.State, changes []catalog.Change) {
 	}
 }
 
-// sessionEnded has what was on its way to the exclusive queues of another node's run answered: they are gone, whether or not its process
-// is. Otherwise who publishes to them would wait for as long as it is silent.
+// sessionEnded has what was on its way to another node's memory answered: its exclusive queues are gone, whether or not its process is, and
+// who consumes replies there is not waited for. Otherwise who publishes to them would wait for as long as it is silent.
 func (c *Cluster) sessionEnded(session queue.SessionID) {
 	select {
 	case <-c.joined:
 	default:
-		return // nothing is on its way
+		return // nothing is on its way; it is told again
 	}
 	if session.Node() != c.Self().Node {
 		c.edge.SessionOver(session)
@@ -610,7 +611,11 @@ func (c *Cluster) sessionIs(session queue.SessionID, state pipe.PeerState) {
 		s.host.Peer(session, state)
 	}
 	c.local.Peer(session, state)
-	if state == pipe.PeerDead && session.Node() != c.Self().Node {
+	switch {
+	case session.Node() == c.Self().Node:
+	case state == pipe.PeerDead:
 		c.edge.SessionOver(session)
+	case state == pipe.PeerAlive:
+		c.edge.SessionAlive(session)
 	}
 }

@@ -349,7 +349,7 @@ func (c *Cluster) arrange(ctx context.Context, sessions bool) error {
 		return c.placeFirst(ctx)
 	case placed > 0:
 		if sessions {
-			if err := c.endSessions(ctx); err != nil {
+			if err := c.endSessions(ctx, time.Now()); err != nil {
 				return err
 			}
 		}
@@ -399,36 +399,68 @@ func (c *Cluster) placeFirst(ctx context.Context) error {
 	return err
 }
 
-// endSessions removes the exclusive queues of nodes whose process is gone, or which could not be reached for long.
-func (c *Cluster) endSessions(ctx context.Context) error {
-	over := map[queue.SessionID]bool{}
-	c.catalog.read(func(s *catalog.State) {
-		for v := range s.VHosts() {
-			for q := range v.Queues() {
-				if q.Exclusive() && !over[q.OwnerSession] && c.isOver(q.OwnerSession) {
-					over[q.OwnerSession] = true
-				}
-			}
-		}
-	})
+// memberRun is what the node that leads the catalog remembers of a member's present run. It belongs to supervise.
+type memberRun struct {
+	session queue.SessionID
+	seen    time.Time // when this node first saw that it is the present one
+	told    time.Time // when all were told that it is over; zero: it is not, as far as is known
+}
+
+// tellAgain lies between two times that all are told that a session is over. A node may have started since, or may have reached the lost one
+// in between: what it sends to that one's memory would wait without end.
+const tellAgain = sessionGrace
+
+// endSessions removes the exclusive queues of members whose process is gone, or which could not be reached for long, and has what is on
+// its way to their memory answered (sessionEnded). Queues without names may lie there, so it does not matter whether any has one.
+func (c *Cluster) endSessions(ctx context.Context, now time.Time) error {
 	var errs []error
-	for session := range over {
-		_, err := c.Propose(ctx, catalog.SessionOver(&raftv1.SessionOver{Session: uint64(session)}))
+	for _, r := range c.lostRuns(now) {
+		_, err := c.Propose(ctx, catalog.SessionOver(&raftv1.SessionOver{Session: uint64(r.session)}))
+		if err == nil {
+			r.told = now
+		}
 		errs = append(errs, err)
 	}
 	return errors.Join(errs...)
 }
 
-func (c *Cluster) isOver(session queue.SessionID) bool {
-	uuid := c.uuidOf(session.Node())
-	if uuid == "" || session.Node() == c.Self().Node {
+// lostRuns are the members' runs that are over and of which it is time to tell.
+func (c *Cluster) lostRuns(now time.Time) (lost []*memberRun) {
+	members := c.directory.Load().byNumber
+	maps.DeleteFunc(c.runs, func(number uint16, _ *memberRun) bool { return members[number] == nil })
+	for _, number := range slices.Sorted(maps.Keys(members)) {
+		n, r := members[number], c.runs[number]
+		if r == nil || r.session != n.Session() {
+			r = &memberRun{session: n.Session(), seen: now}
+			c.runs[number] = r
+		}
+		switch {
+		case !c.isOver(n, r.seen, now):
+			r.told = time.Time{}
+		case now.Sub(r.told) >= tellAgain:
+			lost = append(lost, r)
+		}
+	}
+	return lost
+}
+
+// isOver tells whether a member's present run, which this node first saw at a time, has ended, or its node could not be reached for long.
+// What was seen of the node may have been an earlier run, or nothing was seen since this node started; then it must not have been reached
+// for as long after the run was seen: a node listens before it registers.
+func (c *Cluster) isOver(n *catalog.Node, seen, now time.Time) bool {
+	p := c.watcher.info(n.UUID)
+	if n.Run == 0 || n.Number == c.Self().Node || p.state == pipe.PeerAlive || p.since.IsZero() {
 		return false
 	}
-	p := c.watcher.info(uuid)
-	if p.status == nil || queue.SessionID(p.status.Session) != session {
-		return false
+	since := p.since
+	if queue.SessionID(p.status.GetSession()) != n.Session() {
+		if since.Before(seen) {
+			since = seen
+		}
+	} else if p.state == pipe.PeerDead {
+		return true
 	}
-	return p.state == pipe.PeerDead || p.state == pipe.PeerUnreachable && time.Since(p.since) > sessionGrace
+	return now.Sub(since) > sessionGrace
 }
 
 // giveBack moves the leadership of one shard to the node that should have it, if that is well and up to date.

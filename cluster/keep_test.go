@@ -9,7 +9,9 @@ import (
 
 	"github.com/warrenmq/warren/cluster/pipe"
 	"github.com/warrenmq/warren/cluster/raftstore"
+	nodev1 "github.com/warrenmq/warren/proto/node/v1"
 	"github.com/warrenmq/warren/raftfsm/catalog"
+	"github.com/warrenmq/warren/raftfsm/queue"
 	"github.com/warrenmq/warren/storage"
 )
 
@@ -82,6 +84,94 @@ func TestAFirstMemberIsGone(t *testing.T) {
 		c.watcher.peers = test.missing
 		if c.goesOnWithout(now) != test.goesOn {
 			t.Errorf("%s: the shards are placed: %v", name, !test.goesOn)
+		}
+	}
+}
+
+// TestWhichSessionsAreOver: of a member that is lost, also when it was never heard here; never of one that may have registered since it
+// was last looked for.
+func TestWhichSessionsAreOver(t *testing.T) {
+	now := time.Now()
+	long, short := now.Add(-sessionGrace-time.Second), now.Add(-time.Second)
+	session := uint64(queue.MakeSessionID(2, 5))
+	before, after := &nodev1.Status{Session: session - 1}, &nodev1.Status{Session: session}
+	for name, test := range map[string]struct {
+		peer peerInfo
+		seen time.Time
+		over bool
+	}{
+		"its process has ended":                            {peerInfo{state: pipe.PeerDead, since: short, status: after}, long, true},
+		"it is silent for long":                            {peerInfo{state: pipe.PeerUnreachable, since: long, status: after}, long, true},
+		"and another leads the catalog since":              {peerInfo{state: pipe.PeerUnreachable, since: long, status: after}, short, true},
+		"it is silent":                                     {peerInfo{state: pipe.PeerUnreachable, since: short, status: after}, long, false},
+		"it is there":                                      {peerInfo{state: pipe.PeerAlive, since: long, status: after}, long, false},
+		"it is there, and registers":                       {peerInfo{state: pipe.PeerAlive, since: long, status: before}, long, false},
+		"it was never heard here, for long":                {peerInfo{state: pipe.PeerUnreachable, since: long}, long, true},
+		"it was never heard here and refuses, for long":    {peerInfo{state: pipe.PeerDead, since: long}, long, true},
+		"this node has just started":                       {peerInfo{state: pipe.PeerUnreachable, since: short}, long, false},
+		"it was not there for long, and has registered":    {peerInfo{state: pipe.PeerUnreachable, since: long}, short, false},
+		"it was ended for long, and has registered":        {peerInfo{state: pipe.PeerDead, since: long}, short, false},
+		"its run before has ended":                         {peerInfo{state: pipe.PeerDead, since: short, status: before}, short, false},
+		"its run before has ended, and nothing came since": {peerInfo{state: pipe.PeerDead, since: long, status: before}, long, true},
+		"it is not looked for yet":                         {peerInfo{state: pipe.PeerUnreachable}, long, false},
+	} {
+		c := &Cluster{}
+		c.watcher = newWatcher(t.Context(), c)
+		c.watcher.peers["x"] = &test.peer
+		if c.isOver(&catalog.Node{Number: 2, UUID: "x", Run: 5}, test.seen, now) != test.over {
+			t.Errorf("%s: its session is over: %v", name, !test.over)
+		}
+	}
+}
+
+// TestNothingWaitsForANodeThatIsNone: what is meant for the memory of a node that was removed before this one started is answered.
+func TestNothingWaitsForANodeThatIsNone(t *testing.T) {
+	m := startMembersOf(t, 1, 1)[0]
+	local := queue.LocalShard | 77
+	results := m.do(local, func(b *queue.Batch) { b.Purge(queue.MakeQueueID(local, 1)) })
+	if len(results) != 1 || results[0].Code != queue.Gone {
+		t.Errorf("the answer is %+v", results)
+	}
+}
+
+// TestLostSessionsAreToldOfAgain: all are told of a lost member once in a while, whether or not its clients had queues with names; and at
+// once of one that was reached in between, and of its next run.
+func TestLostSessionsAreToldOfAgain(t *testing.T) {
+	began := time.Now()
+	peer := &peerInfo{state: pipe.PeerUnreachable, since: began}
+	c := &Cluster{runs: map[uint16]*memberRun{}}
+	c.watcher = newWatcher(t.Context(), c)
+	c.watcher.peers["x"] = peer
+	run := uint64(1)
+	for i, step := range []struct {
+		after  time.Duration // since the last one
+		change func(now time.Time)
+		told   bool
+	}{
+		{0, func(time.Time) {}, false},
+		{sessionGrace, func(time.Time) {}, false},
+		{time.Second, func(time.Time) {}, true},
+		{tellAgain - 1, func(time.Time) {}, false},
+		{1, func(time.Time) {}, true},
+		{time.Second, func(now time.Time) { peer.state, peer.since = pipe.PeerAlive, now }, false},
+		{time.Second, func(now time.Time) {
+			peer.state, peer.since, peer.status = pipe.PeerDead, now, &nodev1.Status{Session: uint64(queue.MakeSessionID(2, 1))}
+		}, true},
+		{time.Second, func(time.Time) { run = 2 }, false},
+		{time.Second, func(now time.Time) {
+			peer.since, peer.status = now, &nodev1.Status{Session: uint64(queue.MakeSessionID(2, 2))}
+		}, true},
+	} {
+		began = began.Add(step.after)
+		step.change(began)
+		n := &catalog.Node{Number: 2, UUID: "x", Run: run}
+		c.directory.Store(&directory{byNumber: map[uint16]*catalog.Node{2: n}})
+		lost := c.lostRuns(began)
+		for _, r := range lost {
+			r.told = began
+		}
+		if told := len(lost) == 1 && lost[0].session == n.Session(); told != step.told {
+			t.Errorf("step %d: told of %d", i, len(lost))
 		}
 	}
 }

@@ -14,8 +14,12 @@ type links struct{ c *Cluster }
 
 // Open implements pipe.Links.
 func (l links) Open(ctx context.Context, node uint16) (pipe.Link, error) {
+	current := l.c.follower.fresh() == nil // then the copy, from here on, has all that were let in
 	uuid := l.c.uuidOf(node)
-	if uuid == "" {
+	switch {
+	case uuid == "" && current:
+		return nil, fmt.Errorf("node %d: %w", node, pipe.ErrNoNode)
+	case uuid == "":
 		return nil, fmt.Errorf("node %d is not known", node)
 	}
 	s, err := l.c.network.Open(ctx, uuid, peer.Links)

@@ -23,6 +23,7 @@ type Edge struct {
 	mu    sync.Mutex // guards what follows, and the making of pipes
 	links map[uint16]*edgeLink
 	over  map[uint16]queue.SessionID // the runs of other nodes that are over
+	alive map[uint16]queue.SessionID // their latest runs that were heard
 }
 
 // NewEdge makes an edge. Pipes begin with their first use.
@@ -30,7 +31,7 @@ func NewEdge(o EdgeOptions) (*Edge, error) {
 	if err := o.validate(); err != nil {
 		return nil, err
 	}
-	e := &Edge{o: o, node: o.Session.Node(), links: map[uint16]*edgeLink{}, over: map[uint16]queue.SessionID{}}
+	e := &Edge{o: o, node: o.Session.Node(), links: map[uint16]*edgeLink{}, over: map[uint16]queue.SessionID{}, alive: map[uint16]queue.SessionID{}}
 	e.ctx, e.end = context.WithCancel(context.Background())
 	e.pipes.Store(&map[queue.ShardID]*pipe{})
 	return e, nil
@@ -81,14 +82,26 @@ func (e *Edge) LeaderChanged(shard queue.ShardID) {
 // answered is answered as if all its queues were deleted, unless the node turns out to be there. It does not block.
 func (e *Edge) SessionOver(s queue.SessionID) {
 	e.mu.Lock()
-	e.over[s.Node()] = max(e.over[s.Node()], s)
+	if s >= e.alive[s.Node()] { // else the node is there with a later one
+		e.over[s.Node()] = max(e.over[s.Node()], s)
+	}
 	e.mu.Unlock()
 	if p := (*e.pipes.Load())[queue.LocalShard|queue.ShardID(s.Node())]; p != nil {
 		p.again()
 	}
 }
 
-// isOver tells whether a run of the node is known to be over.
+// SessionAlive tells that a run of another node is there (again): what is meant for its local shard waits until it can be reached.
+func (e *Edge) SessionAlive(s queue.SessionID) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	e.alive[s.Node()] = max(e.alive[s.Node()], s)
+	if e.over[s.Node()] <= s {
+		delete(e.over, s.Node())
+	}
+}
+
+// isOver tells whether the latest run of the node is known to be over.
 func (e *Edge) isOver(node uint16) bool {
 	e.mu.Lock()
 	defer e.mu.Unlock()

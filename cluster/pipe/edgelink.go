@@ -2,6 +2,7 @@ package pipe
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"sync"
 	"time"
@@ -86,6 +87,13 @@ func (l *edgeLink) failed() bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	return l.err != nil
+}
+
+// noNode tells whether the link ended since there is no such node.
+func (l *edgeLink) noNode() bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return errors.Is(l.err, ErrNoNode)
 }
 
 // run opens the link, talks over it until it ends, and tells the pipes.

@@ -251,7 +251,7 @@ func (p *pipe) linkLost(l *edgeLink) {
 		return
 	}
 	p.lost()
-	abandon := p.shard.IsLocal() && p.edge.isOver(l.node)
+	abandon := p.shard.IsLocal() && (p.edge.isOver(l.node) || l.noNode())
 	p.mu.Unlock()
 	if abandon {
 		p.abandon()

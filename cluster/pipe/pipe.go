@@ -23,6 +23,8 @@ var (
 	ErrClosed = errors.New("edge is closed")
 	// ErrNotLeader tells that the host does not lead its shard (any more).
 	ErrNotLeader = errors.New("not the leader of the shard")
+	// ErrNoNode tells that the cluster does not have a node any more; numbers are not given again.
+	ErrNoNode = errors.New("the cluster has no such node")
 	// errMalformed tells that bytes from another node make no sense.
 	errMalformed = errors.New("malformed frame")
 )
@@ -30,7 +32,7 @@ var (
 // Links opens connections to other nodes.
 type Links interface {
 	// Open connects to the edge side of a Server of another node: there Server.Serve gets the other end. The ctx is for
-	// opening alone.
+	// opening alone. The error is ErrNoNode only when that is certain: what is on its way there is given up.
 	Open(ctx context.Context, node uint16) (Link, error)
 	// Call asks a node one thing: there Server.Call answers. Requests and answers are below 2 MiB, unless a single
 	// piece of a message is larger.
