@@ -2,6 +2,7 @@ package cluster
 
 import (
 	"context"
+	"errors"
 	"slices"
 	"sync"
 	"time"
@@ -14,8 +15,8 @@ import (
 )
 
 // forgetter takes queues out of the catalog that have deleted themselves in their shard (auto-delete, expiry). What it has
-// not done when this node stops, the shard's next leader does: see forgetMissing. It also looks for what the catalog has forgotten
-// and the shards have not: see sweep.
+// not done when this node stops, the shard's next leader does; and each leader looks for such queues now and then: see forgetMissing.
+// It also looks for what the catalog has forgotten and the shards have not: see sweep.
 type forgetter struct {
 	c    *Cluster
 	wake chan struct{} // has room for one
@@ -87,29 +88,39 @@ func (f *forgetter) run(ctx context.Context) {
 	}
 }
 
-// forgetMissing takes queues out of the catalog that their shard does not have: a leader before this one deleted them and
-// could not say so any more. A declared queue is in its shard before the catalog names it, so none is taken that is yet to
-// come.
-func (c *Cluster) forgetMissing(s *shard) {
-	here := map[queue.QueueID]bool{}
-	var missing []queue.QueueID
+// forgetMissing takes queues out of the catalog that their shard does not have: who deleted them there, a client's node or a leader before
+// this one, could not say so any more. A declared queue is in its shard before the catalog names it. So what had a name, and is not in a
+// state that holds all that was committed after that was seen, has been deleted; a leader that was deposed, and does not know of it, finds
+// out that it cannot know. None is taken that is yet to come.
+func (c *Cluster) forgetMissing(ctx context.Context, s *shard) error {
 	var named []queue.QueueID
 	c.catalog.read(func(state *catalog.State) {
 		for q := range state.QueuesIn(s.id) {
 			named = append(named, q.ID)
 		}
 	})
-	for _, id := range s.host.Queues() { // after the catalog: what is named is in the machine
+	if len(missing(s, named)) == 0 { // as it mostly is
+		return nil
+	}
+	ctx, cancel := context.WithTimeout(ctx, forgetTimeout)
+	defer cancel()
+	if err := s.host.Current(ctx); err != nil {
+		return err
+	}
+	if ids := missing(s, named); len(ids) > 0 {
+		c.log.Info("queues that are gone from their shard lose their names", "shard", s.id, "queues", len(ids))
+		c.forgetter.forget(ids)
+	}
+	return nil
+}
+
+// missing are those of some queues that a shard does not have, as far as is known here.
+func missing(s *shard, ids []queue.QueueID) []queue.QueueID {
+	here := map[queue.QueueID]bool{}
+	for _, id := range s.host.Queues() {
 		here[id] = true
 	}
-	for _, id := range named {
-		if !here[id] {
-			missing = append(missing, id)
-		}
-	}
-	if len(missing) > 0 {
-		c.forgetter.forget(missing)
-	}
+	return slices.DeleteFunc(slices.Clone(ids), func(id queue.QueueID) bool { return here[id] })
 }
 
 // A queue that its shard has and the catalog does not name is left over: a restart of the whole cluster has ended it, as it is not
@@ -148,7 +159,7 @@ func (f *forgetter) sweep(ctx context.Context) {
 			return
 		}
 		if err := f.look(ctx); err != nil && ctx.Err() == nil {
-			f.c.log.Info("queues without a name are looked for again in a while", "err", err)
+			f.c.log.Info("queues without a name, and names without a queue, are looked for again in a while", "err", err)
 		}
 	}
 }
@@ -158,10 +169,12 @@ func (f *forgetter) look(ctx context.Context) error {
 	began := f.now()
 	unnamed := map[queue.QueueID]time.Time{}
 	due := map[*shard][]queue.QueueID{}
+	var errs []error
 	for _, s := range f.c.shards() {
 		if _, leads := s.leading(); !leads {
 			continue
 		}
+		errs = append(errs, f.c.forgetMissing(ctx, s))
 		for _, id := range f.c.unnamedIn(s) {
 			since, again := f.unnamed[id]
 			if !again {
@@ -175,17 +188,17 @@ func (f *forgetter) look(ctx context.Context) error {
 	}
 	f.unnamed = unnamed
 	if len(due) == 0 {
-		return nil
+		return errors.Join(errs...)
 	}
 	trying, cancel := context.WithTimeout(ctx, forgetTimeout)
 	defer cancel()
 	if _, err := f.c.Propose(trying, catalog.DeleteQueue(&raftv1.DeleteQueue{})); err != nil {
-		return err
+		return errors.Join(append(errs, err)...)
 	}
 	for s, ids := range due {
 		f.c.deleteUnnamed(s, ids)
 	}
-	return nil
+	return errors.Join(errs...)
 }
 
 // unnamedIn lists the queues of a shard that are left over, or being declared; none while it is not known which have names.

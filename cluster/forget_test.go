@@ -3,6 +3,7 @@ package cluster
 import (
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"slices"
@@ -10,6 +11,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/warrenmq/warren/cluster/pipe"
 	raftv1 "github.com/warrenmq/warren/proto/raft/v1"
 	"github.com/warrenmq/warren/raftfsm/catalog"
 	"github.com/warrenmq/warren/raftfsm/queue"
@@ -247,5 +249,42 @@ func TestExclusiveQueueWithoutItsName(t *testing.T) {
 	eventually(t, "the queue that a snapshot lacks is gone", left(1))
 	if m.local.Settings(ids[2]) == nil {
 		t.Error("the queue that never had a name is gone")
+	}
+}
+
+// TestNameWithoutItsQueue: a queue was deleted in its shard, and who did that could not tell the catalog. Its name goes at the next look,
+// and no other does. Who does not lead the shard takes no name away, whatever its copy lacks.
+func TestNameWithoutItsQueue(t *testing.T) {
+	members := startMembersOf(t, 3, 1)
+	ids := map[string]queue.QueueID{"gone": queue.MakeQueueID(0, 7), "kept": queue.MakeQueueID(0, 8)}
+	for name, id := range ids {
+		members[0].declare(id, queue.Settings{Name: name})
+	}
+	var leader, other *member
+	eventually(t, "the shard is led by the node that should, and stays there", func() bool {
+		var preferred uint16
+		members[0].ReadCatalog(func(s *catalog.State) { preferred = s.Shard(0).Preferred })
+		at := slices.IndexFunc(members, func(m *member) bool { return m.Self().Node == preferred })
+		leader, other = members[at], members[(at+1)%3]
+		_, leads := leader.shard(0).leading()
+		return leads
+	})
+	leader.do(0, func(b *queue.Batch) { b.Delete(ids["gone"], false, false) })
+	eventually(t, "the other replica has applied that", func() bool { return other.shard(0).host.Settings(ids["gone"]) == nil })
+	if err := other.forgetMissing(t.Context(), other.shard(0)); !errors.Is(err, pipe.ErrNotLeader) {
+		t.Errorf("a follower: %v", err)
+	}
+	var unnamed []queue.QueueID
+	named := func() int {
+		leader.ReadCatalog(func(s *catalog.State) { unnamed = s.Unnamed([]queue.QueueID{ids["gone"], ids["kept"]}) })
+		return 2 - len(unnamed)
+	}
+	if n := named(); n != 2 {
+		t.Fatalf("there are %d names before the look", n)
+	}
+	newLooker(t, leader).look(0)
+	eventually(t, "one name is left", func() bool { return named() == 1 })
+	if unnamed[0] != ids["gone"] {
+		t.Error("the other queue has lost its name")
 	}
 }

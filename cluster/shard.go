@@ -148,7 +148,11 @@ func (s *shard) started() { s.snaps.Live() }
 // lead implements groupParts.
 func (s *shard) lead(term, index uint64) {
 	s.host.Lead(term, index)
-	s.c.forgetMissing(s)
+	s.c.work.Go(func() { // it waits for a majority
+		if err := s.c.forgetMissing(s.c.ctx, s); err != nil {
+			s.c.log.Debug("names without a queue are looked for again in a while", "shard", s.id, "err", err)
+		}
+	})
 }
 
 // follow implements groupParts.
