@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -542,5 +543,66 @@ func TestWhoHearsTheLeader(t *testing.T) {
 		if group.UnheardMillis = uint32(unheard.Milliseconds()); w.leaderElsewhere(1) != elsewhere {
 			t.Errorf("unheard for %v: a leader elsewhere: %v", unheard, !elsewhere)
 		}
+	}
+}
+
+// unreadableLogs is a log store that can be read when told so.
+type unreadableLogs struct {
+	raft.LogStore
+	fails atomic.Bool
+}
+
+func (l *unreadableLogs) LastIndex() (uint64, error) {
+	if l.fails.Load() {
+		return 0, syscall.EMFILE
+	}
+	return l.LogStore.LastIndex()
+}
+
+// TestAnInstanceThatCouldNotStart: an instance that was to be made anew and could not start is made later; not while the seat waits, and
+// not when the group has ended.
+func TestAnInstanceThatCouldNotStart(t *testing.T) {
+	db, _, err := raftstore.OpenDB(t.TempDir())
+	must(t, err)
+	defer db.Close()
+	log := slog.New(slog.DiscardHandler)
+	transport := raftnet.New(raftnet.Options{Logger: log, Open: func(context.Context, string, bool) (raftnet.Stream, error) {
+		return nil, errors.New("there is no other node")
+	}})
+	parts := newCountingParts()
+	close(parts.gate)
+	logs := &unreadableLogs{LogStore: raft.NewInmemStore()}
+	g := &group{id: 1, name: "test", log: log, net: transport, uuid: "a", stable: db.Stable(1), logs: logs,
+		config: baseConfig(log, "test"), seat: raftstore.Seat{Incarnation: 1}, parts: parts}
+	must(t, g.start(firstConfiguration([]string{"a"})))
+	defer g.stop()
+	logs.fails.Store(true)
+	g.restart("a test wants it")
+	if g.revive() == nil || g.instance() != nil {
+		t.Fatal("an instance runs that cannot read its log")
+	}
+	logs.fails.Store(false)
+	if err := g.revive(); err != nil || g.instance() == nil {
+		t.Fatalf("no instance runs: %v", err)
+	}
+	g.halt("a test wants it")
+	if err := g.revive(); err != nil || g.instance() != nil {
+		t.Errorf("an instance runs that was stopped for a while: %v", err)
+	}
+	g.resume()
+	g.stop()
+	if err := g.revive(); err != nil || g.instance() != nil {
+		t.Errorf("an instance runs after the end: %v", err)
+	}
+}
+
+// TestMissingInstancesAreMade: a node begins the instances of its groups that there should be and are not, also the catalog's.
+func TestMissingInstancesAreMade(t *testing.T) {
+	m := startMembersOf(t, 1, 1)[0]
+	for _, g := range m.groups() {
+		g.changing.Lock()
+		g.stopLocked()
+		g.changing.Unlock()
+		eventually(t, g.name+" leads again", func() bool { _, leads := g.leading(); return leads })
 	}
 }

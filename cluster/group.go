@@ -251,6 +251,23 @@ func (g *group) resume() {
 	}
 }
 
+// revive begins an instance if there should be one and the last try to make it failed, as for want of files that may be open.
+func (g *group) revive() error {
+	if g.instance() != nil || !g.changing.TryLock() {
+		return nil // one is being made
+	}
+	defer g.changing.Unlock()
+	if g.ended || g.halted {
+		return nil
+	}
+	err := g.startLocked(nil)
+	if err != nil {
+		g.log.Error("Raft instance does not start", "group", g.name, "err", err)
+		g.parts.met(g.unreadable(err))
+	}
+	return err
+}
+
 // instance is the running instance, or nil.
 func (g *group) instance() *raft.Raft { return g.running.Load() }
 

@@ -101,6 +101,11 @@ func (h *healer) step(now time.Time) {
 	}
 }
 
+// starts tells whether a replica was stopped, and the healer is about to start it anew.
+func (h *healer) starts(id queue.ShardID) bool {
+	return h.now != nil && h.now.stopped && h.now.shard == id
+}
+
 // begin tells the others that a replica is to be rebuilt, if they can spare it; false: not now.
 func (h *healer) begin(now time.Time, s *shard, why error) bool {
 	c := h.c

@@ -63,11 +63,13 @@ func (c *Cluster) place(ctx context.Context) {
 		return
 	}
 	runs := map[uint16]uint64{}
-	h := newHealer(c)
+	h, again := newHealer(c), retries{}
 	for {
-		c.startReplicas()
+		now := time.Now()
+		c.startReplicas(now, again, h)
+		c.reviveGroups(now, again)
 		c.endReplicas()
-		h.step(time.Now())
+		h.step(now)
 		c.followMembers(runs)
 		select {
 		case <-c.placing:
@@ -98,7 +100,46 @@ func (c *Cluster) followMembers(runs map[uint16]uint64) {
 	}
 }
 
-func (c *Cluster) startReplicas() {
+const (
+	// startPause lies between two tries to start what could not be started, at first.
+	startPause = 10 * time.Second
+	// maxStartPause is what the pause grows to: what is in the way may be a full disk.
+	maxStartPause = 5 * time.Minute
+)
+
+// retry is when what could not be started is tried again.
+type retry struct {
+	after time.Time
+	pause time.Duration
+}
+
+// retries are the groups that could not be started.
+type retries map[uint32]retry
+
+func (r retries) due(group uint32, now time.Time) bool { return !now.Before(r[group].after) }
+
+// tried notes how a try ended.
+func (r retries) tried(group uint32, now time.Time, err error) {
+	if err == nil {
+		delete(r, group)
+		return
+	}
+	pause := min(max(2*r[group].pause, startPause), maxStartPause)
+	r[group] = retry{now.Add(pause), pause}
+}
+
+// reviveGroups begins the instances that there should be and are not, since a later one of a group could not start.
+func (c *Cluster) reviveGroups(now time.Time, again retries) {
+	for _, g := range c.groups() {
+		if again.due(g.id, now) {
+			again.tried(g.id, now, g.revive())
+		}
+	}
+}
+
+// startReplicas starts the replicas that belong here, and again those that could not be started, but for what the healer is about to
+// start: that is to begin empty.
+func (c *Cluster) startReplicas(now time.Time, again retries, h *healer) {
 	self := c.Self().Node
 	var mine []*catalog.Shard
 	c.catalog.read(func(s *catalog.State) {
@@ -109,13 +150,17 @@ func (c *Cluster) startReplicas() {
 		}
 	})
 	for _, placement := range mine {
-		if c.shard(placement.ID) != nil || c.damaged(uint32(placement.ID)) != "" {
+		group := uint32(placement.ID)
+		if c.shard(placement.ID) != nil || h.starts(placement.ID) || !again.due(group, now) {
 			continue
 		}
-		if err := c.startReplica(placement, nil, 0); err != nil {
+		err, why := c.startReplica(placement, nil, 0), ""
+		if err != nil {
+			why = err.Error()
 			c.log.Error("a replica does not take part", "shard", placement.ID, "err", err)
-			c.setDamaged(uint32(placement.ID), err.Error())
 		}
+		c.setDamaged(group, why)
+		again.tried(group, now, err)
 	}
 	c.discardLeft()
 }
@@ -219,6 +264,7 @@ func (c *Cluster) startReplica(placement *catalog.Shard, damage error, seat uint
 		}
 	}
 	if err := s.open(first, len(placement.Nodes) > 1, c.db.Renewed()); err != nil {
+		s.stop() // what does not take part runs no instance beside the next one
 		s.host.Close()
 		return err
 	}

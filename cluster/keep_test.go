@@ -1,7 +1,10 @@
 package cluster
 
 import (
+	"os"
 	"path/filepath"
+	"sync/atomic"
+	"syscall"
 	"testing"
 	"time"
 
@@ -13,6 +16,7 @@ import (
 	"github.com/warrenmq/warren/raftfsm/catalog"
 	"github.com/warrenmq/warren/raftfsm/queue"
 	"github.com/warrenmq/warren/storage"
+	"github.com/warrenmq/warren/storage/vfs"
 )
 
 // TestEndOfAReplicaCutShort: a node that was killed when it had given up a seat, and before it had discarded what that held, discards it
@@ -173,5 +177,66 @@ func TestLostSessionsAreToldOfAgain(t *testing.T) {
 		if told := len(lost) == 1 && lost[0].session == n.Session(); told != step.told {
 			t.Errorf("step %d: told of %d", i, len(lost))
 		}
+	}
+}
+
+// TestAReplicaThatCouldNotStart: a damaged replica cannot be discarded when its node starts, since the disk is full. When there is room it
+// is rebuilt, though the node is not started again.
+func TestAReplicaThatCouldNotStart(t *testing.T) {
+	members := startMembersOf(t, 3, 1)
+	id := queue.MakeQueueID(0, 9)
+	members[0].declare(id, queue.Settings{Name: "q"})
+	members[0].enqueue(id, 100, "body")
+	victim := members[2]
+	before := victim.shard(0).server()
+	must(t, victim.shard(0).checkpoint())
+	victim.stop()
+	name := filepath.Join(victim.o.DataDir, "store", "group-0", "checkpoint")
+	data, err := os.ReadFile(name)
+	must(t, err)
+	data[len(data)-30] ^= 4
+	must(t, os.WriteFile(name, data, 0o600))
+	var full atomic.Bool
+	full.Store(true)
+	victim.fs = vfs.Inject(vfs.OS(), func(op vfs.Op) error {
+		if full.Load() && op.Kind == "remove" && op.Name == name {
+			return syscall.ENOSPC
+		}
+		return nil
+	})
+	must(t, victim.start())
+	if victim.damaged(0) == "" || victim.shard(0) != nil {
+		t.Fatal("the replica takes part")
+	}
+	full.Store(false)
+	eventually(t, "the replica votes under another id and is whole", func() bool {
+		s := victim.shard(0)
+		if s == nil || s.server() == before || !s.votes() {
+			return false
+		}
+		c, ok := s.host.PeekCounts(id)
+		return ok && c.Ready == 100
+	})
+	if why := victim.damaged(0); why != "" {
+		t.Errorf("it is still said that it does not take part: %s", why)
+	}
+}
+
+// TestPausesBetweenTries: what could not be started is tried again after a while, and more and more rarely.
+func TestPausesBetweenTries(t *testing.T) {
+	again, now := retries{}, time.Now()
+	for _, pause := range []time.Duration{startPause, 2 * startPause, 4 * startPause, 8 * startPause, 16 * startPause, maxStartPause, maxStartPause} {
+		if !again.due(1, now) || !again.due(2, now) {
+			t.Fatal("it is not tried")
+		}
+		again.tried(1, now, errLost)
+		if now = now.Add(pause); again.due(1, now.Add(-1)) {
+			t.Fatalf("it is tried again before %v", pause)
+		}
+	}
+	again.tried(1, now, nil)
+	again.tried(1, now, errLost)
+	if !again.due(1, now.Add(startPause)) {
+		t.Error("the pause is that of an earlier failure")
 	}
 }
