@@ -18,6 +18,7 @@ func (g *Group) Discard() error {
 	if err := g.discard(); err != nil {
 		return fmt.Errorf("discard group %d: %w", g.id, err)
 	}
+	g.s.wal.giveBackFiles() // on a full disk nothing is appended, so that no file begins which would do it
 	return nil
 }
 

@@ -63,6 +63,7 @@ func (i *Installer) Commit() (Checkpoint, error) {
 	if err != nil {
 		return Checkpoint{}, fmt.Errorf("install into group %d: %w", g.id, err)
 	}
+	g.s.wal.giveBackFiles() // the former log's: see Discard
 	return c, nil
 }
 

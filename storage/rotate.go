@@ -27,13 +27,18 @@ func (w *wal) rotate() error {
 	return nil
 }
 
-// maintain retires what nobody needs any more, as a group that was installed, discarded or found damaged leaves it without
-// a checkpoint of its own, and reserves the next file.
+// maintain retires what nobody needs any more, and reserves the next file.
 func (w *wal) maintain() {
+	w.giveBackFiles()
+	w.prepareSpare()
+}
+
+// giveBackFiles retires what a group that was installed, discarded or found damaged leaves without a checkpoint of its own. What cannot be
+// retired now is retired later.
+func (w *wal) giveBackFiles() {
 	if err := w.retire(); err != nil {
 		w.s.log.Warn("log files cannot be retired", "err", err)
 	}
-	w.prepareSpare()
 }
 
 func (w *wal) isClosed() bool {

@@ -308,3 +308,42 @@ func TestLittleRoom(t *testing.T) {
 		}
 	}
 }
+
+// TestGivenUpAtOnce: the log files of a group that is discarded, or installed, go at once, and those that a crash has left when the store
+// is opened. Nothing is appended after it, as on a disk that is full.
+func TestGivenUpAtOnce(t *testing.T) {
+	for what, giveUp := range map[string]func(g *Group, wire []byte) error{"discard": func(g *Group, _ []byte) error { return g.Discard() }, "install": installAll} {
+		t.Run(what, func(t *testing.T) {
+			mem := vfs.NewMem()
+			var crashed *vfs.Mem
+			fs := vfs.Inject(mem, func(op vfs.Op) error {
+				if op.Kind == "syncdir" && op.Name == "d/group-1" { // after the reset of a discard, before that of an install
+					crashed = mem.KillClone()
+				}
+				return nil
+			})
+			size := func(o *Options) { o.WALFileSize = 64 << 10 }
+			s := mustOpen(t, fs, size)
+			g, other := mustGroup(t, s, 1), mustGroup(t, s, 2)
+			for at := uint64(1); at <= 600; at += 10 {
+				must(t, g.Append(entries(1, at, at+9, 1, 1000)))
+			}
+			must(t, other.Append(entries(2, 1, 5, 1, 100)))
+			s.wal.background.Wait()
+			must(t, giveUp(g, snapshotOf(t, 1, 1000)))
+			few := func(s *Store, when string) {
+				t.Helper()
+				s.wal.filesMu.RLock()
+				n := len(s.wal.files)
+				s.wal.filesMu.RUnlock()
+				if n > s.o.KeepFiles+1 {
+					t.Errorf("%s %d log files are left", when, n)
+				}
+				check(t, mustGroup(t, s, 2), 1, 5, 100)
+				must(t, s.Close())
+			}
+			few(s, "at once")
+			few(mustOpen(t, crashed, size), "after a crash")
+		})
+	}
+}

@@ -142,6 +142,7 @@ func Open(o Options) (_ *Store, err error) {
 			}
 		}
 	}
+	s.wal.giveBackFiles() // a crash may have come between what gave them up and this
 	return s, nil
 }
 
