@@ -177,8 +177,8 @@ func (g *Group) Floor() uint64 {
 	return g.floor
 }
 
-// Postponed tells that the last checkpoint has left segments that are less than half alive, since there was no room on the disk to write
-// what is alive in them.
+// Postponed tells that the last checkpoint has left segments that are less than half alive, or the oldest log file, since there was no room
+// on the disk to write what is alive in them.
 func (g *Group) Postponed() bool {
 	g.mu.RLock()
 	defer g.mu.RUnlock()
@@ -238,17 +238,14 @@ func (g *Group) isVain() bool {
 
 func (g *Group) save(c Checkpoint, writeState func(io.Writer) error, live LiveRefs) error {
 	g.mu.RLock()
-	floor, reset := g.floor, g.reset
+	reset := g.reset
 	g.mu.RUnlock()
-	if horizon := g.s.wal.horizon(); horizon > 0 {
-		floor = min(max(floor, g.upTo(horizon)), c.Index)
-	}
-	plan := g.planCopy(floor, live)
+	plan := g.planCopy(g.floors(c.Index), live)
 	w := &segmentWriter{g: g, next: plan.next}
-	if err := g.copyLive(w, plan, floor, live); err != nil {
+	if err := g.copyLive(w, plan, live); err != nil {
 		return errors.Join(err, w.abandon())
 	}
-	file := &checkpointFile{Checkpoint: c, floor: floor, reset: reset}
+	file := &checkpointFile{Checkpoint: c, floor: plan.floor, reset: reset}
 	segments := append(plan.keep, w.done...)
 	for _, seg := range segments {
 		file.segments = append(file.segments, seg.number)
@@ -259,10 +256,19 @@ func (g *Group) save(c Checkpoint, writeState func(io.Writer) error, live LiveRe
 		return errors.Join(err, w.abandon())
 	}
 	g.mu.Lock()
-	g.segments, g.checkpoint, g.floor, g.postponed = segments, file, floor, plan.postponed
+	g.segments, g.checkpoint, g.floor, g.postponed = segments, file, plan.floor, plan.postponed
 	g.mu.Unlock()
 	g.drop(plan.drop)
 	return nil
+}
+
+// floors are what the floor may become with a checkpoint at an index, ascending: what it is, and the ends of the files that are to go.
+func (g *Group) floors(index uint64) []uint64 {
+	floors := []uint64{g.Floor()}
+	for _, number := range g.s.wal.toGo() {
+		floors = append(floors, min(g.upTo(number), index))
+	}
+	return floors
 }
 
 // drop removes segments that no checkpoint names any more. One that cannot be removed is removed when the store is opened.

@@ -48,14 +48,14 @@ func (g *Group) KeepsLog(index uint64) bool {
 	return len(w.files)-1 > w.s.o.KeepFiles && g.pins(w.files[0]) && g.upTo(w.files[0].number) <= index
 }
 
-// horizon is the number of the newest file that is to be retired, 0 for none.
-func (w *wal) horizon() uint64 {
+// toGo are the numbers of the files that are to be retired, ascending.
+func (w *wal) toGo() (numbers []uint64) {
 	w.filesMu.RLock()
 	defer w.filesMu.RUnlock()
-	if n := len(w.files) - 1 - w.s.o.KeepFiles; n > 0 {
-		return w.files[n-1].number
+	for i := range len(w.files) - 1 - w.s.o.KeepFiles {
+		numbers = append(numbers, w.files[i].number)
 	}
-	return 0
+	return numbers
 }
 
 // retire takes files from the front that no group needs.

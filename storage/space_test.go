@@ -347,3 +347,78 @@ func TestGivenUpAtOnce(t *testing.T) {
 		})
 	}
 }
+
+// TestLogOnAFullDisk: after one group has kept the log for long, the others have bodies alive in forty files, and there is room for three.
+// Their checkpoints copy as much as there is room for, so that a file goes, and the next ones the rest.
+func TestLogOnAFullDisk(t *testing.T) {
+	mem := vfs.NewMem()
+	s := mustOpen(t, mem, func(o *Options) { o.WALFileSize, o.SegmentSize = 64<<10, 64<<10 })
+	defer func() { must(t, s.Close()) }()
+	idle := mustGroup(t, s, 1)
+	must(t, idle.Append(entries(1, 1, 3, 1, 100)))
+	const groups, last, size = 8, 300, 1000
+	for at := uint64(1); at <= last; at += 3 {
+		for id := uint32(2); id < 2+groups; id++ {
+			must(t, mustGroup(t, s, id).Append(entries(id, at, at+2, 1, size)))
+		}
+	}
+	s.wal.background.Wait()
+	files := func() int {
+		s.wal.filesMu.RLock()
+		defer s.wal.filesMu.RUnlock()
+		return len(s.wal.files)
+	}
+	before := files()
+	if before < 40 {
+		t.Fatalf("only %d files", before)
+	}
+	all := func(from, to uint64, yield func(uint64, uint32, uint32) bool) {
+		for i := max(from, 1); i <= min(to, last) && yield(i, 0, size); i++ {
+		}
+	}
+	save := func(g *Group, live LiveRefs) {
+		t.Helper()
+		must(t, g.SaveCheckpoint(Checkpoint{Index: g.LastIndex(), Term: 1}, func(io.Writer) error { return nil }, live))
+	}
+	const much = 1 << 40
+	leave := func(octets int64) {
+		t.Helper()
+		mem.SetCapacity(much)
+		left, err := mem.Free("")
+		must(t, err)
+		mem.SetCapacity(much - left + octets)
+	}
+	save(idle, noRefs)
+	leave(4 << 10) // less than what the first file takes: it stays, and so does everything
+	first := mustGroup(t, s, 2)
+	save(first, all)
+	if files() != before || !first.Postponed() || len(first.segments) > 0 {
+		t.Fatalf("%d files of %d; postponed: %v, %d segments", files(), before, first.Postponed(), len(first.segments))
+	}
+	leave(3 * 64 << 10)
+	save(first, all)
+	for rounds := 0; files() > s.o.KeepFiles+1; rounds++ {
+		if rounds > 1000 {
+			t.Fatalf("it does not end: %d files", files())
+		}
+		select {
+		case ids := <-s.NeedsCheckpoint():
+			for _, id := range ids {
+				save(mustGroup(t, s, id), all)
+			}
+		default:
+			t.Fatalf("nobody is asked, and %d files are left", files())
+		}
+	}
+	for id := uint32(2); id < 2+groups; id++ {
+		g := mustGroup(t, s, id)
+		if g.Postponed() {
+			t.Errorf("something of group %d was postponed", id)
+		}
+		for i := uint64(1); i <= last; i++ {
+			if body, err := g.ReadBody(i, 0, size); err != nil || string(body) != string(bodyOf(id, i, size)) {
+				t.Fatalf("body of %d of group %d: %v", i, id, err)
+			}
+		}
+	}
+}
