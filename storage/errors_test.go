@@ -153,6 +153,56 @@ func TestFullInTheMiddle(t *testing.T) {
 	})
 }
 
+// noNextFile takes the log's next file away, and all space with it.
+func noNextFile(t testing.TB, s *Store, mem *vfs.Mem) {
+	t.Helper()
+	s.wal.background.Wait()
+	must(t, s.wal.closeSpares())
+	must(t, mem.Remove(s.wal.spareName(0)))
+	mem.SetCapacity(1)
+}
+
+// TestFullAtTheEndOfAFile: a request that does not fit into the newest file is refused whole when there is no next one, and does not keep
+// others waiting, which fit.
+func TestFullAtTheEndOfAFile(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		mem := vfs.NewMem()
+		s := mustOpen(t, mem, func(o *Options) { o.WALFileSize = 64 << 10 })
+		g, other := mustGroup(t, s, 1), mustGroup(t, s, 2)
+		must(t, g.Append(entries(1, 1, 10, 1, 3000)))
+		noNextFile(t, s, mem)
+		answers := make(chan error, 2)
+		go func() {
+			answers <- g.Append(entries(1, 11, 26, 1, 3000))
+			answers <- other.Append(entries(2, 1, 1, 1, 100))
+		}()
+		time.Sleep(time.Minute)
+		select {
+		case err := <-answers:
+			if !errors.Is(err, ErrDiskFull) {
+				t.Errorf("the larger one: %v", err)
+			}
+			must(t, <-answers)
+		default:
+			t.Error("the log's writer waits for space, and everybody with it")
+		}
+		if !g.AppendEarly(entries(1, 11, 12, 1, 3000)) {
+			t.Error("what fits is not taken")
+		}
+		must(t, g.Settle())
+		mem.SetCapacity(0)
+		must(t, g.Append(entries(1, 13, 28, 1, 3000)))
+		check(t, g, 1, 28, 3000)
+		check(t, other, 1, 1, 100)
+		left := mem.CrashClone(func(int) int { return 0 })
+		must(t, s.Close())
+		s = mustOpen(t, left, func(o *Options) { o.WALFileSize = 64 << 10 })
+		check(t, mustGroup(t, s, 1), 1, 28, 3000)
+		check(t, mustGroup(t, s, 2), 1, 1, 100)
+		must(t, s.Close())
+	})
+}
+
 // TestFailedWrites fails each write, fsync, rename and directory sync that appending needs: OnFatal hears it once, nobody
 // is told that it worked, and what was acknowledged before is there afterwards.
 func TestFailedWrites(t *testing.T) {

@@ -67,7 +67,8 @@ type request struct {
 	entries []Entry
 	other   record // when there are no entries
 	next    int    // records before it are written
-	takes   int64  // of a file, at most
+	whole   int64  // what it takes of a file behind the front of its first batch, at most
+	takes   int64  // and with that
 	done    chan error
 }
 
@@ -122,12 +123,17 @@ func (w *wal) submitEarly(g *Group, entries []Entry) bool {
 
 // queue queues a request; false: it is not taken.
 func (w *wal) queue(r *request) bool {
-	// It may be alone in its batch, whose front names the groups of all that wait.
-	r.takes = int64(padded(batchHeaderSize + 4*int(w.s.known.Load())))
 	for i := range r.len() {
 		rec := r.record(i)
-		r.takes += int64(rec.size())
+		r.whole += int64(rec.size())
 	}
+	// It may be alone in its batch, whose front names the groups of all that wait. If it has several records it may go over the batch's end,
+	// and of those that follow each two have more than the most of one.
+	front := int64(padded(batchHeaderSize + 4*int(w.s.known.Load())))
+	if r.len() > 1 {
+		r.whole += (1 + 2*r.whole/maxBatch) * front
+	}
+	r.takes = front + r.whole
 	w.mu.Lock()
 	if w.closed || r.early() && w.queued+r.takes > w.room {
 		w.mu.Unlock()
@@ -332,6 +338,9 @@ func (w *wal) build(requests []*request) []placed {
 	w.buf = slices.Grow(w.buf[:0], front)[:front]
 	w.batch = w.batch[:0]
 	for _, r := range requests {
+		if r.next == 0 && !w.mayBegin(r) {
+			break
+		}
 		for i := r.next; i < r.len(); i++ {
 			rec := r.record(i)
 			size := int64(len(w.buf) + rec.size())
@@ -345,6 +354,15 @@ func (w *wal) build(requests []*request) []placed {
 		}
 	}
 	return w.finish(w.batch, &header, front)
+}
+
+// mayBegin tells whether a request may begin behind what is in the buffer: all of it fits into the file. A part of it that is durable could
+// not be taken back, and if there is no room on the disk for the next file, it would wait, and everybody with it, for what may be given
+// back by one of those alone. Only what is larger than a file goes over its end.
+func (w *wal) mayBegin(r *request) bool {
+	f := w.current()
+	empty := w.tail == f.begin && len(w.batch) == 0 && f.size >= w.s.o.WALFileSize
+	return empty || r.whole > w.s.o.WALFileSize || w.tail+int64(len(w.buf))+r.whole <= f.size
 }
 
 func (w *wal) finish(batch []placed, header *batchHeader, front int) []placed {
