@@ -33,7 +33,8 @@ func (n *Node) watchResources() {
 		}
 		n.broker.Tick()
 		if reason := alarm(usedMemory() > limit, n.diskLow()); reason != own {
-			n.log.Warn("resource alarm", "reason", reason, "memory_limit", limit, "disk_free_limit", int64(n.config.DiskFreeLimit))
+			n.log.Warn("resource alarm", "reason", reason, "memory_limit", limit, "disk_free_limit", int64(n.config.DiskFreeLimit),
+				"log_file_size", int64(n.config.WALFileSize))
 			n.alarmed.Store(&reason)
 			own = reason
 		}
@@ -68,7 +69,12 @@ func alarm(memory, disk bool) string {
 	return ""
 }
 
+// diskLow tells whether there is less on the disk than there must be, or no room for the log's next file, which may be more than that. The
+// store says so when a file begins: with publishers blocked there is room for a file of acknowledgements and deletions, which free the disk.
 func (n *Node) diskLow() bool {
+	if n.store.Full() { // asked in any case: it looks for room by that
+		return true
+	}
 	free, _, err := diskSpace(n.config.DataDir)
 	if err != nil {
 		n.log.Error("free disk space is not known", "dir", n.config.DataDir, "err", err)

@@ -1,6 +1,14 @@
 package node
 
-import "testing"
+import (
+	"log/slog"
+	"testing"
+	"testing/synctest"
+
+	"github.com/warrenmq/warren/config"
+	"github.com/warrenmq/warren/storage"
+	"github.com/warrenmq/warren/storage/vfs"
+)
 
 func TestAlarmReasons(t *testing.T) {
 	for _, c := range []struct {
@@ -22,6 +30,34 @@ func TestAnyAlarm(t *testing.T) {
 			t.Errorf("%q: %q, want %q", reasons, got, want)
 		}
 	}
+}
+
+// TestNoRoomForTheLog: the disk counts as low while there is no room for the log's next file, however low the limit is, and no longer.
+func TestNoRoomForTheLog(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		mem := vfs.NewMem()
+		mem.SetCapacity(100 << 10) // for one file
+		n := newNode(&config.Server{DataDir: t.TempDir()}, slog.New(slog.DiscardHandler))
+		var err error
+		if n.store, err = storage.Open(storage.Options{Dir: "d", FS: mem, WALFileSize: 64 << 10}); err != nil {
+			t.Fatal(err)
+		}
+		for range 3 {
+			synctest.Wait()
+			if !n.diskLow() {
+				t.Fatal("no alarm, and the log will be full")
+			}
+		}
+		mem.SetCapacity(0)
+		n.diskLow()
+		synctest.Wait()
+		if n.diskLow() {
+			t.Error("the alarm stays though there is room")
+		}
+		if err := n.store.Close(); err != nil {
+			t.Fatal(err)
+		}
+	})
 }
 
 func TestTheMachineTells(t *testing.T) {

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"path"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -200,6 +201,71 @@ func TestFullAtTheEndOfAFile(t *testing.T) {
 		check(t, mustGroup(t, s, 1), 1, 28, 3000)
 		check(t, mustGroup(t, s, 2), 1, 1, 100)
 		must(t, s.Close())
+	})
+}
+
+// TestFull: the store says that there is no room for the next log file when the newest one begins, and finds out by itself, which is when
+// it is asked, that there is some.
+func TestFull(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		mem := vfs.NewMem()
+		attempts := 0
+		s := mustOpen(t, vfs.Inject(mem, func(op vfs.Op) error {
+			if op.Kind == "create" && isSpareName(path.Base(op.Name)) {
+				attempts++
+			}
+			return nil
+		}), func(o *Options) { o.WALFileSize = 64 << 10 })
+		g := mustGroup(t, s, 1)
+		fill := func() (n int) {
+			for g.Append(entries(1, g.LastIndex()+1, g.LastIndex()+1, 1, 3000)) == nil {
+				n++
+			}
+			return n
+		}
+		synctest.Wait()
+		if s.Full() {
+			t.Fatal("full, and there is a spare")
+		}
+		mem.SetCapacity(150 << 10) // two files are reserved
+		for s.wal.current().number < 2 {
+			must(t, g.Append(entries(1, g.LastIndex()+1, g.LastIndex()+1, 1, 3000)))
+			synctest.Wait()
+		}
+		if !s.Full() {
+			t.Error("the last file has begun, and the store is not full")
+		}
+		if n := fill(); n < 10 {
+			t.Errorf("%d appends were taken in the last file", n)
+		}
+		synctest.Wait()
+		before := attempts
+		for range 10 {
+			if !s.Full() {
+				t.Error("not full any more")
+			}
+			synctest.Wait()
+		}
+		if attempts > before {
+			t.Errorf("what there is not was tried to be taken %d times", attempts-before)
+		}
+		mem.SetCapacity(0)
+		s.Full()
+		synctest.Wait()
+		if s.Full() || s.wal.spares.best() < 0 {
+			t.Error("full, and there is room")
+		}
+		mem.SetCapacity(230 << 10) // and three files with what is small
+		if n := fill(); n < 10 || !s.Full() {
+			t.Errorf("%d appends were taken in the file that was reserved; full: %v", n, s.Full())
+		}
+		must(t, g.SaveCheckpoint(Checkpoint{Index: g.LastIndex()}, func(io.Writer) error { return nil }, noRefs))
+		if s.Full() {
+			t.Error("full, and a file has retired")
+		}
+		must(t, s.Close())
+		s.Full() // whoever asks late does no harm
+		synctest.Wait()
 	})
 }
 

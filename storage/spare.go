@@ -68,13 +68,42 @@ func (w *wal) provide() int {
 	if i := w.spares.best(); i >= 0 || w.isClosed() {
 		return i
 	}
-	made, err := w.reserve(w.spareName(0), w.s.o.WALFileSize)
-	if err != nil {
-		w.s.log.Warn("the next log file cannot be reserved", "err", err)
+	known := w.short.Load()
+	if err := w.reserveNext(); err != nil {
+		if !known {
+			w.s.log.Warn("the next log file cannot be reserved", "err", err)
+		}
 		return -1
 	}
-	w.spares[0] = made
 	return 0
+}
+
+// reserveNext makes the first spare, of which there are none, and notes whether it can.
+func (w *wal) reserveNext() error {
+	made, err := w.reserve(w.spareName(0), w.s.o.WALFileSize)
+	if err == nil {
+		w.spares[0] = made
+		w.short.Store(false)
+	} else if errors.Is(err, ErrDiskFull) {
+		w.short.Store(true)
+	}
+	return err
+}
+
+// Full tells that there is no room on the disk for the next file of the log: appends go on until the newest file is at its end, and are
+// refused then. Who asks makes the store look whether there is room now, beside and one at a time; without appends nobody else would.
+func (s *Store) Full() bool {
+	w := s.wal
+	if !w.short.Load() {
+		return false
+	}
+	if w.again.CompareAndSwap(false, true) {
+		go func() { // whoever ends the store waits for the spares' lock, and nothing is reserved afterwards
+			defer w.again.Store(false)
+			w.prepareSpare()
+		}()
+	}
+	return true
 }
 
 // best is the number of the spare to be used next; -1: there is none.
@@ -121,8 +150,12 @@ func (w *wal) fill(f vfs.File, from, to int64) error {
 	return w.watchedAside(func() error { return errors.Join(f.Zero(from, to), f.Sync()) })
 }
 
-// reserve makes a file of a size. Where the file system cannot reserve space, it is filled at once.
+// reserve makes a file of a size. Where the file system cannot reserve space, it is filled at once. What is free is asked first: an attempt
+// that fails may take everything for a moment, from whoever writes then.
 func (w *wal) reserve(name string, size int64) (spare, error) {
+	if free, err := w.s.fs.Free(w.dir); err == nil && free < size {
+		return spare{}, fmt.Errorf("%w: %d octets are free, %d are needed", ErrDiskFull, free, size)
+	}
 	f, err := w.s.fs.Create(name)
 	if err != nil {
 		return spare{}, diskFull(err)
@@ -159,11 +192,10 @@ func (w *wal) takeSpare(name string) (spare, error) {
 	defer w.spareMu.Unlock()
 	i := w.spares.best()
 	if i < 0 {
-		made, err := w.reserve(w.spareName(0), w.s.o.WALFileSize)
-		if err != nil {
+		if err := w.reserveNext(); err != nil {
 			return spare{}, err
 		}
-		i, w.spares[0] = 0, made
+		i = 0
 	}
 	taken := w.spares[i]
 	w.spares[i] = spare{}
@@ -212,6 +244,7 @@ func (w *wal) keepSpare(name string, one spare) (bool, error) {
 			return false, err
 		}
 		w.spares[i] = one
+		w.short.Store(false)
 		return true, nil
 	}
 	return false, nil

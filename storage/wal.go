@@ -34,6 +34,8 @@ type wal struct {
 
 	spareMu sync.Mutex // guards spares: held while one is prepared
 	spares  spares
+	short   atomic.Bool   // there is no spare, and no room on the disk for one
+	again   atomic.Bool   // one is being reserved for Full
 	wanted  atomic.Int32  // who waits for spareMu
 	hurry   chan struct{} // has room for one: somebody has begun to wait
 
