@@ -269,6 +269,76 @@ func TestFull(t *testing.T) {
 	})
 }
 
+// TestInstallOnAFullDisk: the space goes when an installed checkpoint has its name. What the install takes the place of, and the stream that
+// it came in, make room for the log's next file, in which the install is noted.
+func TestInstallOnAFullDisk(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		state := func(io.Writer) error { return nil }
+		const size, last = 3000, 60
+		alive := func(from, to uint64, yield func(uint64, uint32, uint32) bool) {
+			for i := max(from, 1); i <= min(to, last) && yield(i, 0, size); i++ {
+			}
+		}
+		big := func(o *Options) { o.WALFileSize, o.SegmentSize = 64<<10, 64<<10 }
+		peer := mustOpen(t, vfs.NewMem(), big)
+		must(t, mustGroup(t, peer, 1).Append(entries(1, 1, last, 1, size)))
+		_, stream, err := mustGroup(t, peer, 1).OpenSnapshot(Checkpoint{Index: last, Term: 1}, []byte("installed"), alive)
+		must(t, err)
+		wire, err := io.ReadAll(stream)
+		must(t, errors.Join(err, stream.Close(), peer.Close()))
+
+		mem := vfs.NewMem()
+		installing := atomic.Bool{}
+		s := mustOpen(t, vfs.Inject(mem, func(op vfs.Op) error {
+			if op.Kind == "rename" && path.Base(op.Name) == "checkpoint.new" && installing.Load() {
+				mem.SetCapacity(1)
+				left, err := mem.Free("")
+				must(t, err)
+				mem.SetCapacity(1 - left + 4<<10)
+			}
+			return nil
+		}), big)
+		g, other := mustGroup(t, s, 1), mustGroup(t, s, 2)
+		must(t, g.Append(entries(1, 1, last, 1, size)))
+		synctest.Wait()
+		must(t, g.SaveCheckpoint(Checkpoint{Index: last, Term: 1}, state, alive))
+		for takes := int64(0); s.wal.newest.size-s.wal.tail >= takes; { // until there is no room for a record of the length of a reset's
+			before := s.wal.tail
+			must(t, other.TruncateSuffix(1))
+			takes = s.wal.tail - before
+		}
+		for s.wal.spares.best() >= 0 {
+			must(t, s.wal.closeSpares())
+			for _, name := range mem.Files() {
+				if isSpareName(path.Base(name)) {
+					must(t, mem.Remove(name))
+				}
+			}
+		}
+		if len(segmentFiles(mem)) == 0 {
+			t.Fatal("there is nothing that the install takes the place of")
+		}
+		installing.Store(true)
+		done := make(chan error, 1)
+		go func() { done <- installAll(g, wire) }()
+		time.Sleep(time.Minute)
+		select {
+		case err := <-done:
+			must(t, err)
+		default:
+			t.Error("the install waits for the space that it holds")
+			mem.SetCapacity(0)
+			must(t, <-done)
+		}
+		for i := uint64(1); i <= last; i++ {
+			if body, err := g.ReadBody(i, 0, size); err != nil || string(body) != string(bodyOf(1, i, size)) {
+				t.Errorf("body of %d: %v", i, err)
+			}
+		}
+		must(t, s.Close())
+	})
+}
+
 // TestFailedWrites fails each write, fsync, rename and directory sync that appending needs: OnFatal hears it once, nobody
 // is told that it worked, and what was acknowledged before is there afterwards.
 func TestFailedWrites(t *testing.T) {

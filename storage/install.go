@@ -60,6 +60,9 @@ func (i *Installer) Commit() (Checkpoint, error) {
 	if abortErr := i.Abort(); abortErr != nil {
 		g.s.log.Warn("a received stream cannot be removed", "group", g.id, "err", abortErr)
 	}
+	if err == nil {
+		err = g.resetLog()
+	}
 	if err != nil {
 		return Checkpoint{}, fmt.Errorf("install into group %d: %w", g.id, err)
 	}
@@ -67,6 +70,8 @@ func (i *Installer) Commit() (Checkpoint, error) {
 	return c, nil
 }
 
+// install makes the stream the group's checkpoint and segments, which the log does not know yet: a crash in between is made good for by
+// Open. Nothing needs the former segments then, nor the stream. They go before the log is asked, which may wait for the room that they take.
 func (i *Installer) install() (Checkpoint, error) {
 	g := i.g
 	w := &segmentWriter{g: g, next: 1}
@@ -92,10 +97,8 @@ func (i *Installer) install() (Checkpoint, error) {
 	if err != nil {
 		return Checkpoint{}, errors.Join(err, w.abandon())
 	}
-	old := g.replace(w.done, file)
-	err = g.resetLog()
-	g.drop(old)
-	return c, err
+	g.drop(g.replace(w.done, file))
+	return c, nil
 }
 
 // resetLog notes in the log that an installed checkpoint took its place. There is no way back, so a full disk is waited for.
