@@ -10,6 +10,7 @@ import (
 	"slices"
 	"sync"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/warrenmq/warren/storage/vfs"
@@ -449,4 +450,42 @@ func crashRun(t *testing.T, seed uint64, rounds int) {
 	r.work(rounds)
 	must(t, r.s.Close())
 	t.Logf("%d points, newest log file %d", points, r.s.wal.current().number)
+}
+
+// TestCrashInAWaitingInstall: an install over a longer log waits for room in the log. Meanwhile the former log's files retire, which nothing
+// needs any more; then the process ends. The install is completed by the next one.
+func TestCrashInAWaitingInstall(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		mem := vfs.NewMem()
+		s := mustOpen(t, mem, func(o *Options) { o.WALFileSize = 64 << 10 })
+		g, other := mustGroup(t, s, 1), mustGroup(t, s, 2)
+		must(t, g.Append(entries(1, 1, 300, 1, 1000)))
+		must(t, other.Append(entries(2, 1, 1, 1, 100)))
+		for takes := int64(0); s.wal.newest.size-s.wal.tail >= takes; { // until there is no room for a record of the length of a reset's
+			before := s.wal.tail
+			must(t, other.TruncateSuffix(1))
+			takes = s.wal.tail - before
+		}
+		wire := snapshotOf(t, 1, 5)
+		noNextFile(t, s, mem)
+		left, err := mem.Free("")
+		must(t, err)
+		mem.SetCapacity(1 - left + 8<<10)
+		files := len(s.wal.files)
+		go func() { _ = installAll(g, wire) }()
+		time.Sleep(time.Minute)
+		must(t, s.wal.retire())
+		if now := len(s.wal.files); now >= files {
+			t.Errorf("%d files of %d", now, files)
+		}
+		crashed := mem.KillClone()
+		must(t, s.Close())
+		crashed.SetCapacity(0)
+		s = mustOpen(t, crashed, func(o *Options) { o.WALFileSize = 64 << 10 })
+		g = mustGroup(t, s, 1)
+		if c, ok := g.LatestCheckpoint(); g.Damaged() != nil || !ok || c.Index != 5 || g.LastIndex() != 0 {
+			t.Errorf("a checkpoint at %d (%v), last index %d; damage: %v", c.Index, ok, g.LastIndex(), g.Damaged())
+		}
+		must(t, s.Close())
+	})
 }

@@ -423,7 +423,7 @@ func (r *recovery) judge() {
 		if why := r.suspects[g.id]; why != "" {
 			g.damage("what it had there is not known: %s", why)
 		}
-		if why := r.missing[g.id]; why != "" {
+		if why := r.missing[g.id]; why != "" && !g.installing() {
 			g.damage("%s", why)
 		}
 		if need := r.needs[g.id]; need > 0 && (g.checkpoint == nil || g.checkpoint.Index < need) {
@@ -432,10 +432,16 @@ func (r *recovery) judge() {
 	}
 }
 
+// installing tells whether the group's checkpoint is that of an install that the log has not come to. Nothing needs what the log has of the
+// group then, and its files may have retired.
+func (g *Group) installing() bool {
+	return g.checkpoint != nil && g.checkpoint.install != 0 && g.reset == g.checkpoint.reset
+}
+
 // complete brings an install or a discard to its end that a crash cut short between the group's directory and its log.
 func (r *recovery) complete(g *Group) error {
 	switch c := g.checkpoint; {
-	case g.reset == c.reset && c.install != 0:
+	case g.installing():
 		g.mu.Lock()
 		g.locs, g.base, g.first, g.last = nil, 0, 0, 0
 		g.mu.Unlock()
