@@ -133,6 +133,9 @@ func (w *wal) fillSpare() {
 			w.s.log.Warn("the next log file cannot be filled", "err", err)
 			return
 		}
+		if at+fillChunk >= w.s.o.WALFileSize {
+			break // all of it is filled, whoever waits
+		}
 		select {
 		case <-w.hurry: // wakes who is meant, and sometimes for one who has gone
 		case <-time.After(min(fillRest*time.Since(began), maxFillRest)):
