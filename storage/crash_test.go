@@ -472,13 +472,15 @@ func TestCrashInAWaitingInstall(t *testing.T) {
 		must(t, err)
 		mem.SetCapacity(1 - left + 8<<10)
 		files := len(s.wal.files)
-		go func() { _ = installAll(g, wire) }()
+		installed := make(chan error, 1)
+		go func() { installed <- installAll(g, wire) }()
 		time.Sleep(time.Minute)
 		must(t, s.wal.retire())
 		if now := len(s.wal.files); now >= files {
 			t.Errorf("%d files of %d", now, files)
 		}
 		crashed := mem.KillClone()
+		must(t, <-installed) // a file that has retired is the next one; nobody can wait for a lock of whoever sleeps here
 		must(t, s.Close())
 		crashed.SetCapacity(0)
 		s = mustOpen(t, crashed, func(o *Options) { o.WALFileSize = 64 << 10 })
