@@ -40,9 +40,9 @@ func TestStalls(t *testing.T) {
 	for _, limit := range []time.Duration{10 * time.Second, time.Minute, 2500 * time.Millisecond} {
 		synctest.Test(t, func(t *testing.T) {
 			var stalls Stalls
-			late := 0
-			w := stalls.Watch(limit, func() { late++ })
-			quick := stalls.Watch(limit, func() { late++ })
+			var late atomic.Int32
+			w := stalls.Watch(limit, func() { late.Add(1) })
+			quick := stalls.Watch(limit, func() { late.Add(1) })
 			time.Sleep(StallTime - time.Millisecond)
 			if stalls.Any() {
 				t.Errorf("%v: early", limit)
@@ -55,13 +55,13 @@ func TestStalls(t *testing.T) {
 			}
 			time.Sleep(limit - StallTime - 2*time.Millisecond)
 			synctest.Wait()
-			if late != 0 || !stalls.Any() {
-				t.Errorf("%v: the time was over %d times before it was", limit, late)
+			if late.Load() != 0 || !stalls.Any() {
+				t.Errorf("%v: the time was over %d times before it was", limit, late.Load())
 			}
 			time.Sleep(StallTime)
 			synctest.Wait()
-			if late != 1 || w.Stop() || stalls.Any() {
-				t.Errorf("%v: the time was over %d times", limit, late)
+			if late.Load() != 1 || w.Stop() || stalls.Any() {
+				t.Errorf("%v: the time was over %d times", limit, late.Load())
 			}
 		})
 	}
