@@ -708,9 +708,9 @@ func (c *Cluster) checkpoint(ctx context.Context) {
 		case <-ticker.C:
 			for _, s := range c.shards() {
 				if ctx.Err() == nil && !time.Now().Before(s.tidyAfter) && s.wasteful() {
-					before := s.store.SegmentBytes()
+					octets, floor := s.store.SegmentBytes(), s.store.Floor()
 					err := s.checkpoint()
-					c.tidied(ctx, s, err, s.store.SegmentBytes() < before)
+					c.tidied(ctx, s, err, s.store.SegmentBytes() < octets || s.store.Floor() > floor)
 				}
 			}
 		case <-ctx.Done():

@@ -91,7 +91,7 @@ func Register(flags *pflag.FlagSet) *Server {
 	fs.IntVar(&c.Replicas, "replicas", 3, "nodes that hold each shard; fixed when the cluster is created")
 	fs.DurationVar(&c.MaxClockSkew, "max-clock-skew", 5*time.Second, "how far the clock may differ from those of most nodes before leaderships go to others")
 	fs.Var(&c.MemoryLimit, "memory-limit", "memory above which publishers are blocked: 40% or a size such as 2GiB")
-	fs.Var(&c.DiskFreeLimit, "disk-free-limit", "free disk space below which publishers are blocked")
+	fs.Var(&c.DiskFreeLimit, "disk-free-limit", "free disk space below which publishers are blocked, as they are while there is no room for the next log file")
 	fs.DurationVar(&c.ConsumerTimeout, "consumer-timeout", 30*time.Minute, "how long a delivery may stay unsettled before its channel is closed; 0: without end")
 	fs.Var(&c.MaxMessageSize, "max-message-size", "largest message accepted, up to 512MiB")
 	fs.Var(&c.WALFileSize, "wal-file-size", "size of a write-ahead log file")
