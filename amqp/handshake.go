@@ -313,7 +313,7 @@ func (c *conn) open() error {
 	defer cancel()
 	name := fmt.Sprintf("%s -> %s", c.socket.RemoteAddr(), c.socket.LocalAddr())
 	c.broker, err = c.server.options.Broker.Open(ctx, c.client.identity, open.VirtualHost, broker.ConnOptions{Name: name, Events: c,
-		Patience: c.patience()})
+		Patience: c.out.patience()})
 	if err != nil {
 		p := c.toProtocol(err)
 		p.class, p.method = m.ID()

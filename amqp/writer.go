@@ -1,6 +1,7 @@
 package amqp
 
 import (
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -16,7 +17,8 @@ type writer struct {
 	c     *conn
 	awake chan struct{} // has room for one
 	quit  chan struct{}
-	holds atomic.Bool // nothing but confirms is drained
+	holds atomic.Bool   // nothing but confirms is drained
+	parts atomic.Uint64 // that have been written
 
 	mu      sync.Mutex // guards what follows
 	room    sync.Cond  // told when replies were taken
@@ -99,14 +101,31 @@ func (w *writer) full() bool { return len(w.replies) > maxReplies && !w.stopped 
 // waitForRoom waits until the client has read what is being written. The reader sees no heartbeats meanwhile: a client that does not read
 // for as long as it may show no life is taken for dead. mu is held.
 func (w *writer) waitForRoom() {
-	if patience := w.c.patience(); patience > 0 {
-		late := time.AfterFunc(patience, func() { w.c.end(hard(wire.ConnectionForced, "the client does not read the answers")) })
-		defer late.Stop()
-	}
+	defer w.patience().Watch(func() { w.c.end(hard(wire.ConnectionForced, "the client does not read the answers")) })()
 	for w.full() {
 		w.room.Wait()
 	}
 }
+
+// patience is for how long a client may read nothing.
+func (w *writer) patience() broker.Patience {
+	return broker.Patience{Limit: w.c.patience(), Progress: w.parts.Load}
+}
+
+// write writes the buffer, in parts: by those it is seen whether the client reads.
+func (w *writer) write() error {
+	for part := range slices.Chunk(*w.out, maxPart) {
+		if _, err := w.c.socket.Write(part); err != nil {
+			return err
+		}
+		w.parts.Add(1)
+	}
+	return nil
+}
+
+// maxPart is larger than most of what is written at once, and small enough for a slow client to read it in the time that a client may show no
+// life.
+const maxPart = 1 << 20
 
 // returns queues the messages that have been returned, for a channel that is about to end.
 func (w *writer) returns() {
@@ -199,7 +218,7 @@ func (w *writer) writeAll() error {
 		}
 		w.takeReplies()
 		if len(*w.out) > 0 {
-			if _, err := w.c.socket.Write(*w.out); err != nil {
+			if err := w.write(); err != nil {
 				return err
 			}
 			w.c.broker.Written()

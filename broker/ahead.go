@@ -199,6 +199,11 @@ type slowed struct {
 func (s *staging) slowDown(c *consumer, stuck bool) {
 	o := &s.conn.out
 	o.mu.Lock()
+	if stuck && c.channel.limit.Load() > 0 && c.waiting.len() == 0 {
+		o.slowing = append(o.slowing, c) // what it would be given stayed with it: nobody counts what waits against a limit that is shared
+		o.mu.Unlock()
+		return
+	}
 	c.slow, c.ahead = false, 0
 	if c.gone || c.returning {
 		o.mu.Unlock()

@@ -18,9 +18,8 @@ import (
 type ConnOptions struct {
 	Name   string // for logs and listings, such as "127.0.0.1:49514 -> 127.0.0.1:5672"
 	Events ConnEvents
-	// Patience is for how long the reader waits for the client to read returned messages, before the connection is to be closed
-	// (ConnEvents.Closed). 0: for ever.
-	Patience time.Duration
+	// Patience ends the connection (ConnEvents.Closed) of a client that does not read what is returned to it. Zero: never.
+	Patience Patience
 }
 
 // ConnEvents is what a connection tells its front door. The methods may be called on any goroutine, never block, and

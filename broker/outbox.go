@@ -4,15 +4,14 @@ import (
 	"context"
 	"sync"
 	"sync/atomic"
-	"time"
 )
 
 // outbox is what waits for a connection's writer. Everything in it is bounded by something else: confirms and returns by
 // Flush, which blocks when too much waits; deliveries by the credit of their consumers.
 type outbox struct {
 	events ConnEvents
-	// patience is how long waitForRoom waits for the client, 0: for ever.
-	patience time.Duration
+	// patience is how long waitForRoom waits for a client that reads nothing.
+	patience Patience
 	woken    atomic.Bool // Wake was called and no Drain has begun since
 
 	mu          sync.Mutex // guards what follows, and in each consumer what says so
@@ -67,12 +66,9 @@ func (o *outbox) waitForRoom(ctx context.Context) error {
 	if wait == nil {
 		return nil
 	}
-	if o.patience > 0 {
-		late := time.AfterFunc(o.patience, func() {
-			o.events.Closed(errorf(Unavailable, "the client does not read what is returned to it"))
-		})
-		defer late.Stop()
-	}
+	defer o.patience.Watch(func() {
+		o.events.Closed(errorf(Unavailable, "the client does not read what is returned to it"))
+	})()
 	for ; wait != nil; wait = o.crowded() {
 		select {
 		case <-wait:
@@ -102,7 +98,7 @@ func (o *outbox) deliver(c *consumer, ds []Delivery) {
 	if !c.gone {
 		c.waiting.push(ds...)
 		listed = o.list(c)
-		if c.held {
+		if c.held || c.limited && c.waiting.len() > c.room() { // the writer may be stuck, so that it is not held
 			c.watch()
 		}
 	}

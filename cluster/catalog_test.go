@@ -4,6 +4,7 @@ import (
 	"os"
 	"path/filepath"
 	"testing"
+	"time"
 
 	"github.com/warrenmq/warren/cluster/raftstore"
 )
@@ -54,12 +55,18 @@ func TestLeadershipAfterManyElections(t *testing.T) {
 		return found
 	}
 	m := lead()
-	for m.catalog.instance().LastIndex() < m.catalog.at()+2*maxLag {
+	far := func() bool { // of a long log, whether or not m's instance is being made anew
+		r := m.catalog.instance()
+		return r != nil && r.LastIndex() >= m.catalog.at()+2*maxLag
+	}
+	for !far() {
 		to := members[0]
 		if to == m {
 			to = members[1]
 		}
-		m.catalog.handTo(t.Context(), to.identity.UUID)
+		if !m.catalog.handTo(t.Context(), to.identity.UUID) {
+			time.Sleep(10 * time.Millisecond) // it may have to wait: see mayHandTo
+		}
 		m = lead()
 	}
 	if _, err := m.Drain(t.Context(), m.o.Name, false); err != nil {

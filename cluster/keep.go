@@ -86,6 +86,9 @@ func (c *Cluster) followMembers(runs map[uint16]uint64) {
 		c.watcher.add(n.UUID)
 		if n.Run > 1 && n.Run != runs[number] {
 			c.sessionIs(queue.MakeSessionID(number, n.Run-1), pipe.PeerDead)
+			if number != c.Self().Node { // until it is told that the present one is over as well
+				c.edge.SessionAlive(queue.MakeSessionID(number, n.Run))
+			}
 		}
 		runs[number] = n.Run
 	}

@@ -61,12 +61,12 @@ func (i *Installer) Commit() (Checkpoint, error) {
 		g.s.log.Warn("a received stream cannot be removed", "group", g.id, "err", abortErr)
 	}
 	if err == nil {
+		g.s.wal.giveBackFiles() // the former log's, of which the reset may need one
 		err = g.resetLog()
 	}
 	if err != nil {
 		return Checkpoint{}, fmt.Errorf("install into group %d: %w", g.id, err)
 	}
-	g.s.wal.giveBackFiles() // the former log's: see Discard
 	return c, nil
 }
 

@@ -134,6 +134,7 @@ func Open(o Options) (_ *Store, err error) {
 	}
 	s.wal.measure()
 	go s.wal.run()
+	s.giveBackLeft()
 	for _, g := range s.sortedGroups() {
 		if g.cutShort {
 			if err := g.resetAfterCrash(); err != nil {
@@ -142,8 +143,15 @@ func Open(o Options) (_ *Store, err error) {
 			}
 		}
 	}
-	s.wal.giveBackFiles() // a crash may have come between what gave them up and this
 	return s, nil
+}
+
+// giveBackLeft retires the log files that nobody needs: a crash may have come between what gave them up and that, and what follows may need
+// the room. Not while a group is damaged, which pins nothing: what it could not read may be put back.
+func (s *Store) giveBackLeft() {
+	if !slices.ContainsFunc(s.sortedGroups(), func(g *Group) bool { return g.Damaged() != nil }) {
+		s.wal.giveBackFiles()
+	}
 }
 
 // readID reads the store file, or makes it.

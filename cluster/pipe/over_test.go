@@ -2,6 +2,7 @@ package pipe
 
 import (
 	"context"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -37,16 +38,16 @@ func TestWhoIsWaitedFor(t *testing.T) {
 				e := must(NewEdge(EdgeOptions{Session: queue.MakeSessionID(1, 1), Links: test.links, Leaders: nowhere{}, Hosts: nowhere{}, Logger: quiet}))
 				defer e.Close()
 				test.tell(e)
-				answered := false
-				b := &broker.Batch{Done: func(_ *broker.Batch, r []queue.Result) { answered = len(r) == 1 && r[0].Code == queue.Gone }}
+				var answered atomic.Bool
+				b := &broker.Batch{Done: func(_ *broker.Batch, r []queue.Result) { answered.Store(len(r) == 1 && r[0].Code == queue.Gone) }}
 				shard := queue.LocalShard | node
 				b.Purge(queue.MakeQueueID(shard, 1))
 				if err := e.Submit(t.Context(), shard, b); err != nil {
 					t.Fatal(err)
 				}
 				time.Sleep(time.Minute)
-				if answered == test.waits {
-					t.Errorf("it is answered: %v", answered)
+				if answered.Load() == test.waits {
+					t.Errorf("it is answered: %v", test.waits)
 				}
 			})
 		})
