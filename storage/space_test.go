@@ -422,3 +422,32 @@ func TestLogOnAFullDisk(t *testing.T) {
 		}
 	}
 }
+
+// TestDamagedKeepsItsLog: what a group could not read may be put back, so a start does not give up the log files that only this group keeps.
+func TestDamagedKeepsItsLog(t *testing.T) {
+	mem := vfs.NewMem()
+	options := func(o *Options) { o.WALFileSize, o.KeepFiles = 64<<10, 1 }
+	s := mustOpen(t, mem, options)
+	g := mustGroup(t, s, 1)
+	must(t, g.Append(entries(1, 1, 10, 1, 1000)))
+	must(t, g.SaveCheckpoint(Checkpoint{Index: 5, Term: 1}, func(io.Writer) error { return nil }, noRefs))
+	for at := uint64(11); at <= 400; at += 10 {
+		must(t, g.Append(entries(1, at, at+9, 1, 1000)))
+	}
+	files, name, last := len(s.wal.files), g.checkpointName(), g.LastIndex()
+	must(t, s.Close())
+	whole := mem.Bytes(name)
+	mem.SetBytes(name, []byte("not a checkpoint"))
+	s = mustOpen(t, mem, options)
+	if n := len(s.wal.files); mustGroup(t, s, 1).Damaged() == nil || files < 4 || n < files {
+		t.Errorf("%d log files of %d; damage: %v", n, files, mustGroup(t, s, 1).Damaged())
+	}
+	must(t, s.Close())
+	mem.SetBytes(name, whole)
+	s = mustOpen(t, mem, options)
+	g = mustGroup(t, s, 1)
+	if g.Damaged() != nil || g.LastIndex() != last {
+		t.Errorf("after it was put back: last index %d of %d; damage: %v", g.LastIndex(), last, g.Damaged())
+	}
+	must(t, s.Close())
+}
