@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -132,6 +133,55 @@ func TestNamesComeBack(t *testing.T) {
 	}
 	if back == 0 || stays < 12 {
 		t.Errorf("%d times back, %d times not", back, stays)
+	}
+}
+
+// TestDirectoriesComeBack: a directory that was removed comes back with what was in it, or is gone with all of it; another one that got
+// its name has nothing to do with that.
+func TestDirectoriesComeBack(t *testing.T) {
+	d := newDisk(t)
+	made := func(text string) {
+		must(t, os.Mkdir(d.file("dir"), 0o700))
+		d.write(t, "dir/f", text, 0, true)
+		d.write(t, "dir/"+text, text, 0, true)
+		d.syncDirectory(t, "dir")
+		d.syncDirectory(t, ".")
+	}
+	seen := map[string]int{}
+	for seed := range uint64(25) {
+		for _, synced := range []bool{true, false} {
+			must(t, os.RemoveAll(d.file("dir")))
+			made("old")
+			must(t, os.RemoveAll(d.file("dir")))
+			want := []string{"old", "f old", "f", "", "no directory"}
+			if synced {
+				// Its number may go to the next directory, or not.
+				if seed%2 == 0 {
+					must(t, os.Mkdir(d.file(fmt.Sprintf("between%d", seed)), 0o700))
+				}
+				made("new")
+				want = []string{"f new"}
+			}
+			d.cut(t, seed)
+			got := "no directory"
+			if entries, err := os.ReadDir(d.file("dir")); err == nil {
+				var names []string
+				for _, e := range entries {
+					names = append(names, e.Name())
+				}
+				got = strings.Join(names, " ")
+			}
+			if !slices.Contains(want, got) {
+				t.Fatalf("seed %d, the removal was synced: %v: %q", seed, synced, got)
+			}
+			if data, err := os.ReadFile(d.file("dir/f")); err == nil && (string(data) == "new") != synced {
+				t.Fatalf("seed %d, the removal was synced: %v: %q", seed, synced, data)
+			}
+			seen[got]++
+		}
+	}
+	if len(seen) < 4 {
+		t.Errorf("some outcomes never came: %v", seen)
 	}
 }
 

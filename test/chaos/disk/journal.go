@@ -42,7 +42,34 @@ type write struct {
 type nameChange struct {
 	directories []uint64
 	undo        func() error
-	discard     func() error // what was kept for undo
+	discard     func() error  // what was kept for undo
+	within      []*nameChange // of a directory that was removed: what had happened in it; it lasts when the removal does
+}
+
+// takeBack undoes the change, and the last ones within what it brings back.
+func (c *nameChange) takeBack(random *rand.Rand) error {
+	err := c.undo()
+	if errors.Is(err, os.ErrNotExist) { // its directory may be gone as well
+		err = nil
+	}
+	keep := random.IntN(len(c.within) + 1)
+	for i, within := range slices.Backward(c.within) {
+		if i >= keep {
+			err = errors.Join(err, within.takeBack(random))
+		} else {
+			err = errors.Join(err, within.last())
+		}
+	}
+	return err
+}
+
+// last forgets how to undo the change.
+func (c *nameChange) last() error {
+	errs := []error{c.discard()}
+	for _, within := range c.within {
+		errs = append(errs, within.last())
+	}
+	return errors.Join(errs...)
 }
 
 func newJournal(trash string) *journal { return &journal{trash: trash, files: map[uint64]*unsynced{}} }
@@ -129,11 +156,36 @@ func (j *journal) synced(number uint64, covered []*write, ok bool) {
 func (j *journal) rename(do func() error, undo func() error, discard func() error, directories ...uint64) error {
 	j.mu.Lock()
 	defer j.mu.Unlock()
+	return j.note(do, &nameChange{undo: undo, discard: discard}, directories...)
+}
+
+// removeDirectory is rename for the removal of a directory. What happened in it can only come back with it: another one may have its
+// name by then, and its number.
+func (j *journal) removeDirectory(removed uint64, do func() error, undo func() error, directories ...uint64) error {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	c := &nameChange{undo: undo, discard: nothing}
+	if err := j.note(do, c, directories...); err != nil {
+		return err
+	}
+	j.names = slices.DeleteFunc(j.names, func(n *nameChange) bool {
+		if !slices.Contains(n.directories, removed) {
+			return false
+		}
+		c.within = append(c.within, n)
+		return true
+	})
+	return nil
+}
+
+// note makes a change and notes it. mu is held.
+func (j *journal) note(do func() error, c *nameChange, directories ...uint64) error {
 	if err := do(); err != nil {
-		return errors.Join(err, discard())
+		return errors.Join(err, c.discard())
 	}
 	slices.Sort(directories)
-	j.names = append(j.names, &nameChange{directories: slices.Compact(directories), undo: undo, discard: discard})
+	c.directories = slices.Compact(directories)
+	j.names = append(j.names, c)
 	return nil
 }
 
@@ -157,7 +209,7 @@ func (j *journal) syncedDirectory(number uint64) error {
 	j.names = slices.DeleteFunc(j.names, func(c *nameChange) bool {
 		c.directories = slices.DeleteFunc(c.directories, func(d uint64) bool { return d == number })
 		if len(c.directories) == 0 {
-			errs = append(errs, c.discard())
+			errs = append(errs, c.last())
 			return true
 		}
 		return false
@@ -187,11 +239,9 @@ func (j *journal) lose(random *rand.Rand) (told string, err error) {
 	keep := random.IntN(names + 1)
 	for i := names - 1; i >= 0; i-- {
 		if i >= keep {
-			if err := j.names[i].undo(); err != nil && !errors.Is(err, os.ErrNotExist) { // its directory may be gone as well
-				errs = append(errs, err)
-			}
+			errs = append(errs, j.names[i].takeBack(random))
 		} else {
-			errs = append(errs, j.names[i].discard())
+			errs = append(errs, j.names[i].last())
 		}
 	}
 	j.files, j.names = map[uint64]*unsynced{}, nil

@@ -147,8 +147,8 @@ func (n *node) Unlink(ctx context.Context, name string) syscall.Errno {
 
 func (n *node) Rmdir(ctx context.Context, name string) syscall.Errno {
 	path := filepath.Join(n.path(), name)
-	return fs.ToErrno(n.disk.journal.rename(func() error { return asError(n.LoopbackNode.Rmdir(ctx, name)) },
-		func() error { return os.Mkdir(path, 0o700) }, nothing, number(n.path())))
+	return fs.ToErrno(n.disk.journal.removeDirectory(number(path), func() error { return asError(n.LoopbackNode.Rmdir(ctx, name)) },
+		func() error { return os.Mkdir(path, 0o700) }, number(n.path())))
 }
 
 func (n *node) Rename(ctx context.Context, name string, newParent fs.InodeEmbedder, newName string, flags uint32) syscall.Errno {
