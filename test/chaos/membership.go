@@ -101,7 +101,7 @@ func (r *run) identity(ctx context.Context, node *Node) (string, error) {
 			return m.ID, err
 		}
 	}
-	return "", errors.Join(fmt.Errorf("%s does not see itself among the members", node.name), err)
+	return "", errors.Join(fmt.Errorf("%s does not see itself among the members; its threads: %s", node.name, node.threads()), err)
 }
 
 // judged makes a finding of an order that the cluster did not carry out.

@@ -444,6 +444,39 @@ func (n *Node) openFiles() string {
 	return strings.Join(list, ", ")
 }
 
+// threads tells what the process's threads do: how many are in which state, and what the kernel does for those that nothing can interrupt.
+// A node that does not answer, with nothing wrong with it, is waiting for its disk, for a processor, or for itself.
+func (n *Node) threads() string {
+	tasks, err := filepath.Glob(fmt.Sprintf("/proc/%d/task/*", n.pid()))
+	if err != nil || len(tasks) == 0 {
+		return "not known"
+	}
+	count := map[string]int{}
+	for _, task := range tasks {
+		data, err := os.ReadFile(filepath.Join(task, "stat"))
+		if err != nil {
+			continue // it has ended
+		}
+		fields := strings.Fields(string(data[strings.LastIndexByte(string(data), ')')+1:]))
+		if len(fields) == 0 {
+			continue
+		}
+		what := fields[0]
+		if what == "D" {
+			stack, err := os.ReadFile(filepath.Join(task, "stack"))
+			if err == nil {
+				what += " in " + strings.Join(strings.Fields(string(stack)), " ")
+			}
+		}
+		count[what]++
+	}
+	var list []string
+	for _, what := range slices.Sorted(maps.Keys(count)) {
+		list = append(list, fmt.Sprintf("%d %s", count[what], what))
+	}
+	return strings.Join(list, ", ")
+}
+
 // fileKind is what the kernel calls a file that has no name, or the ending of its name.
 func fileKind(target string) string {
 	if kind, _, ok := strings.Cut(target, ":"); ok {
