@@ -13,6 +13,8 @@ import (
 	"syscall"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/warrenmq/warren/internal/bench"
 )
 
@@ -31,6 +33,7 @@ type broker interface {
 	ready(ctx context.Context, i int) error // whether a node serves clients and the queue of keep
 	pids() []int                            // all processes of all nodes
 	resident() int64                        // bytes of all of them
+	peak() int64                            // the most that each of them ever had, together
 	run(context.Context, bench.Options) (*bench.Result, error)
 	churn(context.Context, bench.ChurnOptions) (*bench.ChurnResult, error)
 	memory(context.Context, bench.MemoryOptions) (*bench.MemoryResult, error)
@@ -155,6 +158,32 @@ func (c *cluster) resident() int64 {
 		}
 	}
 	return total
+}
+
+func (c *cluster) peak() int64 {
+	total := int64(0)
+	for _, pid := range c.pids() {
+		data, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
+		if err != nil {
+			continue
+		}
+		for line := range strings.Lines(string(data)) {
+			if f := strings.Fields(line); len(f) == 3 && f[0] == "VmHWM:" {
+				kibi, _ := strconv.ParseInt(f[1], 10, 64)
+				total += kibi << 10
+			}
+		}
+	}
+	return total
+}
+
+// freeBytes is what is free on the disk of a folder; 0 where that cannot be told.
+func freeBytes(dir string) int64 {
+	var s unix.Statfs_t
+	if unix.Statfs(dir, &s) != nil {
+		return 0
+	}
+	return int64(s.Bavail) * s.Bsize
 }
 
 // withChildren is a process and all that came from it.

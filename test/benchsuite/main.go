@@ -153,7 +153,7 @@ func (s *session) measureBroker(ctx context.Context, b broker, repeat int) (err 
 	}
 	defer func() { stop() }()
 	for _, w := range works(s.o) {
-		if !w.chosen(s.o.works) {
+		if !w.chosen(s.o.works) || w.alone && (b.name() != "warren" || repeat > 0) {
 			continue
 		}
 		if w.fresh {

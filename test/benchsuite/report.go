@@ -84,12 +84,14 @@ func (r *report) text() string {
 	}
 	r.limitTable()
 	r.throughputTable()
-	r.group(backlogGroup, []column{{published, "filled/s"}, {fillCPU, "CPU filling"}, {consumed, "drained/s"}, {cpu, "CPU draining"}}, consumed)
+	r.group(backlogGroup, []column{{published, "filled/s"}, {fillCPU, "CPU filling"}, {consumed, "drained/s"}, {cpu, "CPU draining"}, {gapMillis, "longest confirm ms"}}, consumed)
 	r.group(fanoutGroup, []column{{published, "published/s"}, {consumed, "delivered/s"}, {cpu, "CPU for each delivered"}}, consumed)
 	r.group(latencyGroup, []column{{published, "published/s"}, {confirmP50, "confirm p50 ms"}, {confirmP99, "p99"}, {endP50, "end to end p50 ms"}, {endP99, "p99"}, {endP999, "p99.9"}, {cpu, "CPU"}}, "")
 	r.group(churnGroup, []column{{cycles, "cycles/s"}, {cycleP99, "p99 ms"}, {cpu, "CPU"}}, cycles)
 	r.group(memoryGroup, []column{{residentMB, "MiB for each node"}, {bytesEach, "bytes each, on each node that has it"}}, "")
 	r.group(faultGroup, []column{{gapMillis, "longest confirm ms"}, {refused, "refused"}, {readyMs, "serves again after ms"}}, "")
+	r.group(scaleGroup, []column{{madePerSec, "made/s"}, {bytesEach, "bytes each, on each node"}, {published, "published or filled/s"}, {consumed, "consumed or drained/s"}, {cpu, "CPU"},
+		{gapMillis, "longest confirm ms"}, {residentMB, "MiB for each node"}, {peakMB, "at most"}}, "")
 	r.failures()
 	return r.String()
 }

@@ -32,6 +32,8 @@ const (
 	gapMillis  = "longest confirm ms"
 	refused    = "refused"
 	readyMs    = "ready after ms"
+	peakMB     = "peak resident MiB per node"
+	madePerSec = "made/s"
 )
 
 // work is one thing that is measured.
@@ -40,6 +42,7 @@ type work struct {
 	group       string // of the report
 	fresh       bool   // needs nodes that have done nothing yet
 	spoils      bool   // leaves nodes that nothing more should be measured on
+	alone       bool   // of Warren alone, and once: it would take the others too long
 	do          func(ctx context.Context, o *options, b broker) (values, error)
 }
 
@@ -62,6 +65,7 @@ const (
 	churnGroup      = "Coming and going"
 	memoryGroup     = "Memory"
 	faultGroup      = "Failover and restart"
+	scaleGroup      = "Scale: Warren alone, once"
 )
 
 // works is the whole matrix.
@@ -101,6 +105,8 @@ func works(o *options) []work {
 		}},
 		work{name: "failover", title: "kill -9 of a node that leads, at 500 messages/s through another", group: faultGroup, fresh: true, spoils: true, do: failover},
 		work{name: "restart", title: "a killed node with a backlog of 100,000 × 1 KiB serves again", group: faultGroup, fresh: true, spoils: true, do: restart},
+		work{name: "scale-queues", title: "100,000 empty queues, and 1 KiB in and out beside them", group: scaleGroup, fresh: true, spoils: true, alone: true, do: manyQueues},
+		work{name: "scale-backlog", title: "10,000,000 × 1 KiB, filled, then drained", group: scaleGroup, fresh: true, spoils: true, alone: true, do: deepQueue},
 	)
 }
 
@@ -205,7 +211,8 @@ func flow(r *bench.Result, err error) (values, error) {
 	if err != nil {
 		return nil, err
 	}
-	v := values{published: r.Published, cpu: r.CPUTotal, clientCPU: r.ClientCPU, confirmP50: ms(r.ConfirmTime.P50), confirmP99: ms(r.ConfirmTime.P99)}
+	v := values{published: r.Published, cpu: r.CPUTotal, clientCPU: r.ClientCPU, confirmP50: ms(r.ConfirmTime.P50), confirmP99: ms(r.ConfirmTime.P99),
+		gapMillis: ms(r.ConfirmTime.Max)}
 	if r.FillCPU > 0 {
 		v[fillCPU] = r.FillCPU
 	}
@@ -322,4 +329,36 @@ func restart(ctx context.Context, o *options, b broker) (values, error) {
 		case <-time.After(10 * time.Millisecond):
 		}
 	}
+}
+
+// manyQueues declares the queues, and looks whether the rest goes on as it does without them.
+func manyQueues(ctx context.Context, o *options, b broker) (values, error) {
+	n := o.scaled(100_000)
+	m, err := b.memory(ctx, bench.MemoryOptions{Queues: n, Settle: settle, Queue: "suite-many", Keep: true})
+	v, err := held(m, err)
+	if err != nil {
+		return nil, err
+	}
+	beside, err := flow(b.run(ctx, o.base(1024)))
+	if err != nil {
+		return nil, err
+	}
+	beside[bytesEach], beside[residentMB], beside[madePerSec] = v[bytesEach], v[residentMB], float64(n)/m.Seconds
+	return beside, nil
+}
+
+// deepQueue fills one queue far beyond what memory and page cache hold and drains it.
+func deepQueue(ctx context.Context, o *options, b broker) (values, error) {
+	r := o.base(1024)
+	r.Backlog = o.scaled(10_000_000) / r.AckEvery * r.AckEvery
+	// Each node has each message once, and while it is drained perhaps a part of it again.
+	if free, need := freeBytes(o.dir), int64(r.Backlog)*1024*nodes*3/2; free < need {
+		return nil, fmt.Errorf("%s has %d MiB free, and this takes %d: %w", o.dir, free>>20, need>>20, errNotThere)
+	}
+	v, err := flow(b.run(ctx, r))
+	if err != nil {
+		return nil, err
+	}
+	v[peakMB] = float64(b.peak()) / nodes / (1 << 20)
+	return v, nil
 }
