@@ -404,6 +404,25 @@ func TestRestartAfterStuckTransfer(t *testing.T) {
 	})
 }
 
+// TestLeaderKnowsThatItLeads: whatever a node was told of a shard that it leads itself, its clients find the leader.
+func TestLeaderKnowsThatItLeads(t *testing.T) {
+	m := startMembers(t, 1)[0]
+	s := m.shard(0)
+	finds := func() bool {
+		node, ok := m.leaders.Leader(s.id)
+		return ok && node == m.Self().Node
+	}
+	eventually(t, "it leads", finds)
+	term, _ := s.leading()
+	m.leaders.set(s.id, shardLeader{99, term})
+	if finds() {
+		t.Fatal("it was not misled")
+	}
+	eventually(t, "it finds itself again", finds)
+	m.leaders.clear(s.id, m.Self().Node)
+	eventually(t, "it finds itself after it has forgotten", finds)
+}
+
 // TestRestartWhenMisled: an instance that believes in entries which are gone from the log is made anew.
 func TestRestartWhenMisled(t *testing.T) {
 	m := startMembers(t, 1)[0]

@@ -403,6 +403,23 @@ func TestStandsWhenNobodyHearsTheLeader(t *testing.T) {
 	})
 }
 
+// TestStatusNamesTheTermThatItLeadsIn: a seat that has been deposed and has not heard of it yet does not say that it leads in its follower's
+// term. All would take it for the new leader, and the new leader, who has heard it, too.
+func TestStatusNamesTheTermThatItLeadsIn(t *testing.T) {
+	observe(t, func(o *observed) {
+		o.beat() // another leads in this term
+		term := o.g.instance().CurrentTerm()
+		o.g.setLeads(true, term-1)
+		if s := o.g.groupStatus(0); !s.Leads || s.Term != term-1 {
+			o.t.Errorf("it says that it leads: %v, in term %d; it led in %d", s.Leads, s.Term, term-1)
+		}
+		o.g.setLeads(false, 0)
+		if s := o.g.groupStatus(0); s.Leads || s.Term != term {
+			o.t.Errorf("it says that it leads: %v, in term %d; it follows in %d", s.Leads, s.Term, term)
+		}
+	})
+}
+
 // restoringParts is a machine whose restore takes as long as the test wants.
 type restoringParts struct {
 	*countingParts

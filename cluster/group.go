@@ -339,8 +339,16 @@ func (g *group) leader() (uuid string, term uint64) {
 	if r == nil {
 		return "", 0
 	}
-	_, id := r.LeaderWithID()
-	return raftnet.NodeOf(string(id)), r.CurrentTerm()
+	// The library forgets the leader before its term rises, and both change while they are read: the leader of a term must not be taken for
+	// that of the next.
+	for term = r.CurrentTerm(); ; {
+		_, id := r.LeaderWithID()
+		now := r.CurrentTerm()
+		if now == term {
+			return raftnet.NodeOf(string(id)), term
+		}
+		term = now
+	}
 }
 
 // members is the group's configuration as this seat knows it.

@@ -24,12 +24,13 @@ import (
 // campaignPeriod is how often each seat looks whether its group's leader lives.
 const campaignPeriod = 25 * time.Millisecond
 
-// campaign lets seats stand for election when their leader's process is gone.
+// campaign lets seats stand for election when their leader's process is gone, and takes from them who leads.
 func (c *Cluster) campaign(ctx context.Context) {
 	ticker := time.NewTicker(campaignPeriod)
 	defer ticker.Stop()
 	var standing sync.WaitGroup
 	defer standing.Wait()
+	var taken time.Time
 	for {
 		select {
 		case <-ticker.C:
@@ -39,6 +40,12 @@ func (c *Cluster) campaign(ctx context.Context) {
 		}
 		now := time.Now()
 		c.lookAtDisk(now)
+		if now.Sub(taken) >= statusPeriod {
+			taken = now
+			for _, s := range c.shards() {
+				c.takeLeader(s)
+			}
+		}
 		for _, g := range c.groups() { // a seat that is busy does not keep the others
 			standing.Go(func() { g.consider(now, c.watcher) })
 		}

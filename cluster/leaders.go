@@ -107,16 +107,27 @@ func (t *leaderTable) lost(uuid string) {
 	}
 }
 
-// leadershipChanged takes what the replica on this node knows of its shard's leader.
+// leadershipChanged takes what the replica on this node knows of its shard's leader, and tells the other nodes.
 func (c *Cluster) leadershipChanged(s *shard) {
-	if term, ok := s.leading(); ok {
-		c.leaders.set(s.id, shardLeader{c.Self().Node, term})
-	} else if uuid, term := s.leader(); uuid != "" && uuid != c.identity.UUID {
-		if node := c.numberOf(uuid); node != 0 && c.watcher.maybeLeads(uuid) {
-			c.leaders.set(s.id, shardLeader{node, term})
-		}
-	} else {
+	if !c.takeLeader(s) {
 		c.leaders.clear(s.id, c.Self().Node)
 	}
 	c.statusChanged()
+}
+
+// takeLeader takes a leader that the replica on this node knows of; false: this node does not lead, and no other is known. It is done now and
+// then without a reason, too: an edge that looks for a leader in the wrong place would do so until the leader changes.
+func (c *Cluster) takeLeader(s *shard) bool {
+	if term, ok := s.leading(); ok {
+		c.leaders.set(s.id, shardLeader{c.Self().Node, term})
+		return true
+	}
+	uuid, term := s.leader()
+	if uuid == "" || uuid == c.identity.UUID {
+		return false
+	}
+	if node := c.numberOf(uuid); node != 0 && c.watcher.maybeLeads(uuid) {
+		c.leaders.set(s.id, shardLeader{node, term})
+	}
+	return true
 }

@@ -412,7 +412,11 @@ func (g *group) groupStatus(applied uint64) *nodev1.GroupStatus {
 		return s
 	}
 	s.Term, s.Committed = r.CurrentTerm(), r.CommitIndex()
-	_, s.Leads = g.leading()
+	// Who leads says in which term. The instance may be in a later one already, which is another's: who believed that this seat leads in it
+	// would look for that one here.
+	if term, leads := g.leading(); leads {
+		s.Leads, s.Term = true, term
+	}
 	_, leader := r.LeaderWithID()
 	s.Leader, s.UnheardMillis = string(leader), uint32(min(unheard(r).Milliseconds(), math.MaxUint32))
 	return s
