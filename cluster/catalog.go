@@ -131,7 +131,7 @@ func (s *catalogSeat) reread() error { return nil }
 
 // latestSnapshot is the index of the newest snapshot that is whole, 0 when there is none. The library takes the same one.
 func (s *catalogSeat) latestSnapshot() (uint64, error) {
-	store, err := s.snapshotStore()
+	store, err := raft.NewFileSnapshotStoreWithLogger(s.dir, snapshotsKept, raftLogger(s.c.log, "catalog"))
 	if err != nil {
 		return 0, err
 	}
@@ -150,16 +150,12 @@ func (s *catalogSeat) latestSnapshot() (uint64, error) {
 	return 0, errors.Join(damage...)
 }
 
-func (s *catalogSeat) snapshotStore() (*raft.FileSnapshotStore, error) {
-	return raft.NewFileSnapshotStoreWithLogger(s.dir, snapshotsKept, raftLogger(s.c.log, "catalog"))
-}
-
 // fsm implements groupParts.
 func (s *catalogSeat) fsm() raft.FSM { return catalogMachine{s} }
 
 // snapshots implements groupParts. The store cannot be made only if the directory cannot, which open has seen.
 func (s *catalogSeat) snapshots() raft.SnapshotStore {
-	store, err := s.snapshotStore()
+	store, err := openSnapshots(s.dir, raftLogger(s.c.log, "catalog"))
 	if err != nil {
 		s.c.o.OnFatal(fmt.Errorf("catalog's snapshots: %w", err))
 		return raft.NewDiscardSnapshotStore()

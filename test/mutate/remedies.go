@@ -245,6 +245,24 @@ var remedies = []remedy{
 		edits: []edit{{"cluster/watch.go", "time.Millisecond >= unheardLimit {", "time.Millisecond >= 2*time.Hour {"}},
 	},
 	{
+		name: "whose term", what: "who leads says in which term it was established",
+		where: "cluster group.groupStatus", pkg: "cluster", test: "TestStatusNamesTheTermThatItLeadsIn",
+		fails: "it says that it leads: true",
+		edits: []edit{{"cluster/watch.go", "s.Leads, s.Term = true, term", "s.Leads, _ = true, term"}},
+	},
+	{
+		name: "finds itself", what: "a node takes from its own seats who leads",
+		where: "cluster Cluster.campaign", pkg: "cluster", test: "TestLeaderKnowsThatItLeads",
+		fails: "it finds itself again",
+		edits: []edit{{"cluster/keep.go", "if now.Sub(taken) >= statusPeriod {", "if now.Sub(taken) < 0 {"}},
+	},
+	{
+		name: "names of snapshots", what: "the names in a snapshot's directory are durable before the snapshot counts",
+		where: "cluster snapshotSink.Close", pkg: "cluster", test: "TestSnapshotNamesAreSynced",
+		fails: "its names could not be synced",
+		edits: []edit{{"cluster/snapshots.go", "err != nil && !errors.Is(err, fs.ErrNotExist) { // it was closed before", "err != nil && err == nil {"}},
+	},
+	{
 		name: "wrong clock", what: "a node whose clock is off gives its leaderships to nodes whose clocks are right",
 		where: "cluster Cluster.giveAwayForClock", pkg: "test/sim", test: "TestClockOfALeader",
 		fails: "was led by",
