@@ -354,8 +354,8 @@ func (n *Node) ask(ctx context.Context, method, path string) (status int, body s
 	return response.StatusCode, string(data), err
 }
 
-// waitReady waits until the node says that it serves; it gives up when the process ends or ctx does.
-func (n *Node) waitReady(ctx context.Context) error {
+// waitReady waits until the node says that it serves; it gives up when ctx ends, or the process does by itself while it is not sick.
+func (n *Node) waitReady(ctx context.Context, sick func() bool) error {
 	last := "no answer"
 	defer func() {
 		n.mu.Lock()
@@ -369,7 +369,7 @@ func (n *Node) waitReady(ctx context.Context) error {
 			return nil
 		case err == nil:
 			last = fmt.Sprintf("status %d: %s", status, strings.TrimSpace(body))
-		case n.endedByItself():
+		case !sick() && n.endedByItself():
 			return fmt.Errorf("%s ended before it was ready", n.name)
 		}
 		select {

@@ -1,6 +1,7 @@
 package chaos
 
 import (
+	"context"
 	"path/filepath"
 	"strings"
 	"syscall"
@@ -26,6 +27,26 @@ func TestAGracefulEndIsJudged(t *testing.T) {
 		case want != "" && (err == nil || !strings.Contains(err.Error(), want)):
 			t.Errorf("status %s: %v", status, err)
 		}
+	}
+}
+
+// TestASickNodeMayEnd: who waits for a node that ends since its disk is sick waits on, until it is started again; of another the end is told
+// at once.
+func TestASickNodeMayEnd(t *testing.T) {
+	ended := make(chan struct{})
+	n := &Node{name: "n", binary: "/bin/true", logPath: filepath.Join(t.TempDir(), "log")}
+	if err := n.start(func(*Node) { close(ended) }); err != nil {
+		t.Fatal(err)
+	}
+	<-ended
+	that := func(sick bool) func() bool { return func() bool { return sick } }
+	if err := n.waitReady(t.Context(), that(false)); err == nil || !strings.Contains(err.Error(), "ended before it was ready") {
+		t.Errorf("of a node that is well: %v", err)
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
+	defer cancel()
+	if err := n.waitReady(ctx, that(true)); err == nil || !strings.Contains(err.Error(), "is not ready") {
+		t.Errorf("of a sick node: %v", err)
 	}
 }
 

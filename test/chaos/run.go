@@ -319,13 +319,14 @@ func (r *run) do(ctx context.Context, a *Action) {
 // slowRecovery is worth a word on why.
 const slowRecovery = 5 * time.Second
 
-// waitReady waits until every node that is not held by another fault serves.
+// waitReady waits until every node serves, also those that another fault still holds. One whose disk is sick may end, and is started again by
+// who heals it.
 func (r *run) waitReady(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, readyWithin)
 	defer cancel()
 	var errs []error
 	for _, n := range r.cluster.nodes {
-		errs = append(errs, n.waitReady(ctx))
+		errs = append(errs, n.waitReady(ctx, r.sick[n.index].Load))
 	}
 	return errors.Join(errs...)
 }
