@@ -34,7 +34,7 @@ func TestAGracefulEndIsJudged(t *testing.T) {
 // at once.
 func TestASickNodeMayEnd(t *testing.T) {
 	ended := make(chan struct{})
-	n := &Node{name: "n", binary: "/bin/true", logPath: filepath.Join(t.TempDir(), "log")}
+	n := &Node{name: "n", binary: "/bin/true", logPath: filepath.Join(t.TempDir(), "log"), ports: []int{1, 1, 1, 1, 1}}
 	if err := n.start(func(*Node) { close(ended) }); err != nil {
 		t.Fatal(err)
 	}
