@@ -123,17 +123,24 @@ func (c *Cluster) isSettled(sh *place.Shard, leader *nodev1.GroupStatus) bool {
 	return true
 }
 
-// move makes the next move, or removes a node that has been emptied. This node leads the catalog.
+// move makes the next move, or several where they may be made side by side, or removes a node that has been emptied. This node leads the
+// catalog.
 func (c *Cluster) move(ctx context.Context) error {
 	now := c.situation()
-	if m, ok := place.Next(now.nodes, now.shards, now.replication); ok {
+	for range place.MaxRepairs {
+		m, ok := place.Next(now.nodes, now.shards, now.replication)
+		if !ok {
+			break
+		}
 		c.log.Info("a shard is placed anew", "shard", m.Shard, "nodes", m.Nodes, "preferred", m.Preferred, "why", m.Why)
 		r := &raftv1.ShardReplicas{Shard: uint32(m.Shard), Preferred: uint32(m.Preferred), PreviousVersion: now.versions[m.Shard]}
 		for _, n := range m.Nodes {
 			r.Nodes = append(r.Nodes, uint32(n))
 		}
-		_, err := c.Propose(ctx, catalog.SetReplicas(&raftv1.SetReplicas{Shards: []*raftv1.ShardReplicas{r}}))
-		return err
+		if _, err := c.Propose(ctx, catalog.SetReplicas(&raftv1.SetReplicas{Shards: []*raftv1.ShardReplicas{r}})); err != nil || !m.Repair {
+			return err
+		}
+		now = c.situation()
 	}
 	for _, n := range now.nodes {
 		if n.Leaving && now.holdsNothing(n.Number, c.uuidOf(n.Number)) {

@@ -31,19 +31,33 @@ type Move struct {
 	Nodes     []uint16
 	Preferred uint16
 	Why       string // for people
+	// Repair tells that it makes up for a replica that is gone: others may be made beside it.
+	Repair bool
 }
+
+// MaxRepairs bounds the moves that are under way when another is made beside them. While a replica is missing, one fault more makes its shard
+// stand still; each move copies a state to the same node.
+const MaxRepairs = 4
 
 // Next returns the next move, if there is one to make: replicas leave the nodes that leave, then every shard gets as many as
 // it should have, then the living nodes get equally many of them, and last equally many to lead; each within one. While a move
-// is under way there is none, unless a node that it needs has died.
+// is under way there is none, unless a node that it needs has died, or replicas are gone with a node for good: these are made up for
+// side by side, since nothing is there twice meanwhile.
 //
 // Nothing is moved for a node's absence alone: it may come back with all it had. Who is gone for good leaves.
 func Next(nodes []Node, shards []Shard, replication int) (Move, bool) {
 	p := newPlan(nodes, shards, replication)
-	if p.moving() {
+	moving := p.moving()
+	if moving < MaxRepairs {
+		if m, ok := p.vacate(func(n uint16) bool { return p.leaves(n) && p.away(n) }); ok {
+			m.Repair = true
+			return m, true
+		}
+	}
+	if moving > 0 {
 		return Move{}, false
 	}
-	for _, step := range []func() (Move, bool){p.vacate, p.complete, p.reduce, p.even, p.lead} {
+	for _, step := range []func() (Move, bool){func() (Move, bool) { return p.vacate(p.leaves) }, p.complete, p.reduce, p.even, p.lead} {
 		if m, ok := step(); ok {
 			return m, true
 		}
@@ -106,9 +120,14 @@ func newPlan(nodes []Node, shards []Shard, replication int) *plan {
 	return p
 }
 
-// moving tells whether a move is under way that can end.
-func (p *plan) moving() bool {
-	return slices.ContainsFunc(p.shards, func(s Shard) bool { return s.Healthy && !s.Settled && !slices.ContainsFunc(s.Nodes, p.away) })
+// moving counts the moves under way that can end.
+func (p *plan) moving() (n int) {
+	for _, s := range p.shards {
+		if s.Healthy && !s.Settled && !slices.ContainsFunc(s.Nodes, p.away) {
+			n++
+		}
+	}
+	return n
 }
 
 func (p *plan) away(node uint16) bool { return !p.nodes[node].Alive }
@@ -119,25 +138,23 @@ func (p *plan) leaves(node uint16) bool {
 	return !known || n.Leaving
 }
 
-// vacate takes a replica from a node that leaves, from one that is away first.
-func (p *plan) vacate() (Move, bool) {
-	for _, leaves := range []func(uint16) bool{func(n uint16) bool { return p.leaves(n) && p.away(n) }, p.leaves} {
-		for _, s := range p.shards {
-			at := slices.IndexFunc(s.Nodes, leaves)
-			if !s.Healthy || at < 0 {
-				continue
+// vacate takes a replica from a node that leaves.
+func (p *plan) vacate(leaves func(uint16) bool) (Move, bool) {
+	for _, s := range p.shards {
+		at := slices.IndexFunc(s.Nodes, leaves)
+		if !s.Healthy || at < 0 {
+			continue
+		}
+		nodes := slices.Delete(slices.Clone(s.Nodes), at, at+1)
+		if len(nodes) < p.want {
+			to, ok := p.emptiest(s.Nodes)
+			if !ok {
+				continue // one that stays is away, and may be needed
 			}
-			nodes := slices.Delete(slices.Clone(s.Nodes), at, at+1)
-			if len(nodes) < p.want {
-				to, ok := p.emptiest(s.Nodes)
-				if !ok {
-					continue // one that stays is away, and may be needed
-				}
-				nodes = slices.Insert(nodes, at, to)
-			}
-			if m, ok := p.move(s, nodes, "a node leaves"); ok {
-				return m, true
-			}
+			nodes = slices.Insert(nodes, at, to)
+		}
+		if m, ok := p.move(s, nodes, "a node leaves"); ok {
+			return m, true
 		}
 	}
 	return Move{}, false

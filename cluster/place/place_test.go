@@ -244,3 +244,47 @@ func TestReplacement(t *testing.T) {
 		t.Errorf("two moves at once: %+v", m)
 	}
 }
+
+// TestRepairsGoSideBySide: replicas that are gone for good are made up for in several shards at the same time; all else is moved shard by shard.
+func TestRepairsGoSideBySide(t *testing.T) {
+	w := &world{nodes: numbers(5), shards: sixteen(), replication: 3}
+	next := func() (Move, bool) {
+		m, ok := Next(w.nodes, w.shards, w.replication)
+		if ok {
+			w.shards[m.Shard].Nodes, w.shards[m.Shard].Preferred, w.shards[m.Shard].Settled = m.Nodes, m.Preferred, false
+		}
+		return m, ok
+	}
+	w.nodes[1].Leaving = true // and lives: nothing is missing
+	if m, ok := next(); !ok || m.Repair {
+		t.Fatalf("%+v, %v", m, ok)
+	}
+	if m, ok := next(); ok {
+		t.Fatalf("beside a move: %+v", m)
+	}
+	w.nodes[1].Alive = false
+	for i := 1; i < MaxRepairs; i++ { // beside the one that is under way
+		if m, ok := next(); !ok || !m.Repair || slices.Contains(m.Nodes, 2) {
+			t.Fatalf("repair %d: %+v, %v", i, m, ok)
+		}
+	}
+	if m, ok := next(); ok {
+		t.Fatalf("beside %d moves: %+v", MaxRepairs, m)
+	}
+	missing := func() bool {
+		return slices.ContainsFunc(w.shards, func(s Shard) bool { return slices.Contains(s.Nodes, 2) })
+	}
+	for round := 0; missing(); round++ {
+		for i := range w.shards {
+			w.shards[i].Settled = true
+		}
+		for m, ok := next(); ok; m, ok = next() {
+			if !m.Repair {
+				t.Fatalf("while replicas are missing: %+v", m)
+			}
+		}
+		if round > len(w.shards)/MaxRepairs {
+			t.Fatalf("replicas are missing after round %d", round)
+		}
+	}
+}
