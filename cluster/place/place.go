@@ -31,7 +31,7 @@ type Move struct {
 	Nodes     []uint16
 	Preferred uint16
 	Why       string // for people
-	// Repair tells that it makes up for a replica that is gone: others may be made beside it.
+	// Repair tells that it makes up for a replica that is missing: others may be made beside it.
 	Repair bool
 }
 
@@ -41,15 +41,14 @@ const MaxRepairs = 4
 
 // Next returns the next move, if there is one to make: replicas leave the nodes that leave, then every shard gets as many as
 // it should have, then the living nodes get equally many of them, and last equally many to lead; each within one. While a move
-// is under way there is none, unless a node that it needs has died, or replicas are gone with a node for good: these are made up for
-// side by side, since nothing is there twice meanwhile.
+// is under way there is none, unless a node that it needs has died, or replicas are missing: these are made up for side by side.
 //
 // Nothing is moved for a node's absence alone: it may come back with all it had. Who is gone for good leaves.
 func Next(nodes []Node, shards []Shard, replication int) (Move, bool) {
 	p := newPlan(nodes, shards, replication)
 	moving := p.moving()
 	if moving < MaxRepairs {
-		if m, ok := p.vacate(func(n uint16) bool { return p.leaves(n) && p.away(n) }); ok {
+		if m, ok := p.repair(); ok {
 			m.Repair = true
 			return m, true
 		}
@@ -57,12 +56,23 @@ func Next(nodes []Node, shards []Shard, replication int) (Move, bool) {
 	if moving > 0 {
 		return Move{}, false
 	}
-	for _, step := range []func() (Move, bool){func() (Move, bool) { return p.vacate(p.leaves) }, p.complete, p.reduce, p.even, p.lead} {
+	for _, step := range []func() (Move, bool){func() (Move, bool) { return p.vacate(p.leaves) }, p.reduce, p.even, p.lead} {
 		if m, ok := step(); ok {
 			return m, true
 		}
 	}
 	return Move{}, false
+}
+
+// repair makes up for a replica that is gone, or that never was.
+func (p *plan) repair() (Move, bool) {
+	if m, ok := p.vacate(func(n uint16) bool { return p.leaves(n) && p.away(n) }); ok {
+		return m, true
+	}
+	if _, ok := p.vacate(p.leaves); ok {
+		return Move{}, false // that comes first
+	}
+	return p.complete()
 }
 
 // Remaining counts the moves that are still to be made if all goes well, up to a bound.
@@ -123,11 +133,15 @@ func newPlan(nodes []Node, shards []Shard, replication int) *plan {
 // moving counts the moves under way that can end.
 func (p *plan) moving() (n int) {
 	for _, s := range p.shards {
-		if s.Healthy && !s.Settled && !slices.ContainsFunc(s.Nodes, p.away) {
+		if p.moves(s) {
 			n++
 		}
 	}
 	return n
+}
+
+func (p *plan) moves(s Shard) bool {
+	return s.Healthy && !s.Settled && !slices.ContainsFunc(s.Nodes, p.away)
 }
 
 func (p *plan) away(node uint16) bool { return !p.nodes[node].Alive }
@@ -163,7 +177,7 @@ func (p *plan) vacate(leaves func(uint16) bool) (Move, bool) {
 // complete adds a replica to a shard that has too few.
 func (p *plan) complete() (Move, bool) {
 	for _, s := range p.shards {
-		if !s.Healthy || len(s.Nodes) >= p.want {
+		if !s.Healthy || len(s.Nodes) >= p.want || p.moves(s) {
 			continue
 		}
 		if to, ok := p.emptiest(s.Nodes); ok {

@@ -288,3 +288,31 @@ func TestRepairsGoSideBySide(t *testing.T) {
 		}
 	}
 }
+
+// TestMissingReplicasComeSideBySide: so do those of shards that have too few, as all have when a node has gone and another comes.
+func TestMissingReplicasComeSideBySide(t *testing.T) {
+	w := &world{nodes: numbers(3), shards: sixteen(), replication: 3}
+	for i := range w.shards {
+		w.shards[i].Nodes, w.shards[i].Preferred = []uint16{1, 2}, 1
+	}
+	seen := map[uint16]bool{}
+	for i := range MaxRepairs {
+		m, ok := Next(w.nodes, w.shards, w.replication)
+		if !ok || !m.Repair || len(m.Nodes) != 3 || seen[m.Shard] {
+			t.Fatalf("repair %d: %+v, %v", i, m, ok)
+		}
+		seen[m.Shard] = true
+		w.shards[m.Shard].Nodes, w.shards[m.Shard].Settled = m.Nodes, false
+	}
+	if m, ok := Next(w.nodes, w.shards, w.replication); ok {
+		t.Fatalf("beside %d moves: %+v", MaxRepairs, m)
+	}
+	w.shards[0].Nodes = []uint16{1, 2} // its last move is under way yet
+	w.shards[9].Settled = true
+	for id := range seen {
+		w.shards[id].Settled = id != 0
+	}
+	if m, ok := Next(w.nodes, w.shards, w.replication); !ok || m.Shard == 0 {
+		t.Fatalf("a shard whose last move is under way: %+v, %v", m, ok)
+	}
+}
