@@ -480,7 +480,9 @@ func (c *Cluster) endSessions(ctx context.Context, now time.Time) error {
 	return errors.Join(errs...)
 }
 
-// lostRuns are the members' runs that are over and of which it is time to tell.
+// lostRuns are the members' runs that are over and of which it is time to tell: not while the lost node may hold a lease. What rests on the
+// catalog, as mandatory publishes do, would wait for that to end since there is a change (Cluster.Settle), and clients of all nodes would
+// notice that one has died.
 func (c *Cluster) lostRuns(now time.Time) (lost []*memberRun) {
 	members := c.directory.Load().byNumber
 	maps.DeleteFunc(c.runs, func(number uint16, _ *memberRun) bool { return members[number] == nil })
@@ -493,7 +495,7 @@ func (c *Cluster) lostRuns(now time.Time) (lost []*memberRun) {
 		switch {
 		case !c.isOver(n, r.seen, now):
 			r.told = time.Time{}
-		case now.Sub(r.told) >= tellAgain:
+		case now.Sub(r.told) >= tellAgain && !c.leases.binds(number, now):
 			lost = append(lost, r)
 		}
 	}

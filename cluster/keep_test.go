@@ -144,6 +144,7 @@ func TestLostSessionsAreToldOfAgain(t *testing.T) {
 	began := time.Now()
 	peer := &peerInfo{state: pipe.PeerUnreachable, since: began}
 	c := &Cluster{runs: map[uint16]*memberRun{}}
+	c.leases = newLeases(c)
 	c.watcher = newWatcher(t.Context(), c)
 	c.watcher.peers["x"] = peer
 	run := uint64(1)
@@ -176,6 +177,27 @@ func TestLostSessionsAreToldOfAgain(t *testing.T) {
 		}
 		if told := len(lost) == 1 && lost[0].session == n.Session(); told != step.told {
 			t.Errorf("step %d: told of %d", i, len(lost))
+		}
+	}
+}
+
+// TestALostSessionEndsWithItsLease: the catalog is not changed for a member that has died before its lease is over; what rests on the catalog
+// would wait for it.
+func TestALostSessionEndsWithItsLease(t *testing.T) {
+	l := bareLeases(t)
+	c := l.c
+	c.runs, c.leases = map[uint16]*memberRun{}, l
+	c.watcher = newWatcher(t.Context(), c)
+	now := time.Now()
+	c.watcher.peers["x"] = &peerInfo{state: pipe.PeerDead, since: now, status: &nodev1.Status{Session: uint64(queue.MakeSessionID(2, 1))}}
+	c.directory.Store(&directory{byNumber: map[uint16]*catalog.Node{2: {Number: 2, UUID: "x", Run: 1}}})
+	l.lead(now)
+	for _, test := range []struct {
+		after time.Duration
+		told  bool
+	}{{0, false}, {leaseTime - 1, false}, {leaseTime, true}} {
+		if told := len(c.lostRuns(now.Add(test.after))) == 1; told != test.told {
+			t.Errorf("after %v all are told: %v", test.after, told)
 		}
 	}
 }

@@ -70,6 +70,14 @@ func (l *leases) follow() {
 	l.leading = false
 }
 
+// binds tells whether a node may act on what its copy held before a change that were made now: this node leads, and has given it a lease
+// that is not over, or the leader before may have.
+func (l *leases) binds(node uint16, now time.Time) bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.leading && now.Before(l.nodes[node].until)
+}
+
 // holds notes what a node has said.
 func (l *leases) holds(node uint16, index uint64) {
 	l.mu.Lock()
