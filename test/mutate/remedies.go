@@ -257,6 +257,12 @@ var remedies = []remedy{
 		edits: []edit{{"cluster/keep.go", "if now.Sub(taken) >= statusPeriod {", "if now.Sub(taken) < 0 {"}},
 	},
 	{
+		name: "lease of the dead", what: "the catalog is not changed for a node that died before its lease is over",
+		where: "cluster Cluster.lostRuns", pkg: "cluster", test: "TestALostSessionEndsWithItsLease",
+		fails: "after 0s all are told: true",
+		edits: []edit{{"cluster/keep.go", " && !c.leases.binds(number, now):", ":"}},
+	},
+	{
 		name: "names of snapshots", what: "the names in a snapshot's directory are durable before the snapshot counts",
 		where: "cluster snapshotSink.Close", pkg: "cluster", test: "TestSnapshotNamesAreSynced",
 		fails: "its names could not be synced",
