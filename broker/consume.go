@@ -25,6 +25,10 @@ func (ch *Channel) Consume(ctx context.Context, p *Consume) (tag string, err err
 	if err := ch.checkConsumers(); err != nil {
 		return "", err
 	}
+	return byName(p.Queue, func() (string, error) { return ch.consume(ctx, p, tag) })
+}
+
+func (ch *Channel) consume(ctx context.Context, p *Consume, tag string) (string, error) {
 	q, err := ch.queueToRead(ctx, p.Queue)
 	if err != nil {
 		return "", err
@@ -141,10 +145,7 @@ func (ch *Channel) attach(ctx context.Context, c *consumer, o *queue.AttachOptio
 	conn.broker.replicator.Unsubscribe(c.shard, c.id)
 	switch result.Code {
 	case queue.Gone:
-		if err := conn.broker.reap(ctx, c.queue); err != nil {
-			return explain(err, where.String())
-		}
-		return noQueue(c.name, conn.vhost.name)
+		return explain(conn.gone(ctx, c.name, c.queue), where.String())
 	case queue.InUse:
 		return &InUse{errorf(AccessRefused, "%s in exclusive use", where)}
 	}

@@ -66,3 +66,78 @@ func TestDeclareTime(t *testing.T) {
 		})
 	}
 }
+
+// replacing is a cluster in which somebody else has deleted a queue and declared another of its name: this node's copy of the catalog learns
+// both with its next change.
+type replacing struct {
+	*amqptest.Cluster
+	replace func()
+}
+
+func (r *replacing) Propose(ctx context.Context, cmd *catalog.Command) (catalog.Reply, error) {
+	reply, err := r.Cluster.Propose(ctx, cmd)
+	if replace := r.replace; replace != nil {
+		r.replace = nil
+		replace()
+	}
+	return reply, err
+}
+
+// TestReplacedQueues: a node whose copy of the catalog is old finds that a queue has gone from its shard. Whoever names it means the one that
+// has the name by now.
+func TestReplacedQueues(t *testing.T) {
+	for name, do := range map[string]func(ch *broker.Channel) error{
+		"declare passively": func(ch *broker.Channel) error {
+			_, err := ch.DeclareQueue(t.Context(), &broker.QueueDeclare{Name: "q", Passive: true})
+			return err
+		},
+		"declare": func(ch *broker.Channel) error {
+			_, err := ch.DeclareQueue(t.Context(), &broker.QueueDeclare{Name: "q", Durable: true})
+			return err
+		},
+		"consume": func(ch *broker.Channel) error {
+			_, err := ch.Consume(t.Context(), &broker.Consume{Queue: "q", Tag: "c"})
+			return err
+		},
+		"get": func(ch *broker.Channel) error {
+			_, _, err := ch.Get(t.Context(), "q", true)
+			return err
+		},
+		"peek": func(ch *broker.Channel) error {
+			_, err := ch.Peek(t.Context(), "q", 0, 1, func(*broker.Outgoing) bool { return true })
+			return err
+		},
+		"purge": func(ch *broker.Channel) error {
+			_, err := ch.PurgeQueue(t.Context(), "q")
+			return err
+		},
+		"delete": func(ch *broker.Channel) error {
+			_, err := ch.DeleteQueue(t.Context(), "q", false, false)
+			return err
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			c := amqptest.NewCluster(t, broker.Options{})
+			_, ch := openDoor(t, c)
+			_, other := openDoor(t, c)
+			declare := func() {
+				if _, err := other.DeclareQueue(t.Context(), &broker.QueueDeclare{Name: "q", Durable: true}); err != nil {
+					t.Error(err)
+				}
+			}
+			declare()
+			former := c.Find("q").ID
+			c.Lose(former)
+			c.Broker.Start(&replacing{c, declare})
+			if err := do(ch); err != nil {
+				t.Error(err)
+			}
+			switch q := c.Find("q"); {
+			case name == "delete" && q != nil:
+				t.Error("it is still there")
+			case name != "delete" && (q == nil || q.ID == former):
+				t.Errorf("the queue is %v", q)
+			}
+		})
+	}
+}

@@ -15,6 +15,14 @@ func (ch *Channel) Get(ctx context.Context, queueName string, noAck bool) (m *Ou
 	if queueName == replyToName {
 		return nil, false, errorf(NotImplemented, "basic.get not supported by volatile %s", queueIn(queueName, ch.conn.vhost.name))
 	}
+	m, err = byName(queueName, func() (*Outgoing, error) {
+		m, ok, err = ch.get(ctx, queueName, noAck)
+		return m, err
+	})
+	return m, ok, err
+}
+
+func (ch *Channel) get(ctx context.Context, queueName string, noAck bool) (m *Outgoing, ok bool, err error) {
 	q, err := ch.queueToRead(ctx, queueName)
 	if err != nil {
 		return nil, false, err
@@ -32,7 +40,7 @@ func (ch *Channel) Get(ctx context.Context, queueName string, noAck bool) (m *Ou
 	case queue.Empty:
 		return nil, false, nil
 	case queue.Gone:
-		return nil, false, ch.conn.gone(ctx, q)
+		return nil, false, ch.conn.gone(ctx, q.Name, q.ID)
 	case queue.Single:
 		return nil, false, errorf(ResourceLocked, "cannot obtain access to locked %s. basic.get operations are not supported by %s queues with single active consumer",
 			where, queueKind(q.Arguments))

@@ -120,6 +120,10 @@ const peekTimeout = 2 * time.Second
 func (ch *Channel) Peek(ctx context.Context, name string, skip uint32, limit int, f func(*Outgoing) bool) (ready uint64, err error) {
 	ctx, cancel := ch.conn.operation(ctx)
 	defer cancel()
+	return byName(name, func() (uint64, error) { return ch.peek(ctx, name, skip, limit, f) })
+}
+
+func (ch *Channel) peek(ctx context.Context, name string, skip uint32, limit int, f func(*Outgoing) bool) (ready uint64, err error) {
 	q, err := ch.queueToRead(ctx, name)
 	if err != nil {
 		return 0, err
@@ -143,7 +147,7 @@ func (ch *Channel) Peek(ctx context.Context, name string, skip uint32, limit int
 			}
 			return ready, nil
 		case queue.Gone:
-			return 0, ch.conn.gone(ctx, q)
+			return 0, ch.conn.gone(ctx, q.Name, q.ID)
 		default:
 			return 0, fmt.Errorf("peek at %s: unexpected result %d", where, r.Code)
 		}

@@ -2,6 +2,7 @@ package broker
 
 import (
 	"context"
+	"errors"
 	"maps"
 
 	raftv1 "github.com/warrenmq/warren/proto/raft/v1"
@@ -112,10 +113,33 @@ func (c *Conn) own(name string, id queue.QueueID) {
 	c.exclusive[name] = id
 }
 
+// errReplaced tells that a queue has gone and that another has its name, which this node's copy of the catalog did not know yet.
+var errReplaced = errors.New("another queue has the name by now")
+
 // gone is the refusal for a queue that its shard does not have any more, which the catalog then forgets.
-func (c *Conn) gone(ctx context.Context, q *catalog.Queue) error {
-	if err := c.broker.reap(ctx, q.ID); err != nil {
+func (c *Conn) gone(ctx context.Context, name string, id queue.QueueID) error {
+	if err := c.broker.reap(ctx, id); err != nil {
 		return err
 	}
-	return noQueue(q.Name, q.VHost)
+	return c.missing(name, id)
+}
+
+// missing is the refusal for a queue that the catalog has forgotten, as this node's copy knows: it is as new as that. It is none where
+// another queue has the name.
+func (c *Conn) missing(name string, id queue.QueueID) error {
+	if now := c.findQueue(name); now != nil && now.ID != id {
+		return errReplaced
+	}
+	return noQueue(name, c.vhost.name)
+}
+
+// byName does something with the queue that has a name, and again with the next one as long as it has been replaced.
+func byName[T any](name string, do func() (T, error)) (T, error) {
+	for range maxAttempts {
+		if v, err := do(); !errors.Is(err, errReplaced) {
+			return v, err
+		}
+	}
+	var none T
+	return none, errorf(Unavailable, "failed to perform operation on queue '%s': it is being declared and deleted all the time", name)
 }

@@ -2,6 +2,7 @@ package broker
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"math"
 	"time"
@@ -29,7 +30,7 @@ func (ch *Channel) DeclareQueue(ctx context.Context, d *QueueDeclare) (QueueOK, 
 	case isReplyTo(name):
 		return ch.declareReplies(ctx, name)
 	case d.Passive:
-		ok, err = ch.declarePassive(ctx, name)
+		ok, err = byName(name, func() (QueueOK, error) { return ch.declarePassive(ctx, name) })
 	default:
 		ok, err = ch.declareActive(ctx, name, d)
 	}
@@ -54,7 +55,9 @@ func (ch *Channel) declarePassive(ctx context.Context, name string) (QueueOK, er
 	}
 	ok, exists, err := ch.countsOf(ctx, q)
 	if err == nil && !exists {
-		err = noQueue(name, ch.conn.vhost.name)
+		if err = ch.conn.missing(name, q.ID); errors.Is(err, errReplaced) {
+			return QueueOK{}, err
+		}
 	}
 	return ok, explain(ch.conn.broker.stands(ctx, err), where.String())
 }
@@ -255,13 +258,17 @@ func (ch *Channel) checkDeadLetter(where resource, arguments *Table) error {
 func (ch *Channel) PurgeQueue(ctx context.Context, name string) (uint64, error) {
 	ctx, cancel := ch.conn.operation(ctx)
 	defer cancel()
+	return byName(name, func() (uint64, error) { return ch.purge(ctx, name) })
+}
+
+func (ch *Channel) purge(ctx context.Context, name string) (uint64, error) {
 	q, err := ch.queueToRead(ctx, name)
 	if err != nil {
 		return 0, err
 	}
 	result, err := ch.conn.call(ctx, q.ID.Shard(), func(b *queue.Batch) { b.Purge(q.ID) })
 	if err == nil && result.Code == queue.Gone {
-		return 0, ch.conn.gone(ctx, q)
+		return 0, ch.conn.gone(ctx, q.Name, q.ID)
 	}
 	return result.Messages, explain(err, queueIn(q.Name, ch.conn.vhost.name).String())
 }
@@ -278,18 +285,20 @@ func (ch *Channel) DeleteQueue(ctx context.Context, name string, ifUnused, ifEmp
 	if err := ch.permissions.check(auth.Configure, where); err != nil {
 		return 0, err
 	}
-	q, err := ch.conn.lookupQueue(ctx, name)
-	if isKind(err, NotFound) {
-		return 0, ch.conn.broker.stands(ctx, nil)
-	}
-	if err != nil {
-		return 0, err
-	}
-	if err := mayDeleteIf(q, where, ifUnused, ifEmpty); err != nil {
-		return 0, err
-	}
-	n, err := ch.conn.deleteQueue(ctx, q, ifUnused, ifEmpty)
-	return n, explain(err, where.String())
+	return byName(name, func() (uint64, error) {
+		q, err := ch.conn.lookupQueue(ctx, name)
+		if isKind(err, NotFound) {
+			return 0, ch.conn.broker.stands(ctx, nil)
+		}
+		if err != nil {
+			return 0, err
+		}
+		if err := mayDeleteIf(q, where, ifUnused, ifEmpty); err != nil {
+			return 0, err
+		}
+		n, err := ch.conn.deleteQueue(ctx, q, ifUnused, ifEmpty)
+		return n, explain(err, where.String())
+	})
 }
 
 // mayDeleteIf refuses the conditions that RabbitMQ's quorum queues do not support.
@@ -312,9 +321,15 @@ func (c *Conn) deleteQueue(ctx context.Context, q *catalog.Queue, ifUnused, ifEm
 		return 0, err
 	}
 	switch result.Code {
-	case queue.OK, queue.Gone:
+	case queue.OK:
 		delete(c.exclusive, q.Name)
 		return result.Messages, c.broker.reap(ctx, q.ID)
+	case queue.Gone:
+		delete(c.exclusive, q.Name)
+		if err := c.gone(ctx, q.Name, q.ID); !isKind(err, NotFound) {
+			return 0, err
+		}
+		return 0, nil
 	case queue.InUse:
 		return 0, errorf(PreconditionFailed, "%s in use", where)
 	case queue.NotEmpty:
