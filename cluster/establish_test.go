@@ -109,6 +109,45 @@ func TestLeadsWhenCaughtUp(t *testing.T) {
 	}
 }
 
+// TestWhoHasNotComeDoesNotVote: a group with a short log does not count a seat for that nothing has come to yet. Its node may have died since it
+// was heard, and a replica that lives would go in its favour.
+func TestWhoHasNotComeDoesNotVote(t *testing.T) {
+	db, _, err := raftstore.OpenDB(t.TempDir())
+	must(t, err)
+	defer db.Close()
+	log := slog.New(slog.DiscardHandler)
+	transport := raftnet.New(raftnet.Options{Logger: log, Open: func(context.Context, string, bool) (raftnet.Stream, error) {
+		return nil, errors.New("the node has died")
+	}})
+	parts := newCountingParts()
+	close(parts.gate)
+	g := &group{id: 1, name: "test", log: log, net: transport, uuid: "a", stable: db.Stable(1), logs: raft.NewInmemStore(),
+		config: baseConfig(log, "test"), seat: raftstore.Seat{Incarnation: 1}, parts: parts}
+	must(t, g.start(firstConfiguration([]string{"a"})))
+	defer g.stop()
+	<-parts.led
+	c := &Cluster{change: make(chan struct{})}
+	c.identity.UUID = "a"
+	c.watcher = newWatcher(t.Context(), c)
+	seat := &nodev1.GroupStatus{Group: 1, Server: "b.1"}
+	peer := &peerInfo{state: pipe.PeerAlive, since: time.Now(), heard: time.Now(), status: &nodev1.Status{Groups: []*nodev1.GroupStatus{seat}}}
+	c.watcher.peers["b"] = peer
+	for range 3 {
+		_, err := c.exchange(g, []string{"a", "b"})
+		must(t, err)
+	}
+	added := g.instance().GetConfiguration()
+	must(t, added.Error())
+	servers := added.Configuration().Servers
+	if len(servers) != 2 || servers[1].Suffrage != raft.Nonvoter {
+		t.Fatalf("the seats are %+v", servers)
+	}
+	committed := g.instance().CommitIndex()
+	if seat.Committed = committed; !c.hasCome(g, *peer, committed) {
+		t.Error("what it says then does not count")
+	}
+}
+
 // TestNoInstanceAfterTheEnd: what restarts a group may come when it has ended.
 func TestNoInstanceAfterTheEnd(t *testing.T) {
 	db, _, err := raftstore.OpenDB(t.TempDir())

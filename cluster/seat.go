@@ -192,6 +192,14 @@ func (c *Cluster) claim(g *group, uuid string) (server string, p peerInfo) {
 	return "", p
 }
 
+// hasCome tells whether a node has, as it last said, what its group had committed a little while ago. For a voter it is not enough that it is
+// close: to the end of a short log it is from the beginning, and a node that has died and is not missed yet would take the place of a
+// replica that lives.
+func (c *Cluster) hasCome(g *group, p peerInfo, committed uint64) bool {
+	least := min(c.pace.before(g.id), committed)
+	return slices.ContainsFunc(p.status.GetGroups(), func(s *nodev1.GroupStatus) bool { return s.Group == g.id && s.Committed >= least })
+}
+
 // exchange makes at most one change of a group's members, and tells whether they are what they should be, as far as they can.
 // Seats that their nodes have given up, and those of dead nodes that are not wanted, go first: they only count against a
 // majority. Then the wanted nodes come in, and only then do living ones go: a replica that moves is never missing meanwhile.
@@ -232,7 +240,7 @@ func (c *Cluster) exchange(g *group, wanted []string) (done bool, err error) {
 			g.log.Info("a seat is added", "group", g.name, "server", id)
 			return false, c.changed(r.AddNonvoter(id, raft.ServerAddress(id), f.Index(), changeTimeout).Error())
 		case servers[at].Suffrage == raft.Voter || g.id == catalogGroup && voters(servers) >= maxVoters:
-		case c.upToDate(g, p) && c.safeWith(g, servers):
+		case c.upToDate(g, p) && c.hasCome(g, p, r.CommitIndex()) && c.safeWith(g, servers):
 			g.log.Info("a seat votes from now on", "group", g.name, "server", id)
 			return false, c.changed(r.AddVoter(id, raft.ServerAddress(id), f.Index(), changeTimeout).Error())
 		default:
