@@ -59,23 +59,26 @@ func (p *countingParts) Apply(*raft.Log) any {
 func (p *countingParts) Snapshot() (raft.FSMSnapshot, error) { return nil, errors.New("none") }
 func (p *countingParts) Restore(io.ReadCloser) error         { return nil }
 
-// TestLeadsWhenCaughtUp: the library tells of leadership before the machine has applied what earlier leaders committed; the
-// seat leads when it has.
-func TestLeadsWhenCaughtUp(t *testing.T) {
+// loneGroup is a group of the seat a.1 alone; no other node can be reached. It is not started.
+func loneGroup(t *testing.T, parts groupParts) *group {
+	t.Helper()
 	db, _, err := raftstore.OpenDB(t.TempDir())
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer db.Close()
+	must(t, err)
+	t.Cleanup(func() { must(t, db.Close()) })
 	log := slog.New(slog.DiscardHandler)
 	transport := raftnet.New(raftnet.Options{Logger: log, Open: func(context.Context, string, bool) (raftnet.Stream, error) {
 		return nil, errors.New("there is no other node")
 	}})
-	g := &group{id: 1, name: "test", log: log, net: transport, uuid: "a", stable: db.Stable(1), logs: raft.NewInmemStore(),
-		config: baseConfig(log, "test"), seat: raftstore.Seat{Incarnation: 1}}
+	return &group{id: 1, name: "test", log: log, net: transport, uuid: "a", stable: db.Stable(1), logs: raft.NewInmemStore(),
+		config: baseConfig(log, "test"), seat: raftstore.Seat{Incarnation: 1}, parts: parts}
+}
+
+// TestLeadsWhenCaughtUp: the library tells of leadership before the machine has applied what earlier leaders committed; the
+// seat leads when it has.
+func TestLeadsWhenCaughtUp(t *testing.T) {
 	first := newCountingParts()
 	close(first.gate)
-	g.parts = first
+	g := loneGroup(t, first)
 	if err := g.start(firstConfiguration([]string{"a"})); err != nil {
 		t.Fatal(err)
 	}
@@ -90,7 +93,7 @@ func TestLeadsWhenCaughtUp(t *testing.T) {
 	g.changing.Lock()
 	g.stopLocked()
 	g.parts = second
-	err = g.startLocked(nil)
+	err := g.startLocked(nil)
 	g.changing.Unlock()
 	if err != nil {
 		t.Fatal(err)
@@ -112,17 +115,9 @@ func TestLeadsWhenCaughtUp(t *testing.T) {
 // TestWhoHasNotComeDoesNotVote: a group with a short log does not count a seat for that nothing has come to yet. Its node may have died since it
 // was heard, and a replica that lives would go in its favour.
 func TestWhoHasNotComeDoesNotVote(t *testing.T) {
-	db, _, err := raftstore.OpenDB(t.TempDir())
-	must(t, err)
-	defer db.Close()
-	log := slog.New(slog.DiscardHandler)
-	transport := raftnet.New(raftnet.Options{Logger: log, Open: func(context.Context, string, bool) (raftnet.Stream, error) {
-		return nil, errors.New("the node has died")
-	}})
 	parts := newCountingParts()
 	close(parts.gate)
-	g := &group{id: 1, name: "test", log: log, net: transport, uuid: "a", stable: db.Stable(1), logs: raft.NewInmemStore(),
-		config: baseConfig(log, "test"), seat: raftstore.Seat{Incarnation: 1}, parts: parts}
+	g := loneGroup(t, parts)
 	must(t, g.start(firstConfiguration([]string{"a"})))
 	defer g.stop()
 	<-parts.led
@@ -150,19 +145,9 @@ func TestWhoHasNotComeDoesNotVote(t *testing.T) {
 
 // TestNoInstanceAfterTheEnd: what restarts a group may come when it has ended.
 func TestNoInstanceAfterTheEnd(t *testing.T) {
-	db, _, err := raftstore.OpenDB(t.TempDir())
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer db.Close()
-	log := slog.New(slog.DiscardHandler)
-	transport := raftnet.New(raftnet.Options{Logger: log, Open: func(context.Context, string, bool) (raftnet.Stream, error) {
-		return nil, errors.New("there is no other node")
-	}})
 	parts := newCountingParts()
 	close(parts.gate)
-	g := &group{id: 1, name: "test", log: log, net: transport, uuid: "a", stable: db.Stable(1), logs: raft.NewInmemStore(),
-		config: baseConfig(log, "test"), seat: raftstore.Seat{Incarnation: 1}, parts: parts}
+	g := loneGroup(t, parts)
 	if err := g.start(firstConfiguration([]string{"a"})); err != nil {
 		t.Fatal(err)
 	}
