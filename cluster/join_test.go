@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -12,6 +13,9 @@ import (
 	"testing"
 	"time"
 
+	"github.com/hashicorp/raft"
+
+	"github.com/warrenmq/warren/cluster/raftnet"
 	nodev1 "github.com/warrenmq/warren/proto/node/v1"
 	"github.com/warrenmq/warren/raftfsm/queue"
 )
@@ -133,7 +137,7 @@ func TestWipedNode(t *testing.T) {
 			for _, m := range members {
 				for _, g := range m.groups() {
 					servers := g.members()
-					if len(servers) != 3 || voters(servers) != 3 || hasSeat(servers, former) {
+					if len(servers) != 3 || voters(servers) != 3 || hasVote(servers, former) {
 						return false
 					}
 				}
@@ -142,6 +146,33 @@ func TestWipedNode(t *testing.T) {
 		})
 	}
 	l.check(t, members)
+}
+
+// TestAReplicaStaysUntilAnotherVotes: a replica that is to move does not go while the one in its place has a seat and no vote, also when the
+// node of that one has died meanwhile: the group would have one voter less, and another death could end it.
+func TestAReplicaStaysUntilAnotherVotes(t *testing.T) {
+	members := startMembersOf(t, 3, 1)
+	settled(t, members)
+	leader := leaderOf(t, members)
+	others := slices.DeleteFunc(slices.Clone(members), func(m *member) bool { return m == leader })
+	stays, moves := others[0], others[1]
+	g := leader.shard(0).group
+	const dead = "11111111-2222-3333-4444-555555555555"
+	seat := raftnet.ServerID(dead, 1)
+	if err := g.instance().AddNonvoter(seat, raft.ServerAddress(seat), 0, patience).Error(); err != nil {
+		t.Fatal(err)
+	}
+	wanted := []string{leader.identity.UUID, stays.identity.UUID, dead}
+	if done, err := leader.Cluster.exchange(g, wanted); !done || err != nil {
+		t.Errorf("a member was changed: %v, %v", done, err)
+	}
+	f := g.instance().GetConfiguration()
+	if err := f.Error(); err != nil {
+		t.Fatal(err)
+	}
+	if servers := f.Configuration().Servers; !hasVote(servers, moves.identity.UUID) {
+		t.Errorf("the replica has gone, and nobody votes in its place: %v", servers)
+	}
 }
 
 // TestWipedWhileTheOthersWereAway empties a node's directory while those that could tell where it listened are started anew: it is

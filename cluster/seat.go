@@ -229,8 +229,9 @@ func (c *Cluster) exchange(g *group, wanted []string) (done bool, err error) {
 	for _, uuid := range wanted {
 		claimed, p := c.claim(g, uuid)
 		if claimed == "" {
-			// A node that has a seat keeps it while it is away; one that has none yet is waited for.
-			missing = missing || g.id != catalogGroup && !hasSeat(servers, uuid)
+			// A node that votes does so again when it is back; one that does not yet is waited for, or a replica would go before there is
+			// another in its place.
+			missing = missing || g.id != catalogGroup && !hasVote(servers, uuid)
 			continue
 		}
 		id := raft.ServerID(claimed)
@@ -289,8 +290,8 @@ func (c *Cluster) seatOf(g *group, uuid string) raft.ServerID {
 	return ""
 }
 
-func hasSeat(servers []raft.Server, uuid string) bool {
-	return slices.ContainsFunc(servers, func(s raft.Server) bool { return raftnet.NodeOf(string(s.ID)) == uuid })
+func hasVote(servers []raft.Server, uuid string) bool {
+	return slices.ContainsFunc(servers, func(s raft.Server) bool { return s.Suffrage == raft.Voter && raftnet.NodeOf(string(s.ID)) == uuid })
 }
 
 func voters(servers []raft.Server) (n int) {

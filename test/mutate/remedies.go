@@ -263,6 +263,12 @@ var remedies = []remedy{
 		edits: []edit{{"cluster/keep.go", " && !c.leases.binds(number, now):", ":"}},
 	},
 	{
+		name: "no vote yet", what: "a replica that is to move stays until the one in its place has a vote, also while that one's node is away",
+		where: "cluster Cluster.exchange", pkg: "cluster", test: "TestAReplicaStaysUntilAnotherVotes",
+		fails: "the replica has gone, and nobody votes in its place",
+		edits: []edit{{"cluster/seat.go", "s.Suffrage == raft.Voter && raftnet.NodeOf(string(s.ID)) == uuid", "raftnet.NodeOf(string(s.ID)) == uuid"}},
+	},
+	{
 		name: "names of snapshots", what: "the names in a snapshot's directory are durable before the snapshot counts",
 		where: "cluster snapshotSink.Close", pkg: "cluster", test: "TestSnapshotNamesAreSynced",
 		fails: "its names could not be synced",

@@ -362,7 +362,7 @@ func (k *consumer) runGets(ctx context.Context) {
 		}()
 		for range 5 + k.random.IntN(100) {
 			m, ok, err := c.ch.Get(c.ctx, k.queue.Name(), false)
-			if err != nil {
+			if err = c.answered(err); err != nil {
 				return false, err
 			}
 			if !ok {
@@ -422,7 +422,7 @@ func (s *sim) operator(ctx context.Context, number int, random *rand.Rand) {
 				return true, nil
 			}
 			op.Begin = s.now()
-			err := operate(c, &op)
+			err := c.answered(operate(c, &op))
 			op.Finish = s.now()
 			var refusal *broker.Error
 			switch {

@@ -76,3 +76,24 @@ func TestAStopThatHangsFails(t *testing.T) {
 		})
 	}
 }
+
+// TestAProcessThatHasEndedTellsNothing: what the goroutines of a dead process still say reaches no client. What they wait for at a power cut
+// ends, as if it were durable.
+func TestAProcessThatHasEndedTellsNothing(t *testing.T) {
+	_, r := judged()
+	told := 0
+	c := &session{run: r, delivered: func(*broker.Outgoing) { told++ }, confirmed: func(uint64, bool, bool) { told++ }, returned: func([]byte) { told++ }}
+	say := func() error {
+		c.Deliver(1, "", &broker.Outgoing{})
+		c.Confirm(1, 1, false, broker.Confirmed)
+		c.Return(1, 0, "", nil, nil, nil, nil)
+		return c.answered(nil)
+	}
+	if err := say(); told != 3 || err != nil {
+		t.Errorf("a process that lives has told %d of 3: %v", told, err)
+	}
+	close(r.gone)
+	if err := say(); told != 3 || err == nil {
+		t.Errorf("a dead process has told %d, and answered: %v", told-3, err)
+	}
+}

@@ -176,8 +176,8 @@ func (n *node) kill(r *run, power bool) {
 	r.ended = true
 	r.mu.Unlock()
 	r.port.unplug(power)
+	close(r.gone) // before the cut: a write that is waited for ends with it, as if it had been made
 	n.disk.cut(r.mount, power, n.s.fork())
-	close(r.gone)
 	n.mu.Lock()
 	if n.run == r {
 		n.run = nil

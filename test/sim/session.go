@@ -92,6 +92,25 @@ func (s *session) close() {
 	s.run.clients.Done()
 }
 
+// gone tells whether the process has ended. What its goroutines do from then on reaches no client: they go on until they notice, and on a
+// disk without power they take for durable what is lost.
+func (s *session) gone() bool {
+	select {
+	case <-s.run.gone:
+		return true
+	default:
+		return false
+	}
+}
+
+// answered is the error of a call as the client sees it: a process that has ended does not answer.
+func (s *session) answered(err error) error {
+	if s.gone() {
+		return errProcessGone
+	}
+	return err
+}
+
 // err is why the connection ended, nil while it lives.
 func (s *session) err() error { return context.Cause(s.ctx) }
 
@@ -120,21 +139,21 @@ func (s *session) Closed(*broker.Error) { s.cancel(errAskedToGo) }
 
 // Deliver implements broker.Writer.
 func (s *session) Deliver(_ uint16, _ string, m *broker.Outgoing) {
-	if s.delivered != nil {
+	if s.delivered != nil && !s.gone() {
 		s.delivered(m)
 	}
 }
 
 // Return implements broker.Writer.
 func (s *session) Return(_ uint16, _ uint16, _ string, _, _, _, body []byte) {
-	if s.returned != nil {
+	if s.returned != nil && !s.gone() {
 		s.returned(body)
 	}
 }
 
 // Confirm implements broker.Writer.
 func (s *session) Confirm(_ uint16, tag uint64, multiple bool, o broker.Outcome) {
-	if s.confirmed != nil {
+	if s.confirmed != nil && !s.gone() {
 		s.confirmed(tag, multiple, o.Acked())
 	}
 }
