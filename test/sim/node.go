@@ -21,6 +21,7 @@ type node struct {
 	runs   int
 
 	repair sync.Mutex // held while somebody is at the disk of a dead node: it does not start meanwhile
+	dying  sync.Mutex // held while a run is killed: who finds it dead finds a disk that it does not use any more
 
 	mu  sync.Mutex // guards what follows
 	run *run       // the present one; nil: none
@@ -168,6 +169,8 @@ func (r *run) note(err error) bool {
 
 // kill ends a run: its process at once, or its machine's power. Nothing that it does from then on reaches anybody.
 func (n *node) kill(r *run, power bool) {
+	n.dying.Lock()
+	defer n.dying.Unlock()
 	r.mu.Lock()
 	if r.ended {
 		r.mu.Unlock()
