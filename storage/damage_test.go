@@ -202,6 +202,29 @@ func TestCuts(t *testing.T) {
 	}
 }
 
+// TestLostWritesThatLeaveNoGap: writes in the middle of the log never came to the disk, and what follows them fits to what is before them by
+// its numbers. Only the chain of the group's records tells.
+func TestLostWritesThatLeaveNoGap(t *testing.T) {
+	mem := vfs.NewMem()
+	s := mustOpen(t, mem, nil)
+	g := mustGroup(t, s, 1)
+	must(t, g.Append(entries(1, 1, 5, 1, 100)))
+	name, begin := s.wal.walName(s.wal.current().number), s.wal.tail
+	must(t, g.TruncateSuffix(4))
+	must(t, g.Append(entries(1, 4, 5, 2, 100)))
+	end := s.wal.tail
+	must(t, g.Append(entries(1, 6, 6, 2, 100)))
+	must(t, s.Close())
+	data := mem.Bytes(name)
+	clear(data[begin:end])
+	mem.SetBytes(name, data)
+	s = mustOpen(t, mem, nil)
+	if g := mustGroup(t, s, 1); g.Damaged() == nil {
+		t.Error("entries of a term that was over are taken for what was written in their place")
+	}
+	must(t, s.Close())
+}
+
 // TestMissingFiles removes each file, and opens the store twice: what was found the first time is found again.
 func TestMissingFiles(t *testing.T) {
 	for _, orderly := range []bool{true, false} {

@@ -348,8 +348,8 @@ var remedies = []remedy{
 	},
 	{
 		name: "hole in the log", what: "a record is chained to the one before it of its group",
-		where: "storage recovery", pkg: "storage", test: "TestMissingFiles",
-		fails: "without ",
+		where: "storage recovery", pkg: "storage", test: "TestLostWritesThatLeaveNoGap",
+		fails: "entries of a term that was over",
 		edits: []edit{{"storage/recover.go", "} else if rec.prev != g.chain {", "} else if rec.prev != g.chain && rec.prev == rec.crc {"}},
 	},
 }
