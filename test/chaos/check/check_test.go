@@ -403,6 +403,17 @@ func TestVerdicts(t *testing.T) {
 			s.again(c, 1, 2, 3)
 			s.ack(c, 1, 2, 3)
 		}},
+		{name: "a part of what a lost channel had was on its way to the next, whose end is known later", single: true, tell: func(s *story) {
+			s.publish(3)
+			a := s.queue.Consumer(0)
+			s.deliver(a, 0, 1, 2)
+			s.now += time.Second
+			a.Lost()
+			s.queue.Consumer(1).Lost()
+			c := s.queue.Consumer(2)
+			s.again(c, 2, 0, 1)
+			s.ack(c, 0, 1, 2)
+		}},
 		{name: "what was given back comes again out of order", single: true, tell: func(s *story) {
 			s.publish(3)
 			a := s.queue.Consumer(0)

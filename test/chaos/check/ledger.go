@@ -2,6 +2,7 @@ package check
 
 import (
 	"fmt"
+	"slices"
 	"sort"
 	"sync"
 	"time"
@@ -182,6 +183,7 @@ func (q *Queue) Name() string { return q.name }
 type Consumer struct {
 	queue  *Queue
 	number uint32
+	before uint32 // the number of the queue's consumer before; of the first, its own
 	node   int
 	last   map[uint32]uint32 // the last fresh message of each publisher
 	again  map[holding]round // the last of those that came again, by who had them before
@@ -196,6 +198,13 @@ func (q *Queue) Consumer(node int) *Consumer {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	c := &Consumer{queue: q, number: uint32(len(l.channels)), node: node, last: map[uint32]uint32{}, again: map[holding]round{}, lost: -1}
+	c.before = c.number
+	for _, other := range slices.Backward(l.channels) {
+		if other.queue == q {
+			c.before = other.number
+			break
+		}
+	}
 	l.channels = append(l.channels, c)
 	return c
 }
@@ -247,10 +256,11 @@ func (c *Consumer) redelivered(p *Publisher, id uint32, m mark, now time.Duratio
 }
 
 // returned checks that what one channel had comes again in the order in which it was published, as long as nobody has given messages of the
-// queue back. A queue with one consumer at a time shows it. The caller holds q.mu.
+// queue back. A queue with one consumer at a time shows it to the consumer that follows: one between may have been given a part of it, which
+// comes back when that one's end is known, and that may be later. The caller holds q.mu.
 func (c *Consumer) returned(p *Publisher, id uint32, m mark, now time.Duration) {
 	q, l := c.queue, c.queue.ledger
-	if !q.single || q.requeues || m.standing == unseen {
+	if !q.single || q.requeues || m.standing == unseen || m.channel != c.before && m.channel != c.number {
 		return
 	}
 	h := holding{m.channel, p.number}
