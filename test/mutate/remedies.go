@@ -306,8 +306,8 @@ var remedies = []remedy{
 	},
 	{
 		name: "exactly once", what: "a batch that comes again is answered and not applied again",
-		where: "raftfsm/queue State.applyBatch", pkg: "cluster/pipe", test: "TestSchedules",
-		fails: "twice|came after|confirm of|differs",
+		where: "raftfsm/queue State.applyBatch", pkg: "raftfsm/queue", test: "TestRandomCommands",
+		fails: "entry [0-9]+ gives",
 		edits: []edit{{"raftfsm/queue/apply.go", "if h.seq != ss.last+1 {", "if h.seq > ss.last+1 {"}},
 	},
 	{
