@@ -78,7 +78,8 @@ func entrySum(e *raft.Log) uint32 {
 	return crc32.Update(crc32.Update(sum, castagnoli, e.Data), castagnoli, e.Extensions)
 }
 
-// Check reads the whole log and tells damage. from is the index that the log must continue, the snapshot's.
+// Check reads the whole log and tells damage. from is the index that the log must continue, the snapshot's. Up to there entries may be
+// missing: when a snapshot comes from the leader, the library keeps some that are older and goes on behind it.
 func (l *CatalogLog) Check(from uint64) error {
 	return guard(func() error {
 		first, err := l.FirstIndex()
@@ -95,6 +96,9 @@ func (l *CatalogLog) Check(from uint64) error {
 		for index := first; index <= last && index > 0; index++ {
 			var e raft.Log
 			if err := l.GetLog(index, &e); errors.Is(err, raft.ErrLogNotFound) {
+				if index <= from {
+					continue
+				}
 				return fmt.Errorf("%w: entry %d of the catalog's log is missing", ErrDamaged, index)
 			} else if err != nil {
 				return err

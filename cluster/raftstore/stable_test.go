@@ -196,6 +196,10 @@ func TestCatalogLog(t *testing.T) {
 	if err := l.Check(5); !errors.Is(err, ErrDamaged) {
 		t.Errorf("a log without entry 10: %v", err)
 	}
+	if err := l.Check(9); !errors.Is(err, ErrDamaged) {
+		t.Errorf("a log without entry 10 behind a snapshot of 9: %v", err)
+	}
+	set(t, l.Check(10))
 	set(t, l.Forget())
 	wantRange(t, l, 0, 0)
 	set(t, l.Check(0))
