@@ -38,14 +38,14 @@ func TestBoundedPass(t *testing.T) {
 	}
 }
 
-// TestTheCatalogsSnapshotIsDamaged: there is one within seconds, so that the fault has something to hit. NATS lost its streams to such harm
+// TestTheCatalogsSnapshotIsDamaged: there is one within seconds, and the fault waits for it. NATS lost its streams to such harm
 // (nats-io/nats-server#7556).
 func TestTheCatalogsSnapshotIsDamaged(t *testing.T) {
 	if testing.Short() {
 		t.Skip("it starts nodes")
 	}
 	result := runHere(t, Options{Duration: 8 * time.Second, Seed: seedOf(t), Faults: []string{"flip-catalog"}, Workloads: []string{"catalog", "work"},
-		Rate: 200, PauseMin: 4 * time.Second, PauseMax: 5 * time.Second})
+		Rate: 200, PauseMin: 4 * time.Second, PauseMax: 5 * time.Second, Insists: true})
 	if result.Done()["flip-catalog"] == 0 {
 		t.Errorf("nothing was damaged: %v", result.Schedule)
 	}

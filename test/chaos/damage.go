@@ -2,6 +2,7 @@ package chaos
 
 import (
 	"bytes"
+	"context"
 	"errors"
 	"fmt"
 	"math/rand/v2"
@@ -9,6 +10,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"time"
 )
 
 // errNothing says that a fault found nothing to do harm to.
@@ -42,6 +44,30 @@ func damageFiles(dir, pattern string, random *rand.Rand, damage func(string, *ra
 		return "", fmt.Errorf("%w: no file %s with anything in it", errNothing, pattern)
 	}
 	return strings.Join(all, "; "), nil
+}
+
+// insistsFor is how long awaitFile waits at most.
+const insistsFor = time.Minute
+
+// awaitFile waits until damageFiles would find a file below dir.
+func awaitFile(ctx context.Context, dir, pattern string) {
+	ctx, cancel := context.WithTimeout(ctx, insistsFor)
+	defer cancel()
+	for ctx.Err() == nil {
+		paths, err := filepath.Glob(filepath.Join(dir, pattern))
+		if err != nil {
+			return // damageFiles tells
+		}
+		for _, path := range paths {
+			if data, err := os.ReadFile(path); err == nil && used(data) > 0 {
+				return
+			}
+		}
+		select {
+		case <-ctx.Done():
+		case <-time.After(50 * time.Millisecond):
+		}
+	}
 }
 
 // used is the part of a file up to its last byte that is not zero: files are reserved to their full size beforehand.

@@ -124,8 +124,12 @@ var faults = []*fault{
 func damaging(name, about, pattern string, damage func(path string, random *rand.Rand) (string, error)) *fault {
 	return &fault{name: name, group: "damage", about: about, victims: fragile, shortest: 500 * time.Millisecond, longest: 3 * time.Second,
 		inject: func(ctx context.Context, r *run, a *Action) error {
-			r.cluster.nodes[a.Victims[0]].kill()
-			did, err := damageFiles(r.cluster.nodes[a.Victims[0]].dataDir, pattern, a.random(), damage)
+			victim := r.cluster.nodes[a.Victims[0]]
+			if r.o.Insists {
+				awaitFile(ctx, victim.dataDir, pattern)
+			}
+			victim.kill()
+			did, err := damageFiles(victim.dataDir, pattern, a.random(), damage)
 			a.Detail = did
 			return err
 		}, heal: started}

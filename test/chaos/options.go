@@ -36,6 +36,7 @@ type Options struct {
 	Combined  float64       // share of faults that get company; default 0.25
 	Kills     int           // rounds of SIGKILL of the node that leads a queue's shard, instead of a schedule; sets Stable
 	Cuts      int           // and of silent partitions of it; needs a level with links
+	Insists   bool          // damage waits for a while until there is a file to do harm to, rather than be left out
 	Crashes   time.Duration // a consumer drops its socket about so often; default 15 s; negative: never
 }
 
