@@ -166,6 +166,7 @@ func (g *group) run(first *raft.Configuration) error {
 	}
 	facade.Refused(func(q *raft.RequestVoteRequest) { g.passedOver(r, facade, q) })
 	facade.Elects(r)
+	facade.Applied(r.AppliedIndex)
 	if g.durable != nil {
 		facade.Durable(g.durable)
 	}

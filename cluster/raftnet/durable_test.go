@@ -17,7 +17,7 @@ func TestCommittedIsDurableHere(t *testing.T) {
 	})
 	tell := func(committed uint64) uint64 {
 		t.Helper()
-		q := &raft.AppendEntriesRequest{RPCHeader: requestHeader("a.1"), Term: 5, PrevLogEntry: 1, LeaderCommitIndex: committed}
+		q := &raft.AppendEntriesRequest{RPCHeader: requestHeader("a.1"), Term: 5, PrevLogEntry: 20, LeaderCommitIndex: committed}
 		if err := a.AppendEntries("b.1", "b.1", q, &raft.AppendEntriesResponse{}); err != nil {
 			t.Fatal(err)
 		}

@@ -80,6 +80,7 @@ func startReplica(t *testing.T, n *network, id raft.ServerID, first *raft.Config
 		t.Fatal(err)
 	}
 	facade.Elects(r.Raft)
+	facade.Applied(r.AppliedIndex)
 	t.Cleanup(func() {
 		if err := facade.Close(); err != nil { // what waits for a seat that is away ends
 			t.Error(err)

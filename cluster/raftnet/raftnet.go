@@ -72,8 +72,8 @@ func NodeOf(server string) string {
 // Group returns the facade of a group on this node, under the id that its seat has. It replaces one that was there.
 func (t *Transport) Group(group uint32, server raft.ServerID) *Group {
 	g := &Group{t: t, group: group, server: string(server), requests: make(chan raft.RPC), followed: map[raft.ServerAddress]following{},
-		durable: func() uint64 { return math.MaxUint64 },
-		member:  func(raft.ServerAddress) bool { return true }, refused: func(*raft.RequestVoteRequest) {}, judged: func(candidate raft.ServerID) raft.ServerID { return candidate }}
+		durable: func() uint64 { return math.MaxUint64 }, applied: func() uint64 { return 0 },
+		member: func(raft.ServerAddress) bool { return true }, refused: func(*raft.RequestVoteRequest) {}, judged: func(candidate raft.ServerID) raft.ServerID { return candidate }}
 	g.life, g.endLife = context.WithCancel(context.Background())
 	g.leads, g.endLeads = context.WithCancel(g.life)
 	t.mu.Lock()
@@ -125,6 +125,7 @@ type Group struct {
 	leads    context.Context // ends with Release, and is replaced
 	endLeads context.CancelFunc
 	durable  func() uint64
+	applied  func() uint64
 	member   func(raft.ServerAddress) bool
 	refused  func(*raft.RequestVoteRequest)
 	judged   func(raft.ServerID) raft.ServerID

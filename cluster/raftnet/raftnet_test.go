@@ -237,7 +237,7 @@ func TestManyGroupsShareAStream(t *testing.T) {
 		})
 		near := from.Group(i, "a.1")
 		all.Go(func() {
-			for round := range uint64(rounds) {
+			for round := uint64(1); round <= rounds; round++ {
 				size := int(i)*100 + int(round)
 				q := &raft.AppendEntriesRequest{PrevLogEntry: round, PrevLogTerm: uint64(size), Entries: []*raft.Log{{Data: make([]byte, size)}}}
 				var p raft.AppendEntriesResponse

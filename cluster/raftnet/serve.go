@@ -79,6 +79,9 @@ func (t *Transport) answer(ctx context.Context, frame []byte) ([]byte, bool) {
 		return refusal(h, noSeat(h, a.to)), true
 	}
 	g.judge(command)
+	if q, ok := command.(*raft.AppendEntriesRequest); ok {
+		g.skipApplied(q)
+	}
 	q, vote := command.(*raft.RequestVoteRequest)
 	if vote {
 		g.deciding.Add(1)

@@ -275,6 +275,18 @@ var remedies = []remedy{
 		edits: []edit{{"cluster/raftstore/cataloglog.go", "if index <= from {", "if index <= from && from == 0 {"}},
 	},
 	{
+		name: "given up", what: "a follower is not asked for entries that it has applied, since it may have given them up",
+		where: "cluster/raftnet Group.skipApplied", pkg: "cluster/raftnet", test: "TestEntriesThatWereGivenUp",
+		fails: "which it has or had, were refused",
+		edits: []edit{{"cluster/raftnet/applied.go", "if q.PrevLogEntry > known {", "if q.PrevLogEntry > known || known > 0 {"}},
+	},
+	{
+		name: "compared", what: "a follower commits no more of its log than a request has compared with its leader's",
+		where: "cluster/raftnet Group.skipApplied", pkg: "cluster/raftnet", test: "TestCommittedAsFarAsCompared",
+		fails: "entries are committed; 18 were compared",
+		edits: []edit{{"cluster/raftnet/applied.go", "q.LeaderCommitIndex = min(", "_ = min("}},
+	},
+	{
 		name: "names of snapshots", what: "the names in a snapshot's directory are durable before the snapshot counts",
 		where: "cluster snapshotSink.Close", pkg: "cluster", test: "TestSnapshotNamesAreSynced",
 		fails: "its names could not be synced",
