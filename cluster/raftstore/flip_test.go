@@ -210,6 +210,42 @@ func TestDamagedRecord(t *testing.T) {
 	}
 }
 
+// TestCutBehindWhatIsInUse: a file that has lost its end is damaged though nothing refers to the pages that are gone. They are free: bolt
+// would write to them beyond what it has mapped of the file, and read whatever else is there.
+func TestCutBehindWhatIsInUse(t *testing.T) {
+	dir := t.TempDir()
+	path := filepath.Join(dir, fileName)
+	db := openDB(t, dir)
+	set(t, db.CatalogLog().StoreLogs(catalogEntries(1, 400))) // the last pages
+	set(t, db.CatalogLog().DeleteRange(1, 396))
+	for i := uint64(401); i <= 410; i++ { // what is in use moves forward, to pages that are free now
+		set(t, db.CatalogLog().StoreLogs(catalogEntries(i, i)))
+	}
+	set(t, db.Close())
+	file, err := os.ReadFile(path)
+	set(t, err)
+	reached := &inspector{file: file, seen: map[uint64]bool{}}
+	set(t, reached.metas())
+	used := uint64(2)
+	for page := range reached.seen {
+		used = max(used, page+1)
+	}
+	if used >= reached.pages {
+		t.Fatalf("page %d of %d is in use: the last ones should be free", used-1, reached.pages)
+	}
+	for pages := used; pages < reached.pages; pages++ {
+		set(t, os.WriteFile(path, file[:pages*reached.pageSize], 0o600))
+		if db, _, err := OpenDB(dir); !errors.Is(err, ErrDamaged) {
+			t.Errorf("%d pages of %d: %v", pages, reached.pages, err)
+			set(t, db.Close())
+		}
+	}
+	set(t, os.WriteFile(path, file[:reached.pages*reached.pageSize], 0o600))
+	db, _, err = OpenDB(dir)
+	set(t, err)
+	set(t, db.Close())
+}
+
 // What bolt writes passes, however large the tree and whatever was deleted.
 func TestSoundFilePasses(t *testing.T) {
 	dir := t.TempDir()

@@ -90,7 +90,10 @@ func (i *inspector) metas() error {
 		newer = second
 	}
 	i.made = native.Uint64(newer[48:]) > 1
-	i.pages = min(native.Uint64(newer[40:]), uint64(len(i.file))/i.pageSize)
+	// Bolt maps as much as the file has, and uses a page that is free without a look at whether that is mapped.
+	if i.pages = native.Uint64(newer[40:]); i.pages > uint64(len(i.file))/i.pageSize {
+		return damaged("the file has %d bytes for %d pages", len(i.file), i.pages)
+	}
 	return i.page(native.Uint64(newer[16:]), nil, nil)
 }
 
