@@ -141,7 +141,7 @@ func (g *Group) Append(entries []Entry) error {
 	}
 	given, last := g.end()
 	switch {
-	case last == 0 || next == last+1:
+	case last == 0 || next == last+1: // 0: there is no checkpoint either
 	case given && next <= last:
 		if err := g.TruncateSuffix(next); err != nil {
 			return err
@@ -168,10 +168,14 @@ func (g *Group) check(entries []Entry) error {
 	return nil
 }
 
-// end is the last index, also of a log that was given up to its end.
+// end is the last index, also of a log that was given up to its end. An empty log goes on behind the checkpoint: what is before it would
+// leave a gap.
 func (g *Group) end() (given bool, last uint64) {
 	g.mu.RLock()
 	defer g.mu.RUnlock()
+	if g.last == 0 && g.checkpoint != nil {
+		return false, g.checkpoint.Index
+	}
 	return g.first > g.last, g.last
 }
 

@@ -2,6 +2,7 @@ package storage
 
 import (
 	"bytes"
+	"errors"
 	"fmt"
 	"io"
 	"testing"
@@ -184,4 +185,40 @@ func TestRetire(t *testing.T) {
 	if err := Dump(fs, "d", &out, true); err != nil {
 		t.Fatalf("%v\n%s", err, out.String())
 	}
+}
+
+// TestAnEmptyLogGoesOnBehindItsCheckpoint: entries that do not follow the checkpoint of an empty log would leave a gap, or stand for what the
+// checkpoint has.
+func TestAnEmptyLogGoesOnBehindItsCheckpoint(t *testing.T) {
+	from := mustOpen(t, vfs.NewMem(), nil)
+	defer from.Close()
+	source := mustGroup(t, from, 1)
+	must(t, source.Append(entries(1, 1, 20, 1, 10)))
+	_, r, err := source.OpenSnapshot(Checkpoint{Index: 20, Term: 1}, nil, nothing)
+	must(t, err)
+	stream, err := io.ReadAll(r)
+	must(t, errors.Join(err, r.Close()))
+
+	s := mustOpen(t, vfs.NewMem(), nil)
+	defer s.Close()
+	g := mustGroup(t, s, 1)
+	must(t, g.Append(entries(1, 1, 5, 1, 10)))
+	i, err := g.Install()
+	must(t, err)
+	_, err = i.Write(stream)
+	must(t, err)
+	_, err = i.Commit()
+	must(t, err)
+	for _, first := range []uint64{1, 6, 20, 22} {
+		if err := g.Append(entries(1, first, first+6, 1, 10)); err == nil {
+			t.Errorf("entries from %d were taken behind a checkpoint at 20", first)
+		}
+		if g.AppendEarly(entries(1, first, first+6, 1, 10)) {
+			t.Errorf("entries from %d were taken early behind a checkpoint at 20", first)
+		}
+	}
+	if first, last := g.FirstIndex(), g.LastIndex(); first != 0 || last != 0 {
+		t.Errorf("the log is %d to %d", first, last)
+	}
+	must(t, g.Append(entries(1, 21, 27, 1, 10)))
 }
