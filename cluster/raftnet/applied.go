@@ -1,6 +1,10 @@
 package raftnet
 
-import "github.com/hashicorp/raft"
+import (
+	"context"
+
+	"github.com/hashicorp/raft"
+)
 
 // Applied tells how to find out up to which index this seat's instance has applied its log; applied must not block. See skipApplied.
 func (g *Group) Applied(applied func() uint64) {
@@ -25,13 +29,33 @@ func (g *Group) Applied(applied func() uint64) {
 // (Raft, figure 2: "index of last new entry").
 func (g *Group) skipApplied(q *raft.AppendEntriesRequest) {
 	q.LeaderCommitIndex = min(q.LeaderCommitIndex, q.PrevLogEntry+uint64(len(q.Entries)))
-	g.mu.Lock()
-	applied, durable := g.applied, g.durable
-	g.mu.Unlock()
-	known := min(applied(), durable()) // a seat that led may have applied more than its own log would show after a crash
+	known := g.known()
 	if q.PrevLogEntry > known {
 		return
 	}
 	q.Entries = q.Entries[min(known-q.PrevLogEntry, uint64(len(q.Entries))):]
 	q.PrevLogEntry, q.PrevLogTerm = 0, 0 // none: it is not looked for
+}
+
+// known is the index up to which this seat has applied its log, and would have it again after a crash: a seat that led may have applied
+// what is on the others' disks and not on its own yet.
+func (g *Group) known() uint64 {
+	g.mu.Lock()
+	applied, durable := g.applied, g.durable
+	g.mu.Unlock()
+	return min(applied(), durable())
+}
+
+// skipSnapshot answers a snapshot of what this seat has applied already, if it is such a one: installed, it would take back what comes
+// behind it, which others count on. A leader may send one that does not know what this seat has, and whose machine is behind. Whether
+// it leads is for the library to say, by an empty request to append entries.
+func (g *Group) skipSnapshot(ctx context.Context, q *raft.InstallSnapshotRequest) (response any, err error, skipped bool) {
+	if known := g.known(); known == 0 || q.LastLogIndex > known {
+		return nil, nil, false
+	}
+	response, err = g.ask(ctx, &raft.AppendEntriesRequest{RPCHeader: q.RPCHeader, Term: q.Term}, nil)
+	if a, ok := response.(*raft.AppendEntriesResponse); ok {
+		response = &raft.InstallSnapshotResponse{Term: a.Term, Success: a.Success}
+	}
+	return response, err, true
 }

@@ -1,6 +1,7 @@
 package raftnet
 
 import (
+	"bytes"
 	"testing"
 
 	"github.com/hashicorp/raft"
@@ -123,5 +124,40 @@ func TestCommittedAsFarAsCompared(t *testing.T) {
 		if err := b.log.GetLog(i, &e); err != nil || e.Term != leader.termOf(i) {
 			t.Errorf("entry %d is of term %d: %v", i, e.Term, err)
 		}
+	}
+}
+
+// TestSnapshotOfWhatIsApplied: a snapshot of what a seat has applied takes nothing back from it, and its sender goes on behind it.
+func TestSnapshotOfWhatIsApplied(t *testing.T) {
+	b, leader := led(t)
+	leader.term, leader.of = 100, func(uint64) uint64 { return 100 }
+	if !leader.send(1, 24, 20) {
+		t.Fatal("entries 2 to 24 were refused")
+	}
+	eventually(t, "entry 20 is applied", func() bool { return b.AppliedIndex() == 20 })
+	send := func(term, index uint64) raft.InstallSnapshotResponse {
+		t.Helper()
+		state := make([]byte, 3*chunk)
+		var p raft.InstallSnapshotResponse
+		q := &raft.InstallSnapshotRequest{RPCHeader: requestHeader("a.1"), SnapshotVersion: 1, Term: term, LastLogIndex: index, LastLogTerm: 100,
+			Configuration: raft.EncodeConfiguration(leader.members), ConfigurationIndex: 1, Size: int64(len(state))}
+		if err := leader.facade.InstallSnapshot("b.1", "b.1", q, &p, bytes.NewReader(state)); err != nil {
+			t.Fatal(err)
+		}
+		return p
+	}
+	for _, index := range []uint64{5, 20} {
+		if p := send(100, index); !p.Success || p.Term != 100 {
+			t.Errorf("a snapshot at %d is answered by %+v", index, p)
+		}
+		if applied, last := b.AppliedIndex(), b.LastIndex(); applied != 20 || last != 24 {
+			t.Errorf("after a snapshot at %d, %d entries are applied and the log ends at %d", index, applied, last)
+		}
+	}
+	if p := send(99, 20); p.Success || p.Term != 100 {
+		t.Errorf("a snapshot of an earlier leader is answered by %+v", p)
+	}
+	if p := send(100, 22); !p.Success || b.AppliedIndex() != 22 {
+		t.Errorf("a snapshot at 22 is answered by %+v, and %d entries are applied", p, b.AppliedIndex())
 	}
 }

@@ -102,6 +102,9 @@ func (t *Transport) takeSnapshot(ctx context.Context, s Stream, h header, a *add
 	if g == nil {
 		return refusal(h, noSeat(h, a.to)), true
 	}
+	if response, err, skipped := g.skipSnapshot(ctx, q); skipped {
+		return answerFrame(h, response, err), true
+	}
 	response, err := g.ask(ctx, q, &snapshotReader{s: s, left: q.Size})
 	return answerFrame(h, response, err), !errors.Is(err, errGroupClosed)
 }
