@@ -428,11 +428,35 @@ func TestRestartWhenMisled(t *testing.T) {
 	m := startMembers(t, 1)[0]
 	s := m.shard(0)
 	before := s.instance()
-	s.logs.(*raftstore.ShardLog).Misled()
+	select {
+	case <-s.logs.(*raftstore.ShardLog).Misled():
+	case <-time.After(patience):
+		t.Fatal("its end does not begin")
+	}
 	eventually(t, "another instance leads", func() bool {
 		_, leads := s.leading()
 		return s.instance() != nil && s.instance() != before && leads
 	})
+}
+
+// TestStateAtACheckpoint: what other nodes are sent is not behind the checkpoint, where the log may begin. The library's checkpoint counts
+// entries that the machine does not see.
+func TestStateAtACheckpoint(t *testing.T) {
+	m := startMembers(t, 1)[0]
+	s := m.shard(0)
+	id := queue.MakeQueueID(0, 1)
+	m.declare(id, queue.Settings{Name: "q"})
+	m.enqueue(id, 3, "body")
+	must(t, s.instance().Barrier(patience).Error())
+	must(t, s.checkpoint())
+	c, ok := s.store.LatestCheckpoint()
+	if p := s.pin(); !ok || p.Index < c.Index || p.Term != c.Term {
+		t.Errorf("the state is that at %d/%d, the checkpoint at %d/%d", p.Index, p.Term, c.Index, c.Term)
+	}
+	m.enqueue(id, 1, "body")
+	if p := s.pin(); p.Index <= c.Index {
+		t.Errorf("after another entry the state is that at %d, the checkpoint at %d", p.Index, c.Index)
+	}
 }
 
 // TestSafeOptions: what the library must not do by itself.

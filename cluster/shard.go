@@ -93,8 +93,16 @@ func (s *shard) leadsNow() bool {
 	return r != nil && r.State() == raft.Leader
 }
 
-// misled makes the instance anew when what its leader wants in place of the log's end could not be stored: see raftstore.ShardLog.
-func (s *shard) misled() { go s.restart("the log was cut short, and what follows could not be stored") }
+// misled makes the instance anew when it believes in what could not be stored: see raftstore.ShardLog.
+func (s *shard) misled() (over <-chan struct{}) {
+	go s.restart("it goes by what could not be stored")
+	s.group.mu.Lock()
+	defer s.group.mu.Unlock()
+	if s.facade == nil { // it has just begun, and does not lead
+		return nil
+	}
+	return s.facade.Closed()
+}
 
 // bodies reads bodies from the node's log and segments.
 type bodies struct{ s *shard }
@@ -188,7 +196,13 @@ func (s *shard) pinned() (raftstore.Pinned, volume) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	state := s.host.Snapshot()
-	return raftstore.Pinned{Index: s.index, Term: s.term, Configuration: s.configuration, ConfigIndex: s.configurationAt, State: state}, volumeOf(state)
+	p := raftstore.Pinned{Index: s.index, Term: s.term, Configuration: s.configuration, ConfigIndex: s.configurationAt, State: state}
+	// The library counts its barriers and no-ops, which the machine does not see. Behind what was applied the checkpoint's index stands
+	// for the same state: the log may begin there, and whoever is sent the state goes on behind its index.
+	if c, ok := s.store.LatestCheckpoint(); ok && c.Index > p.Index {
+		p.Index, p.Term = c.Index, c.Term
+	}
+	return p, volumeOf(state)
 }
 
 // wasteful tells whether a checkpoint would give back much of the disk though the log does not ask for one, which it does when a file

@@ -176,6 +176,9 @@ func (g *Group) Close() error {
 
 func (g *Group) end() { g.endLife() }
 
+// Closed is closed with the facade: its group reaches nobody then.
+func (g *Group) Closed() <-chan struct{} { return g.life.Done() }
+
 // Members tells how to find out whether a seat is in the group's configuration: one that is not is not waited for. member must
 // not block.
 func (g *Group) Members(member func(raft.ServerAddress) bool) {

@@ -21,10 +21,13 @@ type ShardLog struct {
 	// them while they are written here. The library then counts them as stored at once, so whoever uses it must hold back what it says
 	// is committed until storage.Group.WaitDurable or Durable allows it (default: nothing is taken early).
 	Leads func() bool
-	// Misled is called when the end of the log was cut off and what was to take its place could not be stored, as on a full disk. The
-	// library goes on believing in the old end: it refuses all that follows, and votes by an entry that is gone. An instance that is
-	// made anew knows better. It is called by the instance's main loop and must not wait for it (default: nobody is told).
-	Misled func()
+	// Misled is called when an instance believes in what could not be stored, as on a full disk; one that is made anew knows better. There
+	// are two such cases. When the end of the log was cut off and nothing took its place, the library goes on believing in the old end: it
+	// refuses all that follows, and votes by an entry that is gone. And a leader goes by a change of members from the moment in which it is
+	// to be stored, also if that failed: a seat that believes itself alone would elect itself and commit what nobody else has. So the
+	// main loop, which calls Misled, goes on in this case when what Misled returns is closed: when the instance reaches nobody any more
+	// and is about to end. Misled itself must not wait for the main loop (default: nobody is told).
+	Misled func() (over <-chan struct{})
 	// Failed is told why an entry cannot be read (default: nobody is told).
 	Failed func(error)
 
@@ -84,12 +87,19 @@ func (l *ShardLog) StoreLogs(logs []*raft.Log) error {
 		return nil
 	}
 	err := l.Group.Append(entries)
-	if err != nil && l.cut && l.Misled != nil && !errors.Is(err, storage.ErrClosed) {
-		l.Misled()
+	if err != nil && l.Misled != nil && !errors.Is(err, storage.ErrClosed) {
+		switch {
+		case l.Leads != nil && l.Leads() && slices.ContainsFunc(logs, isConfiguration):
+			<-l.Misled()
+		case l.cut:
+			l.Misled()
+		}
 	}
 	l.cut = false
 	return err
 }
+
+func isConfiguration(e *raft.Log) bool { return e.Type == raft.LogConfiguration }
 
 func onlyCommands(logs []*raft.Log) bool {
 	return !slices.ContainsFunc(logs, func(e *raft.Log) bool { return e.Type != raft.LogCommand })
@@ -105,7 +115,9 @@ func (l *ShardLog) DeleteRange(min, max uint64) error {
 		return nil
 	}
 	if min <= first {
-		return l.Group.TruncatePrefix(max)
+		err := l.Group.TruncatePrefix(max)
+		l.cut = err == nil && max >= last
+		return err
 	}
 	if max < last {
 		return fmt.Errorf("delete entries %d to %d: the log goes on to %d", min, max, last)
@@ -254,6 +266,7 @@ type shardSink struct {
 	group   *storage.Group
 	at      storage.Checkpoint
 	install *storage.Installer
+	saved   bool
 }
 
 // SaveState makes a state the checkpoint of the sink that the library made for it.
@@ -263,7 +276,9 @@ func SaveState(sink raft.SnapshotSink, state State) error {
 		return fmt.Errorf("save a state to a %T", sink)
 	}
 	write := func(w io.Writer) error { _, err := state.WriteTo(w); return err }
-	return s.group.SaveCheckpoint(s.at, write, state.LiveRefs)
+	err := s.group.SaveCheckpoint(s.at, write, state.LiveRefs)
+	s.saved = err == nil
+	return err
 }
 
 // SaveAgain makes a checkpoint anew, of the state that it has, so that log files retire that had not been to retire when it was made: the
@@ -291,10 +306,15 @@ func (s *shardSink) Write(p []byte) (n int, err error) {
 	return s.install.Write(p)
 }
 
+var errNoSnapshot = errors.New("a snapshot without a state")
+
 // Close implements raft.SnapshotSink: the group then has what came, and nothing else.
 func (s *shardSink) Close() error {
-	if s.install == nil {
+	switch {
+	case s.saved:
 		return nil
+	case s.install == nil: // else the library would take the checkpoint that is here for what should have come
+		return errNoSnapshot
 	}
 	c, err := s.install.Commit()
 	s.install = nil
