@@ -395,8 +395,29 @@ func (m catalogMachine) Restore(r io.ReadCloser) error {
 	if err = errors.Join(err, r.Close()); err != nil {
 		return err
 	}
+	if m.s.instance() != nil { // else it begins with a snapshot of its own
+		if err := m.s.forgetOlder(); err != nil {
+			return fmt.Errorf("entries of the catalog's log that a snapshot stands for: %w", err)
+		}
+	}
 	m.s.restore(state)
 	return nil
+}
+
+// forgetOlder removes the entries that a snapshot from the leader stands for. Of those that this seat had before, the last ones may be an
+// earlier leader's and never have been committed: if they stayed, as the library has it (TrailingLogs), this seat could lead, and send
+// them to one whose log ends there.
+func (s *catalogSeat) forgetOlder() error {
+	snapshot, err := s.latestSnapshot()
+	if err != nil {
+		return err
+	}
+	log := s.c.db.CatalogLog()
+	first, err := log.FirstIndex()
+	if err != nil || first == 0 || first > snapshot {
+		return err
+	}
+	return log.DeleteRange(first, snapshot)
 }
 
 type pinnedCatalog struct{ state *catalog.Snapshot }

@@ -81,3 +81,40 @@ func TestLeadershipAfterManyElections(t *testing.T) {
 		return false
 	})
 }
+
+// TestSnapshotFromTheLeaderReplacesTheLog: of the entries that a snapshot from the leader stands for none stays. They may never have been
+// committed, and this seat could send them to others.
+func TestSnapshotFromTheLeaderReplacesTheLog(t *testing.T) {
+	m := startMembersOf(t, 1, 1)[0]
+	seat := m.catalog
+	m.exchange("before")
+	must(t, seat.instance().Snapshot().Error())
+	at, err := seat.latestSnapshot()
+	must(t, err)
+	log := m.db.CatalogLog()
+	if first, err := log.FirstIndex(); err != nil || first == 0 || first > at {
+		t.Fatalf("the log begins at %d, the snapshot is at %d, %v: nothing is to be seen", first, at, err)
+	}
+	m.exchange("behind it")
+	last := seat.instance().LastIndex()
+	store := seat.snapshots()
+	list, err := store.List()
+	must(t, err)
+	_, r, err := store.Open(list[0].ID)
+	must(t, err)
+	must(t, catalogMachine{seat}.Restore(r)) // as when it has come from the leader
+	if first, err := log.FirstIndex(); err != nil || first != at+1 {
+		t.Errorf("the log begins at %d behind a snapshot at %d, %v", first, at, err)
+	}
+	if now, err := log.LastIndex(); err != nil || now != last {
+		t.Errorf("the log ends at %d, not at %d, %v", now, last, err)
+	}
+	m.exchange("after all")
+	m.stop()
+	must(t, m.start())
+	for _, name := range []string{"before", "behind it", "after all"} {
+		if !m.hasExchange(name) {
+			t.Errorf("exchange %q is gone", name)
+		}
+	}
+}
