@@ -430,7 +430,7 @@ func syncsFail(_ context.Context, r *run, a *Action) error {
 
 // syncsFailed ends a failing disk. A node that saw an fsync fail must have ended: nobody knows what is on its disk. It finds
 // the worst when it comes back.
-func syncsFailed(_ context.Context, r *run, a *Action) error {
+func syncsFailed(ctx context.Context, r *run, a *Action) error {
 	node := r.cluster.nodes[a.Victims[0]]
 	failed := node.disk.FailSync(false)
 	a.Detail = fmt.Sprintf("%d failed;", failed)
@@ -438,11 +438,24 @@ func syncsFailed(_ context.Context, r *run, a *Action) error {
 	if failed == 0 {
 		nothing = errNothing
 	}
-	if node.running() && failed > 0 {
+	if failed > 0 && !node.endsByItself(ctx, r) {
 		r.ledger.Report(check.Finding{Kind: check.WentOn, Detail: fmt.Sprintf("%s after %d failed fsyncs", node.name, failed)})
 	}
 	defer r.sick[node.index].Store(false)
 	return errors.Join(nothing, r.cutPower(node, a), node.start(r.ended))
+}
+
+// endPatience is how long a node may take to end once an fsync has failed.
+const endPatience = 10 * time.Second
+
+// endsByItself waits for that: the fsync may have failed just now.
+func (n *Node) endsByItself(ctx context.Context, r *run) bool {
+	ctx, cancel := context.WithTimeout(ctx, endPatience)
+	defer cancel()
+	for n.running() && ctx.Err() == nil {
+		r.waitUntil(ctx, r.now()+20*time.Millisecond)
+	}
+	return !n.running()
 }
 
 func powerCut(_ context.Context, r *run, a *Action) error {
