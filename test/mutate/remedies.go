@@ -293,6 +293,42 @@ var remedies = []remedy{
 		edits: []edit{{"cluster/raftstore/inspect.go", "i.pages > uint64(len(i.file))/i.pageSize", "i.pages == 0"}},
 	},
 	{
+		name: "members", what: "a leader that cannot store a change of members does not go by it",
+		where: "cluster/raftstore ShardLog.StoreLogs", pkg: "cluster/raftstore", test: "TestMembersThatCannotBeStored",
+		fails: "without room B was removed",
+		edits: []edit{{"cluster/raftstore/shard.go", "<-l.Misled()", "l.Misled()"}},
+	},
+	{
+		name: "cut of everything", what: "an instance is made anew, too, when all that its log had was cut off and nothing could take its place",
+		where: "cluster/raftstore ShardLog.DeleteRange", pkg: "cluster/raftstore", test: "TestFullDiskAfterACutOfEverything",
+		fails: "entries without room",
+		edits: []edit{{"cluster/raftstore/shard.go", "l.cut = err == nil && max >= last", "l.cut = err == nil && max < last"}},
+	},
+	{
+		name: "older snapshot", what: "a snapshot of what a seat has applied takes nothing back from it",
+		where: "cluster/raftnet Group.skipSnapshot", pkg: "cluster/raftnet", test: "TestSnapshotOfWhatIsApplied",
+		fails: "entries are applied",
+		edits: []edit{{"cluster/raftnet/applied.go", "known == 0 || q.LastLogIndex > known", "known == 0 || q.LastLogIndex > 0"}},
+	},
+	{
+		name: "state at the checkpoint", what: "other nodes are sent no state from before the checkpoint, where the log may begin",
+		where: "cluster shard.pinned", pkg: "cluster", test: "TestStateAtACheckpoint",
+		fails: "the state is that at",
+		edits: []edit{{"cluster/shard.go", "ok && c.Index > p.Index", "ok && c.Index < p.Index"}},
+	},
+	{
+		name: "stale tail", what: "of the catalog's log nothing stays that a snapshot from the leader stands for",
+		where: "cluster catalogMachine.Restore", pkg: "cluster", test: "TestSnapshotFromTheLeaderReplacesTheLog",
+		fails: "the log begins at",
+		edits: []edit{{"cluster/catalog.go", "if m.s.instance() != nil { // else", "if m.s.instance() == nil { // else"}},
+	},
+	{
+		name: "gap", what: "an empty log goes on behind its checkpoint and nowhere else",
+		where: "storage Group.end", pkg: "storage", test: "TestAnEmptyLogGoesOnBehindItsCheckpoint",
+		fails: "were taken behind a checkpoint",
+		edits: []edit{{"storage/group.go", "g.last == 0 && g.checkpoint != nil {", "g.last == 0 && g.checkpoint != nil && g.damaged != nil {"}},
+	},
+	{
 		name: "names of snapshots", what: "the names in a snapshot's directory are durable before the snapshot counts",
 		where: "cluster snapshotSink.Close", pkg: "cluster", test: "TestSnapshotNamesAreSynced",
 		fails: "its names could not be synced",
