@@ -71,7 +71,7 @@ func newCatalogSeat(c *Cluster) *catalogSeat {
 	s := &catalogSeat{c: c, dir: filepath.Join(c.o.DataDir, "catalog"), state: catalog.New(), applied: make(chan struct{}),
 		proposals: map[uint64]uint64{}, underway: map[uint64]*proposal{}}
 	s.group = &group{id: catalogGroup, name: "catalog", log: c.log, net: c.raftnet, uuid: c.identity.UUID,
-		stable: c.db.Stable(catalogGroup), logs: c.db.CatalogLog(), parts: s, config: baseConfig(c.log, "catalog")}
+		stable: c.db.Stable(catalogGroup), logs: c.db.CatalogLog(), parts: s, config: baseConfig(c.log, "catalog"), fatal: c.o.OnFatal}
 	every := snapshotEvery(c.o.Surroundings.SnapshotEvery, os.Getenv(snapshotVariable))
 	s.config.SnapshotThreshold, s.config.TrailingLogs, s.config.SnapshotInterval = every, every, snapshotPeriod
 	if every < snapshotCommands {

@@ -31,6 +31,7 @@ type group struct {
 	durable func() uint64
 	parts   groupParts
 	config  raft.Config // without what belongs to an instance
+	fatal   func(error) // ends the node
 
 	running atomic.Pointer[raft.Raft] // nil: no instance; changed under mu
 
@@ -160,10 +161,12 @@ func (g *group) run(first *raft.Configuration) error {
 			return errors.Join(err, facade.Close())
 		}
 	}
-	r, err := raft.NewRaft(&config, g.parts.fsm(), g.logs, g.stable, snapshots, facade)
+	logs := &committedLog{LogStore: g.logs, lost: g.fatal}
+	r, err := raft.NewRaft(&config, g.parts.fsm(), logs, g.stable, snapshots, facade)
 	if err != nil {
 		return errors.Join(err, facade.Close())
 	}
+	logs.instance.Store(r)
 	facade.Refused(func(q *raft.RequestVoteRequest) { g.passedOver(r, facade, q) })
 	facade.Elects(r)
 	facade.Applied(r.AppliedIndex)

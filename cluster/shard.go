@@ -75,7 +75,7 @@ func newShard(c *Cluster, id queue.ShardID) (*shard, error) {
 	name := fmt.Sprintf("shard-%d", id)
 	log := c.log.With("shard", id)
 	s.group = &group{id: uint32(id), name: name, log: log, net: c.raftnet, uuid: c.identity.UUID, stable: c.db.Stable(uint32(id)),
-		logs: &raftstore.ShardLog{Group: store, Leads: s.leadsNow, Misled: s.misled, Failed: s.cannotSend}, durable: store.Durable, parts: s, config: baseConfig(c.log, name)}
+		logs: &raftstore.ShardLog{Group: store, Leads: s.leadsNow, Misled: s.misled, Failed: s.cannotSend}, durable: store.Durable, parts: s, config: baseConfig(c.log, name), fatal: c.o.OnFatal}
 	// The library's own snapshots by count and time are off: checkpoints follow the log's files, and Cluster.checkpoint. Logs go with their files.
 	s.config.SnapshotThreshold, s.config.TrailingLogs = 1<<62, 1<<62
 	s.host, err = pipe.NewHost(pipe.HostOptions{Shard: id, State: queue.New(), Bodies: bodies{s}, Log: s, Logger: c.log,
