@@ -76,19 +76,24 @@ func readCheckpoint(f vfs.File, storeID uint64, group uint32) (*checkpointFile, 
 	if string(fixed[:8]) != checkpointMagic || length < checkpointFixed+4 || length > maxHeader {
 		return nil, fmt.Errorf("%w: no checkpoint", ErrCorrupt)
 	}
-	if v := le.Uint32(fixed[8:]); v != formatVer {
-		return nil, fmt.Errorf("checkpoint of version %d; this program knows %d", v, formatVer)
-	}
-	if size, err := f.Size(); err != nil || int64(length) > size {
-		return nil, errors.Join(fmt.Errorf("%w: cut short", ErrCorrupt), err)
+	if size, err := f.Size(); err != nil {
+		return nil, err
+	} else if int64(length) > size {
+		return nil, fmt.Errorf("%w: cut short", ErrCorrupt)
 	}
 	b := make([]byte, length)
 	if err := readFull(f, b, 0); err != nil {
 		return nil, err
 	}
-	n, extra := uint64(le.Uint32(b[28:])), uint64(le.Uint32(b[72:]))
-	if le.Uint32(b[length-4:]) != checksum(0, b[:length-4]) || checkpointFixed+extra+8*n+4 != uint64(length) {
+	if le.Uint32(b[length-4:]) != checksum(0, b[:length-4]) {
 		return nil, fmt.Errorf("%w: wrong checksum of the header", ErrCorrupt)
+	}
+	if v := le.Uint32(b[8:]); v != formatVer { // and no damage: the checksum is right
+		return nil, fmt.Errorf("checkpoint of version %d; this program knows %d", v, formatVer)
+	}
+	n, extra := uint64(le.Uint32(b[28:])), uint64(le.Uint32(b[72:]))
+	if checkpointFixed+extra+8*n+4 != uint64(length) {
+		return nil, fmt.Errorf("%w: wrong lengths in the header", ErrCorrupt)
 	}
 	if le.Uint64(b[16:]) != storeID || le.Uint32(b[24:]) != group {
 		return nil, fmt.Errorf("%w: a checkpoint of another store or group", ErrCorrupt)
@@ -102,12 +107,19 @@ func readCheckpoint(f vfs.File, storeID uint64, group uint32) (*checkpointFile, 
 }
 
 // open reads the group's directory: its checkpoint and the segments that it names. Segments that it does not name are left
-// from a checkpoint that was never completed.
-func (g *Group) open() {
-	if err := g.load(); err != nil {
-		g.unreadable = true
-		g.damage("%s", err)
+// from a checkpoint that was never completed. Only what was read and is wrong, or is not there, is damage, for which the group's data may be
+// discarded. What cannot be opened now, for want of descriptors, memory or rights, says nothing about what is in it: the store does not open.
+func (g *Group) open() error {
+	err := g.load()
+	if err == nil {
+		return nil
 	}
+	if !errors.Is(err, ErrCorrupt) && !errors.Is(err, vfs.ErrNotExist) {
+		return fmt.Errorf("group %d: %w", g.id, err)
+	}
+	g.unreadable = true
+	g.damage("%s", err)
+	return nil
 }
 
 func (g *Group) load() error {

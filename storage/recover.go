@@ -121,7 +121,22 @@ func (s *Store) firstFile() error {
 	if err := s.fs.Rename(s.wal.spareName(0), s.wal.walName(1)); err != nil {
 		return errors.Join(err, f.Close())
 	}
-	return s.wal.begin(1, f)
+	if err := s.wal.begin(1, f); err != nil {
+		return errors.Join(err, f.Close())
+	}
+	return nil
+}
+
+// next begins a file behind all that there are, while the store is opened.
+func (w *wal) next(number uint64) error {
+	taken, err := w.takeSpare(w.walName(number))
+	if err != nil {
+		return err
+	}
+	if err := w.begin(number, taken.f); err != nil {
+		return errors.Join(err, taken.f.Close())
+	}
+	return nil
 }
 
 // recovery is what is known while the log is read.
@@ -199,6 +214,9 @@ func (r *recovery) file(number uint64, oldest, newest bool) error {
 	wf := &walFile{number: number, f: f, seed: seedOf(r.s.id, number), size: size}
 	r.s.wal.files = append(r.s.wal.files, wf)
 	if err = r.header(wf, oldest); err != nil {
+		if !errors.Is(err, ErrCorrupt) {
+			return fmt.Errorf("%s: %w", name, err)
+		}
 		r.suspectAll(fmt.Sprintf("%s: %s", name, err))
 		// Where the batches begin is not known; the first one is looked for.
 		wf.begin = int64(padded(walHeaderSize))
@@ -494,19 +512,15 @@ func (r *recovery) finish(numbers map[uint64]bool, newest uint64) error {
 		}
 	}
 	if len(files) == 0 || files[len(files)-1].number != newest {
-		// The newest file has gone: a new one goes on after it.
-		taken, err := r.s.wal.takeSpare(r.s.wal.walName(newest + 1))
-		if err != nil {
-			return err
-		}
-		// The numbers have no gap among the files that are kept: what is before the hole serves no healthy group.
+		// The newest file has gone: a new one goes on after it. The numbers have no gap among the files that are kept: what is before the
+		// hole serves no healthy group.
 		r.s.wal.files = nil
 		for _, old := range files {
 			if err := old.f.Close(); err != nil {
 				return err
 			}
 		}
-		return r.s.wal.begin(newest+1, taken.f)
+		return r.s.wal.next(newest + 1)
 	}
 	r.s.wal.newest = files[len(files)-1]
 	if err := r.settle(files[len(files)-1].f); err != nil {
@@ -516,9 +530,5 @@ func (r *recovery) finish(numbers map[uint64]bool, newest uint64) error {
 		return nil
 	}
 	// A new file says for good who is damaged; what is wrong here could be mended by what is written behind it.
-	taken, err := r.s.wal.takeSpare(r.s.wal.walName(newest + 1))
-	if err != nil {
-		return err
-	}
-	return r.s.wal.begin(newest+1, taken.f)
+	return r.s.wal.next(newest + 1)
 }

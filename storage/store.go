@@ -119,7 +119,7 @@ func Open(o Options) (_ *Store, err error) {
 	}
 	defer func() {
 		if err != nil {
-			err = errors.Join(err, s.lock.Close())
+			err = errors.Join(err, s.release())
 		}
 	}()
 	if err := s.readID(); err != nil {
@@ -139,7 +139,7 @@ func Open(o Options) (_ *Store, err error) {
 		if g.cutShort {
 			if err := g.resetAfterCrash(); err != nil {
 				s.wal.stop()
-				return nil, errors.Join(fmt.Errorf("open store: complete the install into group %d: %w", g.id, err), s.wal.closeFiles())
+				return nil, fmt.Errorf("open store: complete the install into group %d: %w", g.id, err)
 			}
 		}
 	}
@@ -215,8 +215,10 @@ func (s *Store) openGroups() error {
 			continue
 		}
 		g := newGroup(s, uint32(id))
-		g.open()
 		s.groups[g.id] = g
+		if err := g.open(); err != nil {
+			return err
+		}
 	}
 	return nil
 }
@@ -290,13 +292,20 @@ func (s *Store) Stalled() bool { return s.stalls.Any() }
 // Close ends the store after what waits has been written.
 func (s *Store) Close() error {
 	s.wal.stop()
-	groups := s.sortedGroups()
-	for _, g := range groups {
+	for _, g := range s.sortedGroups() {
 		g.working.Lock() // what is under way ends, and nothing begins any more
 		defer g.working.Unlock()
 	}
-	errs := []error{s.wal.closeFiles()}
-	for _, g := range groups {
+	return s.release()
+}
+
+// release closes all files, those of a store that could not be opened as well, and gives the lock back.
+func (s *Store) release() error {
+	var errs []error
+	if s.wal != nil {
+		errs = append(errs, s.wal.closeFiles())
+	}
+	for _, g := range s.sortedGroups() {
 		errs = append(errs, g.close())
 	}
 	return errors.Join(append(errs, s.lock.Close())...)
