@@ -46,7 +46,7 @@ func (s *Store) recoverWAL() error {
 		}
 	}
 	if err != nil {
-		return fmt.Errorf("the log's files are there, but what names the newest is not: %w", err)
+		return fmt.Errorf("there are groups or files of the log, but what names the log's newest file is missing: %w", err)
 	}
 	newest, err := parseNumberFile(data, currentMagic)
 	if err != nil {
@@ -85,24 +85,17 @@ func (s *Store) walNumbers() (map[uint64]bool, error) {
 	return numbers, nil
 }
 
-// fresh tells whether nothing was ever appended, though perhaps the first file was begun when the process or the power went.
+// fresh tells whether nothing was ever appended, though perhaps the first file was begun when the process or the power went. A group's
+// directory is made when CURRENT is durable: where there is one, an empty log has been lost, or is on a disk that is not mounted.
 func (s *Store) fresh(numbers map[uint64]bool) (bool, error) {
+	if len(s.groups) > 0 || len(numbers) > 1 || len(numbers) == 1 && !numbers[1] {
+		return false, nil
+	}
 	if len(numbers) == 0 {
 		return true, nil
 	}
-	if len(numbers) > 1 || !numbers[1] || len(s.groups) > 0 {
-		return false, nil
-	}
-	f, err := s.fs.Open(s.wal.walName(1))
-	if err != nil {
-		return false, err
-	}
-	size, err := f.Size()
-	if err != nil {
-		return false, errors.Join(err, f.Close())
-	}
-	_, found, err := (&recovery{s: s}).find(&walFile{number: 1, f: f, seed: seedOf(s.id, 1)}, 0, size)
-	return !found, errors.Join(err, f.Close())
+	used, err := (&recovery{s: s}).used(1)
+	return !used, err
 }
 
 func (s *Store) firstFile() error {
@@ -433,6 +426,20 @@ func (r *recovery) find(f *walFile, from, size int64) (at int64, found bool, err
 		}
 	}
 	return 0, false, nil
+}
+
+// used tells whether a batch or a mark is in a file of the log: CURRENT has named it then.
+func (r *recovery) used(number uint64) (bool, error) {
+	f, err := r.s.fs.Open(r.s.wal.walName(number))
+	if err != nil {
+		return false, err
+	}
+	found := false
+	size, err := f.Size()
+	if err == nil {
+		_, found, err = r.find(&walFile{number: number, f: f, seed: seedOf(r.s.id, number)}, 0, size)
+	}
+	return found, errors.Join(err, f.Close())
 }
 
 // judge damages the groups that something is missing of when all has been read.

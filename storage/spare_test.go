@@ -5,6 +5,7 @@ import (
 	"io"
 	"math/rand/v2"
 	"path"
+	"slices"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -63,6 +64,44 @@ func TestMissingCurrent(t *testing.T) {
 	must(t, mem.Remove("d/wal/CURRENT"))
 	if s, err := Open(Options{Dir: "d", FS: mem, WALFileSize: 1 << 20}); err == nil {
 		t.Error("the store was opened", s.Close())
+	}
+}
+
+// TestLogIsGone empties the directory of the log, as when the disk that it is on is not mounted: a store that has groups is not taken for a
+// fresh one, and nothing of it is changed, so that the log can be put back.
+func TestLogIsGone(t *testing.T) {
+	full, promises := damageRun(t, true)
+	mem := vfs.NewMem()
+	s := mustOpen(t, mem, smallFiles)
+	mustGroup(t, s, 1)
+	must(t, s.Close())
+	for name, before := range map[string]*vfs.Mem{"full": full, "nothing appended": mem} {
+		for _, spares := range []bool{false, true} {
+			disk := before.Clone()
+			for _, file := range disk.Files() {
+				if path.Dir(file) == "d/wal" && !(spares && isSpareName(path.Base(file))) {
+					must(t, disk.Remove(file))
+				}
+			}
+			left := disk.Files()
+			if s, err := Open(Options{Dir: "d", FS: disk, WALFileSize: 8 << 10}); err == nil {
+				t.Errorf("%s, spares %v: the store was opened: %+v, %v", name, spares, s.Groups(), s.Close())
+			}
+			if now := disk.Files(); !slices.Equal(now, left) {
+				t.Errorf("%s, spares %v: %v has become %v", name, spares, left, now)
+			}
+			for _, file := range before.Files() {
+				f, err := disk.Create(file)
+				must(t, err)
+				_, err = f.WriteAt(before.Bytes(file), 0)
+				must(t, errors.Join(err, f.Close()))
+			}
+			if name == "nothing appended" {
+				must(t, mustOpen(t, disk, smallFiles).Close())
+			} else if verdict, err := damaged(t, disk, promises, false); verdict != "intact" || err != nil {
+				t.Errorf("with the log again: %s, %v", verdict, err)
+			}
+		}
 	}
 }
 
