@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"path"
 	"slices"
 	"strings"
@@ -248,6 +249,77 @@ func TestMissingFiles(t *testing.T) {
 			}
 		}
 	}
+}
+
+// TestOlderCurrent puts back each CURRENT that a run has had: what is in files above the one that it names was promised. And in the midst of
+// the beginning of a file, which has a name and a header then, CURRENT is not older.
+func TestOlderCurrent(t *testing.T) {
+	const current = "d/wal/CURRENT"
+	begun := 0
+	r := newRecorded(t, 7, func(op vfs.Op, disk *vfs.Mem, promises map[uint32]*promise) {
+		if op.Kind != "rename" || op.Name != current+".new" || len(promises) < 3 {
+			return
+		}
+		left := map[uint32]*promise{}
+		for id, p := range promises {
+			left[id] = p.clone()
+		}
+		begun++
+		if err := reopened(t, disk.Clone(), left); err != nil {
+			t.Errorf("before %d files: %v", begun, err)
+		}
+	})
+	olds := map[uint64][]byte{}
+	for range 12 {
+		r.work(3)
+		data := r.mem.Bytes(current)
+		number, err := parseNumberFile(data, currentMagic)
+		must(t, err)
+		olds[number] = data
+	}
+	for id := uint32(1); id <= 3; id++ {
+		r.append(id, 2, 60)
+	}
+	must(t, r.s.Close())
+	newest, err := parseNumberFile(r.mem.Bytes(current), currentMagic)
+	must(t, err)
+	delete(olds, newest)
+	if len(olds) < 5 || begun < len(olds) || slices.Contains(r.mem.Files(), (&wal{dir: "d/wal"}).walName(slices.Min(slices.Collect(maps.Keys(olds))))) {
+		t.Fatalf("CURRENT had %d older names, %d files were begun: this test shows little", len(olds), begun)
+	}
+	for number, data := range olds {
+		disk := r.mem.Clone()
+		disk.SetBytes(current, data)
+		if err := Dump(disk.Clone(), "d", io.Discard, false); !errors.Is(err, ErrCorrupt) {
+			t.Errorf("CURRENT names %x, not %x: the dump says %v", number, newest, err)
+		}
+		for life := range 2 { // CURRENT is right again in the second one
+			if verdict, err := damaged(t, disk, r.promises, false); err != nil || verdict != "damaged" {
+				t.Errorf("CURRENT names %x, not %x, life %d: %s, %v", number, newest, life, verdict, err)
+			}
+		}
+		healed(t, disk)
+	}
+}
+
+// healed discards the groups of a damaged store, and goes on with them through several files.
+func healed(t *testing.T, disk *vfs.Mem) {
+	s := mustOpen(t, disk, smallFiles)
+	for id := uint32(1); id <= 3; id++ {
+		if err := mustGroup(t, s, id).Damaged(); !errors.Is(err, ErrDamaged) {
+			t.Errorf("group %d: %v", id, err)
+		}
+		must(t, mustGroup(t, s, id).Discard())
+		for index := uint64(51); index <= 70; index++ {
+			must(t, mustGroup(t, s, id).Append(entries(id, index, index, 9, 900)))
+		}
+	}
+	must(t, s.Close())
+	s = mustOpen(t, disk, smallFiles)
+	for id := uint32(1); id <= 3; id++ {
+		check(t, mustGroup(t, s, id), 51, 70, 900)
+	}
+	must(t, s.Close())
 }
 
 // TestDamageStays damages the log in its newest file, lets files be filled and retire, and finds the group damaged in each

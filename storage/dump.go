@@ -173,7 +173,7 @@ func (d *dumper) verdicts(s *Store, names []string, numbers map[uint64]bool, new
 		}
 	}
 	r := &recovery{s: s, suspects: map[uint32]string{}, needs: map[uint32]uint64{}, missing: map[uint32]string{}}
-	err := r.files(numbers, newest)
+	_, err := r.files(numbers, newest)
 	r.judge()
 	for _, f := range s.wal.files {
 		err = errors.Join(err, f.f.Close())

@@ -48,12 +48,13 @@ func (s *Store) recoverWAL() error {
 	if err != nil {
 		return fmt.Errorf("there are groups or files of the log, but what names the log's newest file is missing: %w", err)
 	}
-	newest, err := parseNumberFile(data, currentMagic)
+	current, err := parseNumberFile(data, currentMagic)
 	if err != nil {
 		return fmt.Errorf("%s: %w", s.currentName(), err)
 	}
 	r := &recovery{s: s, suspects: map[uint32]string{}, needs: map[uint32]uint64{}, missing: map[uint32]string{}}
-	if err := r.files(numbers, newest); err != nil {
+	newest, err := r.files(numbers, current)
+	if err != nil {
 		return err
 	}
 	return r.finish(numbers, newest)
@@ -143,7 +144,20 @@ type recovery struct {
 	doubt    bool              // something is wrong with the newest file
 }
 
-func (r *recovery) files(numbers map[uint64]bool, newest uint64) error {
+// files reads the files up to the newest, which it returns. That is the one that CURRENT names, unless CURRENT is older than the log: a file
+// is used only after CURRENT has named it, durably. Then others that were used may be missing without a trace.
+func (r *recovery) files(numbers map[uint64]bool, current uint64) (newest uint64, err error) {
+	newest = current
+	for n := range numbers {
+		if n <= newest {
+			continue
+		}
+		if used, err := r.used(n); err != nil {
+			return 0, err
+		} else if used { // or its beginning was cut short
+			newest = n
+		}
+	}
 	oldest := newest
 	for numbers[oldest-1] {
 		oldest--
@@ -156,13 +170,16 @@ func (r *recovery) files(numbers map[uint64]bool, newest uint64) error {
 	}
 	for n := oldest; n <= newest && numbers[n]; n++ {
 		if err := r.file(n, n == oldest, n == newest); err != nil {
-			return err
+			return 0, err
 		}
 	}
 	if !numbers[newest] {
 		r.suspectAll(fmt.Sprintf("log file %x is missing", newest))
 	}
-	return nil
+	if newest > current {
+		r.suspectAll(fmt.Sprintf("log file %x was used, but CURRENT is older and names %x", newest, current))
+	}
+	return newest, nil
 }
 
 func (r *recovery) suspectAll(why string) {
