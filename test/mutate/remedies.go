@@ -329,6 +329,30 @@ var remedies = []remedy{
 		edits: []edit{{"storage/group.go", "g.last == 0 && g.checkpoint != nil {", "g.last == 0 && g.checkpoint != nil && g.damaged != nil {"}},
 	},
 	{
+		name: "no descriptors", what: "what cannot be opened at a start is no damage: nothing is deleted for it",
+		where: "storage Group.open", pkg: "storage", test: "TestErrorsAtAStart",
+		fails: "the group's log is damaged",
+		edits: []edit{{"storage/checkpoint.go", "if !errors.Is(err, ErrCorrupt) && !errors.Is(err, vfs.ErrNotExist) {", "if errors.Is(err, ErrClosed) {"}},
+	},
+	{
+		name: "log is gone", what: "a log without files is no new one where there are groups",
+		where: "storage Store.fresh", pkg: "storage", test: "TestLogIsGone",
+		fails: "the store was opened",
+		edits: []edit{{"storage/recover.go", "if len(s.groups) > 0 || len(numbers) > 1", "if len(s.groups) > 0 && len(numbers) > 0 || len(numbers) > 1"}},
+	},
+	{
+		name: "older CURRENT", what: "an older CURRENT does not hide what was written after it",
+		where: "storage recovery.files", pkg: "storage", test: "TestOlderCurrent",
+		fails: "is healthy, but",
+		edits: []edit{{"storage/recover.go", "} else if used {", "} else if used && n < newest {"}},
+	},
+	{
+		name: "committed entry", what: "a committed entry that cannot be read ends the node",
+		where: "cluster committedLog.GetLog", pkg: "cluster", test: "TestACommittedEntryThatCannotBeRead",
+		fails: "panic: the disk does not give it back",
+		edits: []edit{{"cluster/committed.go", "r := l.instance.Load()", "var r *raft.Raft"}},
+	},
+	{
 		name: "names of snapshots", what: "the names in a snapshot's directory are durable before the snapshot counts",
 		where: "cluster snapshotSink.Close", pkg: "cluster", test: "TestSnapshotNamesAreSynced",
 		fails: "its names could not be synced",
