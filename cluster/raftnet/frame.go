@@ -13,7 +13,7 @@ import (
 //
 //	request   version u8 (1) | kind u8 | zero u16 | group u32 | id u64 | from text | to text | protocol u8 | payload
 //	answer    version u8 (1) | kind u8 + 128 | status u8 | zero u8 | group u32 | id u64 | payload, or a text if the status is
-//	          1 (an error) or 2 (the seat is not on the node)
+//	          1 (an error) or 2 (the seat is not on the node), or nothing if it is 3 (a snapshot's: the answer is still to come)
 //	text      length u16 | bytes
 //	append    term u64 | previous index u64 | previous term u64 | commit u64 | entries u32 | entry…
 //	entry     index u64 | term u64 | appended at i64 (nanoseconds since 1970; 0: unknown) | type u8 | data u32 | extensions u32 |
@@ -26,7 +26,9 @@ import (
 //	          configuration length u32 | configuration; answered by: term u64 | success u8
 //	presence  nothing;                                                 answered by nothing once the seat is there
 //
-// A snapshot's request is the first frame of a bulk stream; the octets follow as frames of any length, up to its size.
+// A snapshot's request is the first frame of a bulk stream; the octets follow as frames of any length, up to its size. Its status is 3
+// instead of zero where the sender knows that status: it is then told every few seconds, once all octets were taken, that the group is
+// still at work on them.
 const (
 	version = 1
 
@@ -38,11 +40,13 @@ const (
 	kindPresence = 6
 	answerBit    = 0x80
 
-	statusOK     = 0
-	statusError  = 1
-	statusAbsent = 2
+	statusOK      = 0
+	statusError   = 1
+	statusAbsent  = 2
+	statusWorking = 3
 
 	headerSize = 16
+	statusAt   = 2 // where a header has the status
 	entrySize  = 8 + 8 + 8 + 1 + 4 + 4
 	maxEntries = 1 << 16
 	// shared is the size up to which an entry's data is copied beside the heads instead of being a part of its own.

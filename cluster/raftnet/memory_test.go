@@ -32,15 +32,21 @@ type memoryStream struct {
 	in, out chan []byte
 	ended   chan struct{} // shared by both ends
 	once    *sync.Once
-	reading atomic.Bool // Recv is for one goroutine at a time
+	mute    *atomic.Bool // shared; what is sent is lost
+	reading atomic.Bool  // Recv is for one goroutine at a time
+	sending atomic.Bool  // and so is Send
 }
 
 func streamPair() (*memoryStream, *memoryStream) {
-	a, b, ended, once := make(chan []byte, 4), make(chan []byte, 4), make(chan struct{}), new(sync.Once)
-	return &memoryStream{in: a, out: b, ended: ended, once: once}, &memoryStream{in: b, out: a, ended: ended, once: once}
+	a, b, ended, once, mute := make(chan []byte, 4), make(chan []byte, 4), make(chan struct{}), new(sync.Once), new(atomic.Bool)
+	return &memoryStream{in: a, out: b, ended: ended, once: once, mute: mute}, &memoryStream{in: b, out: a, ended: ended, once: once, mute: mute}
 }
 
 func (s *memoryStream) Send(parts ...[]byte) error {
+	if s.sending.Swap(true) {
+		panic("two goroutines send to one stream")
+	}
+	defer s.sending.Store(false)
 	select {
 	case <-s.ended:
 		return io.ErrClosedPipe
@@ -50,6 +56,9 @@ func (s *memoryStream) Send(parts ...[]byte) error {
 	if len(frame) > largestFrame {
 		s.Close()
 		return errLarge
+	}
+	if s.mute.Load() {
+		return nil
 	}
 	select {
 	case s.out <- frame:
@@ -150,6 +159,13 @@ func (n *network) isolate(uuid string) {
 		s.Close()
 	}
 	n.streams[uuid] = nil
+}
+
+// hush loses what is sent on the newest stream from here on.
+func (n *network) hush(uuid string) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.streams[uuid][len(n.streams[uuid])-1].(*memoryStream).mute.Store(true)
 }
 
 func (n *network) heal(uuid string) {

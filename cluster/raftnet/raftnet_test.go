@@ -10,6 +10,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/hashicorp/raft"
@@ -520,13 +521,92 @@ func TestSnapshotThatIsRefusedHalfWay(t *testing.T) {
 	}
 }
 
+// TestSnapshotThatTakesLong: a node that is at work on a snapshot is waited for, however long it takes; not one that is silent, and not for
+// ever. A sender that does not know the word for it gets the answer alone.
+func TestSnapshotThatTakesLong(t *testing.T) {
+	const size = 2*chunk + 1
+	for name, test := range map[string]struct {
+		takes, most time.Duration // the most that the sender waits
+		silent      bool
+	}{
+		"at work":          {takes: 20 * stallTimeout, most: 20 * stallTimeout},
+		"silent":           {takes: 20 * stallTimeout, most: stallTimeout, silent: true},
+		"at work for ever": {takes: 2 * installTimeout, most: installTimeout},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				n := newNetwork(t)
+				a, b := two(t, n)
+				installed := make(chan error, 1)
+				go func() {
+					rpc := <-b.Consumer()
+					_, err := io.Copy(io.Discard, rpc.Reader)
+					if test.silent { // as a process that was stopped
+						n.hush("b")
+					}
+					time.Sleep(test.takes)
+					rpc.Respond(&raft.InstallSnapshotResponse{Term: 3, Success: true}, nil)
+					installed <- err
+				}()
+				var p raft.InstallSnapshotResponse
+				began := time.Now()
+				err := a.InstallSnapshot("b.1", "b.1", &raft.InstallSnapshotRequest{Term: 3, Size: size}, &p, bytes.NewReader(make([]byte, size)))
+				switch waited := time.Since(began); {
+				case waited != test.most:
+					t.Errorf("the sender has waited for %v, not %v: %v", waited, test.most, err)
+				case test.takes == test.most && (err != nil || !p.Success || p.Term != 3):
+					t.Errorf("it was installed after %v; the sender: %+v, %v", waited, p, err)
+				case test.takes > test.most && err == nil:
+					t.Errorf("the sender was told that it was installed when it was not: %+v", p)
+				}
+				if err := <-installed; err != nil {
+					t.Error(err)
+				}
+			})
+		})
+	}
+}
+
+// TestWorkingIsNotSaid: a sender of a version that does not know the word gets the answer alone, also after long.
+func TestWorkingIsNotSaid(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		n := newNetwork(t)
+		a, b := two(t, n)
+		s, err := n.open("a", "b", true)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer s.Close()
+		q := &raft.InstallSnapshotRequest{Size: 1}
+		for _, frame := range [][]byte{appendSnapshot(a.head(kindSnapshot, "b.1", requestHeader("a.1"), 0), q), {0}} {
+			if err := s.Send(frame); err != nil {
+				t.Fatal(err)
+			}
+		}
+		rpc := <-b.Consumer()
+		if _, err := io.Copy(io.Discard, rpc.Reader); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(10 * workingPause)
+		rpc.Respond(&raft.InstallSnapshotResponse{Success: true}, nil)
+		frame, err := s.Recv()
+		if err != nil {
+			t.Fatal(err)
+		}
+		var p raft.InstallSnapshotResponse
+		if err := readAnswer(frame, &p); err != nil || !p.Success {
+			t.Errorf("answer %x: %v", frame, err)
+		}
+	})
+}
+
 // More octets than were announced are an error, not a longer snapshot.
 func TestSnapshotLongerThanAnnounced(t *testing.T) {
 	near, far := streamPair()
 	if err := near.Send(make([]byte, 11)); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := io.ReadAll(&snapshotReader{s: far, left: 10}); !errors.Is(err, errTooLong) {
+	if _, err := io.ReadAll(&snapshotReader{s: far, left: 10, taken: make(chan struct{})}); !errors.Is(err, errTooLong) {
 		t.Fatal(err)
 	}
 }

@@ -13,8 +13,12 @@ import (
 const (
 	// chunk is the octets of a snapshot in one frame.
 	chunk = 256 << 10
-	// stallTimeout is how long a snapshot may stand still, and how long the other node may take to make it its own.
+	// stallTimeout is how long a snapshot may stand still, and how long the other node may be silent while it makes it its own.
 	stallTimeout = 2 * time.Minute
+	// workingPause is what passes between two words of the other node that it is still at that.
+	workingPause = 5 * time.Second
+	// installTimeout bounds what it may take for that. Who does not wait for the end sends all of it again, for as long as it takes longer.
+	installTimeout = time.Hour
 	// snapshotPatience bounds the wait for a seat that is away: the snapshot that waits for it keeps log files.
 	snapshotPatience = time.Minute
 )
@@ -38,14 +42,28 @@ func (g *Group) InstallSnapshot(_ raft.ServerID, to raft.ServerAddress, q *raft.
 	defer context.AfterFunc(g.life, s.Close)() // the end of the group waits for this
 	watchdog := time.AfterFunc(stallTimeout, s.Close)
 	defer watchdog.Stop()
-	if err := sendAll(s, appendSnapshot(g.head(kindSnapshot, to, q.RPCHeader, 64+len(q.Configuration)), q), data, q.Size, watchdog); err != nil {
+	announcement := appendSnapshot(g.head(kindSnapshot, to, q.RPCHeader, 64+len(q.Configuration)), q)
+	announcement[statusAt] = statusWorking
+	if err := sendAll(s, announcement, data, q.Size, watchdog); err != nil {
 		return fmt.Errorf("group %d: snapshot to %s: %w", g.group, to, err)
 	}
-	frame, err := s.Recv()
+	frame, err := awaitInstalled(s, watchdog)
 	if err != nil {
 		return fmt.Errorf("group %d: snapshot to %s: %w", g.group, to, err)
 	}
 	return readAnswer(frame, p)
+}
+
+// awaitInstalled receives the answer to a snapshot, for as long as the other node says that it is at work.
+func awaitInstalled(s Stream, watchdog *time.Timer) ([]byte, error) {
+	deadline := time.Now().Add(installTimeout)
+	for {
+		frame, err := s.Recv()
+		if err != nil || len(frame) <= statusAt || frame[statusAt] != statusWorking {
+			return frame, err
+		}
+		watchdog.Reset(min(stallTimeout, time.Until(deadline)))
+	}
 }
 
 // sendAll sends the announcement and exactly size octets. A stream that takes no more is no error here: the other node may
@@ -105,15 +123,54 @@ func (t *Transport) takeSnapshot(ctx context.Context, s Stream, h header, a *add
 	if response, err, skipped := g.skipSnapshot(ctx, q); skipped {
 		return answerFrame(h, response, err), true
 	}
-	response, err := g.ask(ctx, q, &snapshotReader{s: s, left: q.Size})
+	data := &snapshotReader{s: s, left: q.Size, taken: make(chan struct{})}
+	if q.Size == 0 {
+		close(data.taken)
+	}
+	if h.status == statusWorking { // not a sender of an earlier version, for which this would be the answer
+		ended := tellWorking(s, h, data.taken)
+		defer ended()
+	}
+	response, err := g.ask(ctx, q, data)
 	return answerFrame(h, response, err), !errors.Is(err, errGroupClosed)
+}
+
+// tellWorking tells the sender every few seconds, once all octets were taken, that the group is at work on them: before that the sender sees
+// it by what it can send, and does not listen. The function that it returns ends this; nothing more is sent then.
+func tellWorking(s Stream, h header, taken <-chan struct{}) (end func()) {
+	stop, ended := make(chan struct{}), make(chan struct{})
+	go func() {
+		defer close(ended)
+		select {
+		case <-taken:
+		case <-stop:
+			return
+		}
+		ticker := time.NewTicker(workingPause)
+		defer ticker.Stop()
+		for {
+			select {
+			case <-ticker.C:
+			case <-stop:
+				return
+			}
+			if s.Send(answerHead(h, statusWorking)) != nil {
+				return
+			}
+		}
+	}()
+	return func() {
+		close(stop)
+		<-ended
+	}
 }
 
 // snapshotReader reads a snapshot's octets off its stream.
 type snapshotReader struct {
-	s    Stream
-	left int64
-	b    []byte
+	s     Stream
+	left  int64
+	taken chan struct{} // closed when nothing is left
+	b     []byte
 }
 
 var errTooLong = errors.New("the snapshot is longer than announced")
@@ -129,6 +186,9 @@ func (r *snapshotReader) Read(p []byte) (int, error) {
 		}
 		if r.left -= int64(len(b)); r.left < 0 {
 			return 0, errTooLong
+		}
+		if r.left == 0 {
+			close(r.taken)
 		}
 		r.b = b
 	}
