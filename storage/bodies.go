@@ -12,7 +12,7 @@ type Bodies struct {
 
 // OpenBodies keeps everything that a state refers to, which take pins and whose index it returns. It must be the group's present
 // state: a checkpoint gives up what its state does not need, so none is made until the files are held, and one that is being made
-// is waited for.
+// is waited for. Until Read or Close, the log stays from that index on: a snapshot may be made of it.
 func (g *Group) OpenBodies(take func() (index uint64)) (*Bodies, error) {
 	if err := g.begin(); err != nil {
 		return nil, err
@@ -25,8 +25,9 @@ func (g *Group) OpenBodies(take func() (index uint64)) (*Bodies, error) {
 }
 
 // Read returns octets [offset, offset+size) of the data of an entry, which are one of the state's references. They are read-only
-// and stay as they are.
+// and stay as they are. Who reads makes no snapshot of it, so that nobody follows.
 func (b *Bodies) Read(index uint64, offset, size uint32) ([]byte, error) {
+	b.held.unfollow(false)
 	if size == 0 {
 		return nil, nil
 	}

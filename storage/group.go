@@ -47,6 +47,7 @@ type Group struct {
 	checkpoint *checkpointFile
 	postponed  bool // the last checkpoint has left segments for want of room
 	vain       bool // the last checkpoint left the oldest log file needed; until the next file begins another would, too
+	trails     []*trail
 	damaged    error
 	unreadable bool // the group's own files are damaged, not only its log
 	cutShort   bool // a crash came between an installed checkpoint and its record in the log; Open's
@@ -245,6 +246,7 @@ func (g *Group) note(f *walFile, rec *record, at int64) {
 	case kindReset:
 		g.locs, g.base, g.first, g.last, g.tail, g.reset = nil, 0, 0, 0, rec.index, rec.term
 		g.damaged, g.unreadable = nil, false
+		g.dropTrails()
 		g.uncache(0)
 	}
 }

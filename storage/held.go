@@ -11,14 +11,16 @@ type held struct {
 	in       *lookup
 	base     uint64 // index of locs[0]
 	locs     []loc
+	trail    *trail // of the stream that this may become; nil: none
 }
 
-// hold takes the data with entries up to an index. The log's files come first: a file that retires then leaves what is alive
-// in a segment.
+// hold takes the data with entries up to an index, and begins the trail behind it. The log's files come first: a file that retires then
+// leaves what is alive in a segment.
 func (g *Group) hold(to uint64) *held {
 	h := &held{g: g, files: g.s.wal.acquireAll()}
-	g.mu.RLock()
-	defer g.mu.RUnlock()
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	h.trail = g.follow(to)
 	h.segments, h.base = g.segments, g.base
 	for _, seg := range h.segments {
 		seg.acquire()
@@ -31,7 +33,16 @@ func (g *Group) hold(to uint64) *held {
 	return h
 }
 
+// unfollow ends the trail; at once, unless a follower has read all of its stream.
+func (h *held) unfollow(read bool) {
+	if h.trail != nil {
+		h.g.endStream(h.trail, read)
+		h.trail = nil
+	}
+}
+
 func (h *held) release() error {
+	h.unfollow(false)
 	err := h.g.s.wal.releaseAll(h.files)
 	for _, seg := range h.segments {
 		if releaseErr := seg.release(); err == nil {

@@ -5,15 +5,17 @@ import (
 	"slices"
 )
 
-// askForCheckpoints tells which groups keep the oldest file, when there are more files than are to be kept. One whose checkpoint
+// askForCheckpoints tells which groups keep the oldest file that is due, when there are more files than are to be kept. One whose checkpoint
 // has just not helped, since it has not applied what is in that file, is asked again when the next file begins, and not at once:
 // it would make checkpoints without a pause.
 func (w *wal) askForCheckpoints() {
+	cramped := w.cramped()
 	w.filesMu.RLock()
 	var groups []uint32
 	if len(w.files)-1 > w.s.o.KeepFiles {
+		f := w.due(cramped)
 		for _, g := range w.s.sortedGroups() {
-			if g.pins(w.files[0]) && !g.isVain() {
+			if g.pins(f) && !g.isVain() {
 				groups = append(groups, g.id)
 			}
 		}
@@ -32,19 +34,34 @@ func (w *wal) askForCheckpoints() {
 	}
 }
 
-// pinnedBy tells whether a group keeps the oldest file.
+// due is the file that checkpoints are made for: the oldest. Where a trail keeps that one, no checkpoint gives anything back, and yet they
+// are made as often as ever, for a start that is as quick, and so that everything can go at once: then it is the newest of those that are
+// to go. filesMu is held.
+func (w *wal) due(cramped bool) *walFile {
+	if n := len(w.files) - 1 - w.s.o.KeepFiles; n > 1 && w.followed(w.files[0], cramped) {
+		return w.files[n-1]
+	}
+	return w.files[0]
+}
+
+// pinnedBy tells whether a group keeps the file that is due.
 func (w *wal) pinnedBy(g *Group) bool {
+	cramped := w.cramped()
 	w.filesMu.RLock()
 	defer w.filesMu.RUnlock()
-	return g.pins(w.files[0])
+	return g.pins(w.due(cramped))
 }
 
 // KeepsLog tells whether the group keeps a log file from retiring that is not to be kept, which a checkpoint at an index, or a later one,
 // would give up.
 func (g *Group) KeepsLog(index uint64) bool {
 	w := g.s.wal
+	cramped := w.cramped()
 	w.filesMu.RLock()
 	defer w.filesMu.RUnlock()
+	if w.followed(w.files[0], cramped) {
+		return false
+	}
 	return len(w.files)-1 > w.s.o.KeepFiles && g.pins(w.files[0]) && g.upTo(w.files[0].number) <= index
 }
 
@@ -58,14 +75,15 @@ func (w *wal) toGo() (numbers []uint64) {
 	return numbers
 }
 
-// retire takes files from the front that no group needs.
+// retire takes files from the front that no group needs, and no follower.
 func (w *wal) retire() error {
 	var errs []error
 	groups := w.s.sortedGroups()
 	for {
+		cramped := w.cramped()
 		w.filesMu.Lock()
 		f := w.files[0]
-		needed := len(w.files)-1 <= w.s.o.KeepFiles
+		needed := len(w.files)-1 <= w.s.o.KeepFiles || w.followed(f, cramped)
 		for _, g := range groups {
 			needed = needed || g.pins(f)
 		}

@@ -39,8 +39,9 @@ type liveEntry struct {
 type bodyRange struct{ offset, size uint32 }
 
 // OpenSnapshot begins a stream of a state and the bodies that it refers to, for Install on another node. The size is the
-// stream's, exactly. Files that retire meanwhile stay readable to the stream until it is closed. The state must be the newest
-// checkpoint's or a later one; of one that checkpoints may have overtaken, see OpenBodies.
+// stream's, exactly. Files that retire meanwhile stay readable to the stream until it is closed; the log stays from the index on until
+// then, and for a while after it if all was read. The state must be the newest checkpoint's or a later one; of one that checkpoints may
+// have overtaken, see OpenBodies.
 func (g *Group) OpenSnapshot(c Checkpoint, state []byte, live LiveRefs) (size int64, _ io.ReadCloser, err error) {
 	if err := g.Damaged(); err != nil {
 		return 0, nil, err
@@ -53,7 +54,7 @@ func (b *Bodies) Snapshot(c Checkpoint, state []byte, live LiveRefs) (size int64
 	r := &snapshotReader{held: b.held}
 	bodies, err := r.collect(c.Index, live)
 	if err != nil {
-		return 0, nil, errors.Join(err, r.Close())
+		return 0, nil, errors.Join(err, r.held.release())
 	}
 	le := binary.LittleEndian
 	h := append([]byte(nil), snapshotMagic...)
@@ -129,6 +130,7 @@ func (r *snapshotReader) record() error {
 
 // Close gives the files back.
 func (r *snapshotReader) Close() error {
+	r.held.unfollow(len(r.buf) == 0 && len(r.pending) == 0 && len(r.entries) == 0)
 	r.entries, r.ranges, r.buf, r.pending = nil, nil, nil, nil
 	return r.held.release()
 }

@@ -86,6 +86,9 @@ func (w *wal) reserveNext() error {
 		w.short.Store(false)
 	} else if errors.Is(err, ErrDiskFull) {
 		w.short.Store(true)
+		if w.hasTrails() {
+			w.beside(w.giveBackFiles)
+		}
 	}
 	return err
 }

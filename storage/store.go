@@ -293,6 +293,9 @@ func (s *Store) Stalled() bool { return s.stalls.Any() }
 func (s *Store) Close() error {
 	s.wal.stop()
 	for _, g := range s.sortedGroups() {
+		g.mu.Lock()
+		g.dropTrails()
+		g.mu.Unlock()
 		g.working.Lock() // what is under way ends, and nothing begins any more
 		defer g.working.Unlock()
 	}
