@@ -16,6 +16,7 @@ import (
 	boltdb "github.com/hashicorp/raft-boltdb/v2"
 	"go.etcd.io/bbolt"
 	bbolterrors "go.etcd.io/bbolt/errors"
+	"golang.org/x/sys/unix"
 )
 
 // ErrDamaged tells that what was read is not what was written.
@@ -27,6 +28,7 @@ type DB struct{ bolt *watched }
 const (
 	fileName    = "raft.db"
 	lockTimeout = 2 * time.Second
+	lockPeriod  = 20 * time.Millisecond
 	sumSize     = 4
 )
 
@@ -38,11 +40,8 @@ func OpenDB(dir string) (db *DB, existed bool, err error) {
 	_, err = os.Stat(path)
 	existed = err == nil
 	err = guard(func() error {
-		if err := inspect(path); err != nil {
-			return err
-		}
 		bolt, err := boltdb.New(boltdb.Options{Path: path, BoltOptions: &bbolt.Options{Timeout: lockTimeout,
-			NoFreelistSync: true, FreelistType: bbolt.FreelistMapType}})
+			NoFreelistSync: true, FreelistType: bbolt.FreelistMapType, OpenFile: openFile}})
 		db = &DB{watch(bolt)}
 		return err
 	})
@@ -54,6 +53,37 @@ func OpenDB(dir string) (db *DB, existed bool, err error) {
 	}
 	return nil, existed, fmt.Errorf("open %s: %w", path, err)
 }
+
+// openFile opens the file for bolt, when it has been locked and looked at. Bolt locks what it is given once more, which changes nothing:
+// nobody else has the file between the look and its use.
+func openFile(path string, flag int, mode os.FileMode) (*os.File, error) {
+	file, err := os.OpenFile(path, flag, mode)
+	if err != nil {
+		return nil, err
+	}
+	if err = lock(file); err == nil {
+		err = inspect(file)
+	}
+	if err != nil {
+		return nil, errors.Join(err, file.Close())
+	}
+	return file, nil
+}
+
+// lock waits for the lock that bolt takes, for as long as bolt would: of a process that is ending, files are closed one after the other.
+func lock(file *os.File) error {
+	for began := time.Now(); ; time.Sleep(lockPeriod) {
+		switch err := unix.Flock(int(file.Fd()), unix.LOCK_EX|unix.LOCK_NB); {
+		case errors.Is(err, unix.EINTR):
+		case !errors.Is(err, unix.EWOULDBLOCK):
+			return err
+		case time.Since(began) >= lockTimeout:
+			return errLocked
+		}
+	}
+}
+
+var errLocked = errors.New("another process has the file open: does the node run already?")
 
 // PutAside renames a file that cannot be opened.
 func PutAside(dir string) error {

@@ -7,8 +7,10 @@ import (
 	"os"
 	"path/filepath"
 	"testing"
+	"time"
 
 	"github.com/hashicorp/raft"
+	"golang.org/x/sys/unix"
 )
 
 // smallDB fills a file with what the sweep then reads back, and returns its octets. The log has as many entries, a multiple
@@ -186,6 +188,73 @@ func TestDamagedMetaPage(t *testing.T) {
 	}
 }
 
+// TestLockedFile: while a process that is ending has the file still, who opens it waits, and then looks at it like anybody else. It does
+// not wait for ever.
+func TestLockedFile(t *testing.T) {
+	file := smallDB(t, 12)
+	newer := 0
+	if native.Uint64(file[os.Getpagesize()+pageHead+48:]) > native.Uint64(file[pageHead+48:]) {
+		newer = os.Getpagesize()
+	}
+	locked := func(t *testing.T, flip byte) (dir string, holder *os.File) {
+		dir = t.TempDir()
+		path := filepath.Join(dir, fileName)
+		content := bytes.Clone(file)
+		content[newer+pageHead+20] ^= flip
+		set(t, os.WriteFile(path, content, 0o600))
+		holder, err := os.Open(path)
+		set(t, err)
+		t.Cleanup(func() { _ = holder.Close() })
+		set(t, lock(holder))
+		return dir, holder
+	}
+	for name, flip := range map[string]byte{"sound": 0, "damaged": 4} {
+		t.Run(name, func(t *testing.T) {
+			dir, holder := locked(t, flip)
+			opened := make(chan error, 1)
+			go func() {
+				db, _, err := OpenDB(dir)
+				if err == nil {
+					err = errors.Join(readAll(db), db.Close())
+				}
+				opened <- err
+			}()
+			select {
+			case err := <-opened:
+				t.Fatalf("it does not wait: %v", err)
+			case <-time.After(10 * lockPeriod):
+			}
+			set(t, holder.Close())
+			if err := <-opened; errors.Is(err, ErrDamaged) != (flip != 0) || err != nil && flip == 0 {
+				t.Errorf("when the file is free: %v", err)
+			}
+		})
+	}
+	t.Run("for long", func(t *testing.T) {
+		dir, holder := locked(t, 0)
+		if _, _, err := OpenDB(dir); !errors.Is(err, errLocked) || errors.Is(err, ErrDamaged) {
+			t.Errorf("another process has the file: %v", err)
+		}
+		set(t, holder.Close())
+		set(t, openDB(t, dir).Close())
+	})
+}
+
+// TestLockIsHeldFromTheLookOn: nobody can take the file between the look at it and its use.
+func TestLockIsHeldFromTheLookOn(t *testing.T) {
+	path := filepath.Join(t.TempDir(), fileName)
+	set(t, os.WriteFile(path, smallDB(t, 12), 0o600))
+	looked, err := openFile(path, os.O_RDWR, 0o600)
+	set(t, err)
+	defer looked.Close()
+	other, err := os.Open(path)
+	set(t, err)
+	defer other.Close()
+	if err := unix.Flock(int(other.Fd()), unix.LOCK_EX|unix.LOCK_NB); !errors.Is(err, unix.EWOULDBLOCK) {
+		t.Errorf("the lock of a file that bolt has not yet: %v", err)
+	}
+}
+
 // A flipped bit in a value concerns one group; one in a key could hide that a group has lost a record.
 func TestDamagedRecord(t *testing.T) {
 	key, value := []byte("group-7/vote"), []byte("\x09\x00\x00\x00\x00\x00\x00\x00node-9.1")
@@ -283,5 +352,7 @@ func TestSoundFilePasses(t *testing.T) {
 	set(t, db.Close())
 	empty := t.TempDir()
 	set(t, openDB(t, empty).Close())
-	set(t, inspect(filepath.Join(empty, fileName)))
+	file, err := os.ReadFile(filepath.Join(empty, fileName))
+	set(t, err)
+	set(t, inspectFile(file))
 }

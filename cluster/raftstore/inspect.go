@@ -6,8 +6,6 @@ import (
 	"fmt"
 	"hash/fnv"
 	"os"
-
-	"github.com/warrenmq/warren/storage/vfs"
 )
 
 // Bolt checks nothing but its two meta pages, and of these it silently takes the older if the newer is damaged: the last
@@ -48,21 +46,17 @@ type inspector struct {
 	bucket   string // that is being read; empty: the root
 }
 
-// inspect tells whether the file is as bolt has written it. A file that somebody has locked is left to bolt's complaint.
-func inspect(path string) error {
-	if info, err := os.Stat(path); err != nil || info.Size() == 0 {
-		return nil // bolt makes it
-	}
-	lock, err := vfs.OS().Lock(path)
-	if err != nil {
-		return nil
-	}
-	defer func() { _ = lock.Close() }()
-	file, err := os.ReadFile(path)
-	if err != nil {
+// inspect tells whether the file, which is locked, is as bolt has written it.
+func inspect(file *os.File) error {
+	info, err := file.Stat()
+	if err != nil || info.Size() == 0 { // bolt makes it
 		return err
 	}
-	return inspectFile(file)
+	content := make([]byte, info.Size())
+	if _, err := file.ReadAt(content, 0); err != nil {
+		return err
+	}
+	return inspectFile(content)
 }
 
 func inspectFile(file []byte) error {
