@@ -200,7 +200,7 @@ func (c *Cluster) open() (err error) {
 	if err := refuseHalfRecovered(c.o.DataDir); err != nil {
 		return err
 	}
-	if c.identity, c.db, err = openIdentity(c.o.DataDir, c.log); err != nil {
+	if c.identity, c.db, err = openIdentity(c.o.DataDir, c.holdsData(), c.log); err != nil {
 		return err
 	}
 	var f founding

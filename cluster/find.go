@@ -4,8 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io/fs"
-	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"time"
@@ -75,14 +74,15 @@ func refusedWith(why string) error {
 // hasData tells whether this node has had a seat in a group, or has anything in its store. Where the votes are lost, the catalog's
 // directory tells: a seat has it before it votes.
 func (c *Cluster) hasData() bool {
-	switch {
-	case len(c.o.Store.Groups()) > 0:
-		return true
-	case !c.db.Renewed():
-		return !c.db.Blank()
+	if c.db.Renewed() {
+		return c.holdsData()
 	}
-	_, err := os.Stat(c.catalog.dir)
-	return !errors.Is(err, fs.ErrNotExist)
+	return len(c.o.Store.Groups()) > 0 || !c.db.Blank()
+}
+
+// holdsData tells whether there is anything in the store or the catalog's directory.
+func (c *Cluster) holdsData() bool {
+	return len(c.o.Store.Groups()) > 0 || exists(filepath.Join(c.o.DataDir, "catalog"))
 }
 
 // begin decides who is in the new cluster, if that is for this node to do and enough are there.

@@ -116,36 +116,48 @@ func syncDir(dir string) error {
 }
 
 // openIdentity reads who this node is, or decides it, and opens what it has promised under that name. Votes that are gone or
-// cannot be read are noted as lost: no group may count on them. Without a name, votes are nobody's.
-func openIdentity(dir string, log *slog.Logger) (id identity, db *raftstore.DB, err error) {
+// cannot be read are noted as lost: no group may count on them. Without a name, votes are nobody's; where there is no data either, and
+// nothing was promised, a first start was cut short.
+//
+// A node has its name once its file of votes is marked as its first. So a file without a mark beside a name is not the one in which it
+// promised, however it came there: made anew by bolt, since the former one was lost, put aside or empty.
+func openIdentity(dir string, data bool, log *slog.Logger) (id identity, db *raftstore.DB, err error) {
 	known, err := load(dir, identityFile, &id)
 	if err != nil {
 		return id, nil, err
 	}
-	db, existed, err := raftstore.OpenDB(dir)
-	if errors.Is(err, raftstore.ErrDamaged) && known {
+	db, _, err = raftstore.OpenDB(dir)
+	if errors.Is(err, raftstore.ErrDamaged) && (known || !data) {
 		log.Error("the votes cannot be read; the file is put aside", "err", err)
 		if err = raftstore.PutAside(dir); err == nil {
-			db, existed, err = raftstore.OpenDB(dir)
+			db, _, err = raftstore.OpenDB(dir)
 		}
 	}
 	if err != nil {
 		return id, nil, err
 	}
 	switch {
-	case known && !existed:
+	case known && !db.Marked():
 		log.Error("the votes are lost: replicas are rebuilt from the other nodes")
 		err = db.MarkRenewed()
-	case !known && existed && !db.Blank():
-		err = fmt.Errorf("%s is missing beside votes: this directory's identity is lost; start with an empty one", identityFile)
+	case !known && (data || !db.Blank()):
+		err = fmt.Errorf("%s is missing beside votes or data: this directory's identity is lost; start with an empty one", identityFile)
 	case !known:
-		id.UUID = newUUID()
-		err = save(dir, identityFile, id)
+		id, err = newIdentity(dir, db)
 	}
 	if err != nil {
 		return id, nil, errors.Join(err, db.Close())
 	}
 	return id, db, nil
+}
+
+// newIdentity names a node that has promised nothing. Its file of votes and the mark in it are durable before the name is.
+func newIdentity(dir string, db *raftstore.DB) (identity, error) {
+	if err := errors.Join(db.ClearRenewed(), syncDir(dir)); err != nil {
+		return identity{}, err
+	}
+	id := identity{UUID: newUUID()}
+	return id, save(dir, identityFile, id)
 }
 
 // newUUID returns a random UUID (RFC 9562, version 4).

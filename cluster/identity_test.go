@@ -75,9 +75,26 @@ func TestIdentity(t *testing.T) {
 	remove := func(name string) func(t *testing.T, dir string) {
 		return func(t *testing.T, dir string) { must(t, os.Remove(filepath.Join(dir, name))) }
 	}
+	cut := func(size int64) func(t *testing.T, dir string) {
+		return func(t *testing.T, dir string) { must(t, os.Truncate(filepath.Join(dir, "raft.db"), size)) }
+	}
+	// made makes the file of votes anew, as a start does that is cut short then.
+	made := func(t *testing.T, dir string) {
+		db, _, err := raftstore.OpenDB(dir)
+		must(t, err)
+		must(t, db.Close())
+	}
+	all := func(steps ...func(t *testing.T, dir string)) func(t *testing.T, dir string) {
+		return func(t *testing.T, dir string) {
+			for _, step := range steps {
+				step(t, dir)
+			}
+		}
+	}
 	for _, c := range []struct {
 		name    string
 		promise bool // the node has taken a seat before
+		data    bool // there is something beside the votes
 		damage  func(t *testing.T, dir string)
 		refused string // part of the error; empty: it starts
 		same    bool   // as the node that it was
@@ -88,24 +105,29 @@ func TestIdentity(t *testing.T) {
 		{name: "identity damaged", promise: true, damage: flip(identityFile, 40), refused: "damaged"},
 		{name: "identity damaged, no seat yet", damage: flip(identityFile, 40), refused: "damaged"},
 		{name: "identity gone", promise: true, damage: remove(identityFile), refused: "identity is lost"},
+		{name: "identity and votes gone", promise: true, data: true, damage: all(remove(identityFile), remove("raft.db")), refused: "identity is lost"},
 		{name: "a first start was cut short", damage: remove(identityFile)},
+		{name: "a first start was cut short before the mark", damage: all(remove(identityFile), remove("raft.db"), made)},
+		{name: "a first start was cut short in the first page", damage: all(remove(identityFile), cut(512))},
+		{name: "a first start was cut short after the first page", damage: all(remove(identityFile), cut(4096))},
+		{name: "a first start was cut short before the root", damage: all(remove(identityFile), cut(8192))},
+		{name: "a first start was cut short before there was anything", damage: all(remove(identityFile), cut(0))},
+		{name: "a first start was cut short before its pages were durable", damage: all(remove(identityFile), cut(0), cut(32<<10))},
 		{name: "votes gone", promise: true, damage: remove("raft.db"), same: true, renewed: true},
+		{name: "votes empty", promise: true, damage: cut(0), same: true, renewed: true},
 		{name: "votes damaged", promise: true, damage: flip("raft.db", 40), same: true, renewed: true},
-		{name: "identity gone, votes damaged", promise: true, refused: "damaged", damage: func(t *testing.T, dir string) {
-			flip("raft.db", 40)(t, dir)
-			remove(identityFile)(t, dir)
-		}},
-		{name: "identity gone after votes were gone", promise: true, refused: "identity is lost", damage: func(t *testing.T, dir string) {
-			remove("raft.db")(t, dir)
-			_, db, err := openIdentity(dir, slog.New(slog.DiscardHandler))
+		{name: "votes gone, and a start that was cut short", promise: true, damage: all(remove("raft.db"), made), same: true, renewed: true},
+		{name: "votes gone, and a start whose first pages are torn", promise: true, damage: cut(8192), same: true, renewed: true},
+		{name: "identity gone, votes damaged", promise: true, data: true, damage: all(remove(identityFile), flip("raft.db", 40)), refused: "damaged"},
+		{name: "identity gone after votes were gone", promise: true, refused: "identity is lost", damage: all(remove("raft.db"), func(t *testing.T, dir string) {
+			_, db, err := openIdentity(dir, true, slog.New(slog.DiscardHandler))
 			must(t, err)
 			must(t, db.Close())
-			remove(identityFile)(t, dir)
-		}},
+		}, remove(identityFile))},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			dir := t.TempDir()
-			first, db, err := openIdentity(dir, slog.New(slog.DiscardHandler))
+			first, db, err := openIdentity(dir, false, slog.New(slog.DiscardHandler))
 			must(t, err)
 			if len(first.UUID) != 36 || db.Renewed() {
 				t.Errorf("a new node is %q, renewed %v", first.UUID, db.Renewed())
@@ -116,7 +138,7 @@ func TestIdentity(t *testing.T) {
 			must(t, db.Close())
 			c.damage(t, dir)
 			for start := range 2 { // what it decides holds at the next start
-				id, db, err := openIdentity(dir, slog.New(slog.DiscardHandler))
+				id, db, err := openIdentity(dir, c.data, slog.New(slog.DiscardHandler))
 				if c.refused != "" {
 					if err == nil {
 						t.Fatalf("start %d: it starts as %s: %v", start, id.UUID, db.Close())
@@ -127,13 +149,49 @@ func TestIdentity(t *testing.T) {
 					continue
 				}
 				must(t, err)
-				if (id == first) != c.same || db.Renewed() != c.renewed {
+				if (id == first) != c.same || db.Renewed() != c.renewed || !db.Marked() {
 					t.Errorf("start %d: it is %s after %s, renewed %v", start, id.UUID, first.UUID, db.Renewed())
 				}
 				must(t, db.Close())
+				first, c.same = id, true // also a new node keeps its name
 			}
 		})
 	}
+}
+
+// TestFirstMarkIsBeforeTheName: a start may be cut short anywhere. Where the name is, the file of votes says already that it is the first.
+func TestFirstMarkIsBeforeTheName(t *testing.T) {
+	dir := t.TempDir()
+	aside := filepath.Join(dir, identityFile+".new")
+	must(t, os.Mkdir(aside, 0o700)) // the name cannot be written
+	if _, _, err := openIdentity(dir, false, slog.New(slog.DiscardHandler)); err == nil {
+		t.Fatal("it starts without a name")
+	}
+	db, _, err := raftstore.OpenDB(dir)
+	must(t, err)
+	if !db.Marked() || db.Renewed() {
+		t.Errorf("before the name the file is marked %v, renewed %v", db.Marked(), db.Renewed())
+	}
+	must(t, db.Close())
+	must(t, os.Remove(aside))
+	_, db, err = openIdentity(dir, false, slog.New(slog.DiscardHandler))
+	must(t, err)
+	must(t, db.Close())
+}
+
+// TestEmptyFileOfVotes: a node whose file of votes has no octets has lost them, also those of the catalog's seat, whose log was in the same
+// file and has left no snapshot behind.
+func TestEmptyFileOfVotes(t *testing.T) {
+	members := startMembersOf(t, 3, 1)
+	m := members[2]
+	before := m.catalog.server()
+	m.stop()
+	must(t, os.Truncate(filepath.Join(m.o.DataDir, "raft.db"), 0))
+	must(t, m.start())
+	if now := m.catalog.server(); now == before {
+		t.Errorf("it goes on as %s, which has promised what it does not know any more", now)
+	}
+	settled(t, members)
 }
 
 // TestFound: a node is in one cluster, of which it is told to be a first member, and it writes that down.

@@ -260,7 +260,7 @@ func TestVotesLostBeforeJoining(t *testing.T) {
 	if err := os.MkdirAll(m.o.DataDir, 0o750); err != nil {
 		t.Fatal(err)
 	}
-	id, db, err := openIdentity(m.o.DataDir, m.o.Logger)
+	id, db, err := openIdentity(m.o.DataDir, false, m.o.Logger)
 	if err != nil {
 		t.Fatal(err)
 	}

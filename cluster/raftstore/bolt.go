@@ -91,23 +91,43 @@ func PutAside(dir string) error {
 	return os.Rename(path, fmt.Sprintf("%s.damaged-%d", path, time.Now().UnixNano()))
 }
 
-// renewedKey holds a record when this file took the place of one that was lost.
+// renewedKey holds the mark: whether this file took the place of one that was lost. A file without it was just made, or by a start that was
+// cut short before it could tell.
 var renewedKey = []byte("renewed")
 
-// MarkRenewed notes that this file took the place of one that was lost: a group without a seat in it had one.
-func (d *DB) MarkRenewed() error { return d.bolt.Set(renewedKey, seal(renewedKey, []byte{1})) }
+var (
+	renewed = []byte{1}
+	whole   = []byte{0}
+)
 
-// ClearRenewed takes the mark back: no group is bound any more by what the lost file held.
-func (d *DB) ClearRenewed() error { return d.bolt.Set(renewedKey, seal(renewedKey, []byte{0})) }
+// MarkRenewed notes that this file took the place of one that was lost: a group without a seat in it may have had one.
+func (d *DB) MarkRenewed() error { return d.mark(renewed) }
 
-// Renewed tells whether the file is marked as renewed. A mark that cannot be read is one.
+// ClearRenewed notes that no group is bound by anything but what this file holds: it is its node's first, or there is none any more that a
+// lost one bound.
+func (d *DB) ClearRenewed() error { return d.mark(whole) }
+
+func (d *DB) mark(as []byte) error {
+	if err := d.bolt.setFirst(renewedKey, seal(renewedKey, as)); err != nil {
+		return fmt.Errorf("mark %s: %w", fileName, err)
+	}
+	return nil
+}
+
+// Marked tells whether the file has a mark, be it that nobody can read it.
+func (d *DB) Marked() bool {
+	_, err := d.bolt.Get(renewedKey)
+	return !errors.Is(err, boltdb.ErrKeyNotFound)
+}
+
+// Renewed tells whether the file may have taken the place of one that was lost: nothing but a mark says that it has not.
 func (d *DB) Renewed() bool {
 	sealed, err := d.bolt.Get(renewedKey)
 	if err != nil {
-		return false
+		return true
 	}
 	mark, err := unseal(renewedKey, sealed)
-	return err != nil || !bytes.Equal(mark, []byte{0})
+	return err != nil || !bytes.Equal(mark, whole)
 }
 
 // Exists tells whether a data directory has the file.
@@ -116,10 +136,10 @@ func Exists(dir string) bool {
 	return err == nil
 }
 
-// Blank tells whether the catalog has no seat in the file: nothing was promised yet.
+// Blank tells whether the catalog has no seat in the file, nor had one in a file before it: nothing was promised yet.
 func (d *DB) Blank() bool {
 	seat, err := d.Stable(CatalogGroup).Seat()
-	return err == nil && seat.Incarnation == 0 && !d.Renewed()
+	return err == nil && seat.Incarnation == 0 && !(d.Marked() && d.Renewed())
 }
 
 // CatalogGroup is the number of the catalog's group; the shards have theirs from 0.

@@ -111,8 +111,12 @@ func TestForgottenVote(t *testing.T) {
 func TestSeat(t *testing.T) {
 	dir := t.TempDir()
 	db := openDB(t, dir)
-	if !db.Blank() {
-		t.Error("a new file is not blank")
+	if !db.Blank() || db.Marked() || !db.Renewed() {
+		t.Error("a new file is not blank, or says that nothing was lost before it was asked")
+	}
+	set(t, db.ClearRenewed())
+	if !db.Blank() || !db.Marked() || db.Renewed() {
+		t.Error("a node's first file is not blank, or renewed")
 	}
 	s := db.Stable(CatalogGroup)
 	if seat, err := s.Seat(); err != nil || seat != (Seat{}) {
@@ -127,8 +131,13 @@ func TestSeat(t *testing.T) {
 		t.Error("a file with a seat is blank or renewed")
 	}
 	set(t, db.MarkRenewed())
-	if !reopen(t, db, dir).Renewed() {
+	if db = reopen(t, db, dir); !db.Marked() || !db.Renewed() {
 		t.Error("the mark is lost")
+	}
+	db = openDB(t, t.TempDir())
+	set(t, db.MarkRenewed())
+	if db.Blank() {
+		t.Error("a file that took the place of one that was lost is blank")
 	}
 }
 

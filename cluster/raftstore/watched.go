@@ -57,6 +57,15 @@ func (w *watched) die(err error) {
 // write does a write and answers when it has ended, whatever is thought of it by then: one that is still under way has
 // neither failed nor succeeded.
 func (w *watched) write(do func() error) error {
+	err := w.try(do)
+	if err != nil && !errors.Is(err, errDead) && !errors.Is(err, bbolterrors.ErrDatabaseNotOpen) {
+		w.die(err)
+	}
+	return err
+}
+
+// try is write for who ends when it fails, without anything having been promised.
+func (w *watched) try(do func() error) error {
 	if w.dead.Load() {
 		return errDead
 	}
@@ -69,11 +78,17 @@ func (w *watched) write(do func() error) error {
 	watchdog.Stop()
 	switch {
 	case err != nil && !errors.Is(err, bbolterrors.ErrDatabaseNotOpen):
-		w.die(err)
+		w.dead.Store(true)
 	case w.dead.Load():
 		return errDead
 	}
 	return err
+}
+
+// setFirst is the write of a record before the file is used. One that fails, as on a full disk, is the end of the start, as it is when bolt
+// cannot make the file.
+func (w *watched) setFirst(key, value []byte) error {
+	return w.try(func() error { return w.store.Set(key, value) })
 }
 
 // Set is a write of a record.

@@ -3,6 +3,7 @@ package raftstore
 import (
 	"errors"
 	"sync/atomic"
+	"syscall"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -32,8 +33,12 @@ func writes(db *DB) map[string]func() error {
 		"entry":   func() error { return db.CatalogLog().StoreLog(catalogEntries(1, 1)[0]) },
 		"delete":  func() error { return db.CatalogLog().DeleteRange(1, 1) },
 		"mark":    db.MarkRenewed,
+		"no mark": db.ClearRenewed,
 	}
 }
+
+// starts tells which writes are those of a start, before anything is promised.
+func starts(name string) bool { return name == "mark" || name == "no mark" }
 
 func breakable(t *testing.T) (db *DB, s *brokenStore, fatals *atomic.Int64) {
 	t.Helper()
@@ -101,7 +106,7 @@ func TestFailedWrite(t *testing.T) {
 				t.Errorf("%s after a failed %s: %v", other, name, err)
 			}
 		}
-		if n := fatals.Load(); n != 1 {
+		if n := fatals.Load(); (n == 1) == starts(name) || n > 1 {
 			t.Errorf("%s: OnFatal was called %d times", name, n)
 		}
 	}
@@ -127,5 +132,19 @@ func TestFailedWriteByDefault(t *testing.T) {
 			t.Error("it goes on")
 		}
 	}()
-	t.Errorf("the write was answered: %v", db.MarkRenewed())
+	t.Errorf("the write was answered: %v", db.Stable(1).SaveSeat(Seat{Incarnation: 1}))
+}
+
+// TestFullDiskAtTheStart: the mark is written before there is anybody to call. That it cannot be is an error, with which the start ends,
+// and the file is of no more use.
+func TestFullDiskAtTheStart(t *testing.T) {
+	for name, mark := range map[string]func(*DB) error{"renewed": (*DB).MarkRenewed, "first": (*DB).ClearRenewed} {
+		db := &DB{watch(&brokenStore{InmemStore: raft.NewInmemStore(), write: func() error { return syscall.ENOSPC }})}
+		if err := mark(db); !errors.Is(err, syscall.ENOSPC) {
+			t.Errorf("%s: %v", name, err)
+		}
+		if err := mark(db); !errors.Is(err, errDead) {
+			t.Errorf("%s, a second time: %v", name, err)
+		}
+	}
 }
