@@ -84,7 +84,8 @@ func (i *inspector) metas() error {
 		newer = second
 	}
 	i.made = native.Uint64(newer[48:]) > 1
-	// Bolt maps as much as the file has, and uses a page that is free without a look at whether that is mapped.
+	// Bolt uses a page that is free without a look at whether the file has it. No crash leaves a file that is too short: what is to hold new
+	// pages is made and synced (DB.grow) before they are written, and they are synced before the meta page that counts them is written.
 	if i.pages = native.Uint64(newer[40:]); i.pages > uint64(len(i.file))/i.pageSize {
 		return damaged("the file has %d bytes for %d pages", len(i.file), i.pages)
 	}
