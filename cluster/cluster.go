@@ -123,6 +123,7 @@ type Cluster struct {
 
 	self        atomic.Pointer[broker.Self] // nil: not registered yet
 	founded     atomic.Pointer[founding]    // nil: no member yet
+	lost        bool                        // it is a member of a cluster, and the file that named it cannot be read; set before anybody asks
 	hasSeat     atomic.Bool                 // the catalog's seat runs
 	directory   atomic.Pointer[directory]
 	replicas    atomic.Pointer[map[queue.ShardID]*shard] // replaced, never changed
@@ -203,12 +204,8 @@ func (c *Cluster) open() (err error) {
 	if c.identity, c.db, err = openIdentity(c.o.DataDir, c.holdsData(), c.log); err != nil {
 		return err
 	}
-	var f founding
-	if found, err := load(c.o.DataDir, foundingFile, &f); err != nil {
+	if err := c.readFounding(); err != nil {
 		return err
-	} else if found {
-		c.founded.Store(&f)
-		close(c.begun)
 	}
 	c.db.Around(c.o.Surroundings.VoteWrite)
 	c.db.OnFatal(c.o.OnFatal)
@@ -239,6 +236,25 @@ func (c *Cluster) open() (err error) {
 	return nil
 }
 
+// readFounding reads which cluster this node is in, or finds that it is in one and that only its members can tell: the file was written when
+// it became a member, and before it had anything.
+func (c *Cluster) readFounding() error {
+	var f founding
+	switch found, err := load(c.o.DataDir, foundingFile, &f); {
+	case errors.Is(err, errDamagedFile):
+		c.log.Error("the file that names the cluster cannot be read", "err", err)
+		c.lost = true
+	case err != nil:
+		return err
+	case found:
+		c.founded.Store(&f)
+		close(c.begun)
+	default:
+		c.lost = c.hasData()
+	}
+	return nil
+}
+
 func (c *Cluster) serveNodes() {
 	err := c.network.Serve(peer.Handlers{
 		Serve: map[peer.Class]func(context.Context, peer.Stream){
@@ -265,10 +281,15 @@ func (c *Cluster) answerCall(ctx context.Context, request []byte) ([]byte, error
 
 var errStarting = unavailable("this node is starting")
 
-// member is what this node tells the others by gossip.
+// member is what this node tells the others by gossip. One that is of a cluster and does not know of which must not be counted among those
+// with which another begins.
 func (c *Cluster) member() *nodev1.Member {
+	expect := uint32(c.o.Expect)
+	if c.lost {
+		expect = 0
+	}
 	return &nodev1.Member{Uuid: c.identity.UUID, Name: c.o.Name, Address: net.JoinHostPort(c.o.Advertise, strconv.Itoa(c.o.ClusterPort)),
-		ClusterId: c.clusterID(), Expect: uint32(c.o.Expect)}
+		ClusterId: c.clusterID(), Expect: expect}
 }
 
 func (c *Cluster) clusterID() string {

@@ -29,13 +29,12 @@ const refusedPeriod = time.Second
 // identity decides who is in it and tells the others, who write it down before they act on it. Nothing begins where any data
 // exists: of that data's cluster only the members can tell, when the file that named it is lost.
 func (c *Cluster) find(ctx context.Context) error {
-	lost := c.hasData()
 	switch {
 	case c.founded.Load() != nil:
 		return nil
-	case lost && len(c.o.Join) == 0:
-		return fmt.Errorf("%s is missing from %s, but there is data: put it back, or name members of the cluster with --join", foundingFile, c.o.DataDir)
-	case lost:
+	case c.lost && len(c.o.Join) == 0:
+		return fmt.Errorf("%s is missing from %s or damaged, but this node is of a cluster: put it back, or name members of the cluster with --join", foundingFile, c.o.DataDir)
+	case c.lost:
 		c.log.Error("the file that names the cluster is lost: asking the members", "file", foundingFile)
 	case len(c.o.Join) == 0 && c.o.Expect <= 1:
 		return c.found(founding{ClusterID: newUUID(), Servers: []foundingNode{{c.identity.UUID, c.member().Address}}})
@@ -55,7 +54,7 @@ func (c *Cluster) find(ctx context.Context) error {
 				told = why
 				ticker.Reset(refusedPeriod)
 			}
-			if !lost {
+			if !c.lost {
 				c.begin(ctx)
 			}
 		case <-ctx.Done():

@@ -58,6 +58,9 @@ const sealedVersion = 1
 
 func sumOf(value []byte) uint32 { return crc32.Checksum(value, crc32.MakeTable(crc32.Castagnoli)) }
 
+// errDamagedFile tells that a file is there and does not hold what was written.
+var errDamagedFile = errors.New("damaged")
+
 // load reads a file into value; false: there is none.
 func load(dir, name string, value any) (bool, error) {
 	data, err := os.ReadFile(filepath.Join(dir, name))
@@ -68,13 +71,13 @@ func load(dir, name string, value any) (bool, error) {
 	}
 	var f sealedFile
 	if err := json.Unmarshal(data, &f); err != nil {
-		return false, fmt.Errorf("%s is damaged: %w", name, err)
+		return false, fmt.Errorf("%s is %w: %w", name, errDamagedFile, err)
 	}
 	if f.Version != sealedVersion {
 		return false, fmt.Errorf("%s has version %d; this program knows %d", name, f.Version, sealedVersion)
 	}
 	if sumOf(f.Value) != f.Sum {
-		return false, fmt.Errorf("%s is damaged: wrong checksum", name)
+		return false, fmt.Errorf("%s is %w: wrong checksum", name, errDamagedFile)
 	}
 	if err := json.Unmarshal(f.Value, value); err != nil {
 		return false, fmt.Errorf("%s: %w", name, err)

@@ -58,7 +58,7 @@ func (c *Cluster) askToJoin(ctx context.Context, m *nodev1.Member) (*nodev1.Join
 	defer cancel()
 	self := c.member()
 	return control.Join(ctx, &nodev1.JoinRequest{Uuid: self.Uuid, Name: self.Name, Address: self.Address,
-		MachineVersion: catalog.LatestMachineVersion, Version: c.o.Version, Lost: c.hasData()})
+		MachineVersion: catalog.LatestMachineVersion, Version: c.o.Version, Lost: c.lost})
 }
 
 // Join implements the Control service.

@@ -219,15 +219,31 @@ func TestNameIsTaken(t *testing.T) {
 	}
 }
 
-// TestLostClusterFile: a node that has data and not the file that names its cluster begins none. Members tell it where it
+// TestLostClusterFile: a node whose file that names its cluster is gone beside data, or damaged, begins no other. Members tell it where it
 // belongs.
 func TestLostClusterFile(t *testing.T) {
-	t.Run("alone", func(t *testing.T) {
+	damage := func(path string) error {
+		data, err := os.ReadFile(path)
+		if err == nil {
+			data[len(data)/2] ^= 4
+			err = os.WriteFile(path, data, 0o600)
+		}
+		return err
+	}
+	alone := func(t *testing.T, harm func(path string) error) {
 		m := startMembers(t, 1)[0]
 		m.stop()
-		if err := os.Remove(filepath.Join(m.o.DataDir, foundingFile)); err != nil {
-			t.Fatal(err)
+		must(t, harm(filepath.Join(m.o.DataDir, foundingFile)))
+		if err := m.start(); err == nil || !strings.Contains(err.Error(), "--join") {
+			t.Errorf("it starts: %v", err)
 		}
+	}
+	t.Run("gone, alone", func(t *testing.T) { alone(t, os.Remove) })
+	t.Run("damaged, alone", func(t *testing.T) { alone(t, damage) })
+	t.Run("damaged, alone and without data", func(t *testing.T) {
+		m := newMembers(t, 1, 1)[0]
+		must(t, os.MkdirAll(m.o.DataDir, 0o750))
+		must(t, os.WriteFile(filepath.Join(m.o.DataDir, foundingFile), nil, 0o600))
 		if err := m.start(); err == nil || !strings.Contains(err.Error(), "--join") {
 			t.Errorf("it starts: %v", err)
 		}
@@ -236,20 +252,29 @@ func TestLostClusterFile(t *testing.T) {
 		members := startMembers(t, 3)
 		l := startTraffic(t, members[0])
 		m := members[2]
-		uuid, cluster := m.identity.UUID, m.clusterID()
-		m.stop()
-		if err := os.Remove(filepath.Join(m.o.DataDir, foundingFile)); err != nil {
-			t.Fatal(err)
+		for _, harm := range []func(path string) error{os.Remove, damage} {
+			uuid, cluster := m.identity.UUID, m.clusterID()
+			m.stop()
+			must(t, harm(filepath.Join(m.o.DataDir, foundingFile)))
+			must(t, m.start())
+			if m.identity.UUID != uuid || m.clusterID() != cluster || m.Self().Node > 3 {
+				t.Errorf("it is another node: %s in %s, number %d", m.identity.UUID, m.clusterID(), m.Self().Node)
+			}
+			settled(t, members)
 		}
-		if err := m.start(); err != nil {
-			t.Fatal(err)
-		}
-		if m.identity.UUID != uuid || m.clusterID() != cluster || m.Self().Node > 3 {
-			t.Errorf("it is another node: %s in %s, number %d", m.identity.UUID, m.clusterID(), m.Self().Node)
-		}
-		settled(t, members)
 		l.check(t, members)
 	})
+}
+
+// TestLostNodeIsNoFirstMember: nodes that begin a cluster do not count one among them that has the data of another.
+func TestLostNodeIsNoFirstMember(t *testing.T) {
+	c := &Cluster{o: Options{Name: "n", Expect: 3}}
+	if c.member().Expect != 3 {
+		t.Error("a node without data is not counted")
+	}
+	if c.lost = true; c.member().Expect != 0 {
+		t.Errorf("it is counted among %d", c.member().Expect)
+	}
 }
 
 // TestVotesLostBeforeJoining: a node that has been of no cluster has promised nothing by votes that cannot be read any more: it is let
