@@ -353,6 +353,36 @@ var remedies = []remedy{
 		edits: []edit{{"cluster/committed.go", "r := l.instance.Load()", "var r *raft.Raft"}},
 	},
 	{
+		name: "lost votes", what: "a file of votes without its mark took the place of one that was lost",
+		where: "cluster openIdentity", pkg: "cluster", test: "TestEmptyFileOfVotes",
+		fails: "which has promised what it does not know any more",
+		edits: []edit{{"cluster/identity.go", "known && !db.Marked():", "known && !db.Marked() && false:"}, {"cluster/raftstore/bolt.go", "\t\treturn true\n\t}\n\tmark, err := unseal", "\t\treturn false\n\t}\n\tmark, err := unseal"}},
+	},
+	{
+		name: "first mark", what: "a node has its name once its file of votes is marked as its first",
+		where: "cluster newIdentity", pkg: "cluster", test: "TestFirstMarkIsBeforeTheName",
+		fails: "before the name the file is marked false",
+		edits: []edit{{"cluster/identity.go", "errors.Join(db.ClearRenewed(), syncDir(dir))", "syncDir(dir)"}},
+	},
+	{
+		name: "torn start", what: "a file of votes that a first start has left unfinished is put aside",
+		where: "cluster openIdentity", pkg: "cluster", test: "TestIdentity",
+		fails: "the file has 512 bytes",
+		edits: []edit{{"cluster/identity.go", "&& (known || !data) {", "&& known {"}},
+	},
+	{
+		name: "locked votes", what: "the file of votes is looked at under the lock with which it is used",
+		where: "cluster/raftstore openFile", pkg: "cluster/raftstore", test: "TestLockedFile",
+		fails: "when the file is free:",
+		edits: []edit{{"cluster/raftstore/bolt.go", "if err = lock(file); err == nil {", "if unix.Flock(int(file.Fd()), unix.LOCK_EX|unix.LOCK_NB) == nil {"}},
+	},
+	{
+		name: "lost cluster file", what: "a damaged cluster.json is treated like a missing one",
+		where: "cluster readFounding", pkg: "cluster", test: "TestLostClusterFile",
+		fails: "cluster.json is damaged",
+		edits: []edit{{"cluster/cluster.go", "c.lost = true", "return err"}},
+	},
+	{
 		name: "names of snapshots", what: "the names in a snapshot's directory are durable before the snapshot counts",
 		where: "cluster snapshotSink.Close", pkg: "cluster", test: "TestSnapshotNamesAreSynced",
 		fails: "its names could not be synced",
