@@ -94,11 +94,16 @@ func snapshotEvery(every uint64, variable string) uint64 {
 
 // check implements groupParts.
 func (s *catalogSeat) check() error {
-	snapshot, err := s.latestSnapshot()
+	index, damaged, err := s.latestSnapshot()
 	if err != nil {
 		return err
 	}
-	return s.c.db.CatalogLog().Check(snapshot)
+	if err = s.c.db.CatalogLog().Check(index); isDamage(err) {
+		for _, saved := range damaged { // it may be one of these that the log continues
+			err = fmt.Errorf("%w; %w", err, saved.damage)
+		}
+	}
+	return err
 }
 
 // empty implements groupParts.
@@ -107,7 +112,7 @@ func (s *catalogSeat) empty() (bool, error) {
 	if err != nil {
 		return false, err
 	}
-	snapshot, err := s.latestSnapshot()
+	snapshot, _, err := s.latestSnapshot()
 	return last == 0 && snapshot == 0, err
 }
 
@@ -129,25 +134,14 @@ func (s *catalogSeat) discard() error {
 // reread implements groupParts: check has read everything.
 func (s *catalogSeat) reread() error { return nil }
 
-// latestSnapshot is the index of the newest snapshot that is whole, 0 when there is none. The library takes the same one.
-func (s *catalogSeat) latestSnapshot() (uint64, error) {
-	store, err := raft.NewFileSnapshotStoreWithLogger(s.dir, snapshotsKept, raftLogger(s.c.log, "catalog"))
-	if err != nil {
-		return 0, err
+// latestSnapshot is the index of the newest snapshot that is whole, 0 when there is none, and those that are damaged. The library takes
+// the same one.
+func (s *catalogSeat) latestSnapshot() (index uint64, damaged []savedSnapshot, err error) {
+	whole, damaged, err := surveySnapshots(s.dir)
+	if err != nil || len(whole) == 0 {
+		return 0, damaged, err
 	}
-	list, err := store.List()
-	if err != nil {
-		return 0, err
-	}
-	var damage []error
-	for _, m := range list {
-		_, r, err := store.Open(m.ID) // checks its sum
-		if err == nil {
-			return m.Index, r.Close()
-		}
-		damage = append(damage, err)
-	}
-	return 0, errors.Join(damage...)
+	return whole[0].index, damaged, nil
 }
 
 // fsm implements groupParts.

@@ -4,7 +4,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"io/fs"
 	"log/slog"
 	"os"
 	"path/filepath"
@@ -167,22 +166,25 @@ func (d *data) readCatalog() error {
 	d.state = catalog.New()
 	g := GroupReport{Name: "catalog", Members: []string{}}
 	var members raft.Configuration
-	if dir := filepath.Join(d.o.Dir, "catalog"); exists(dir) {
-		snapshots, err := raft.NewFileSnapshotStoreWithLogger(dir, snapshotsKept, raftLogger(d.o.Logger, "catalog"))
-		if err != nil {
+	list, err := savedSnapshots(filepath.Join(d.o.Dir, "catalog"))
+	if err != nil {
+		return err
+	}
+	for _, saved := range list {
+		m, r, err := saved.open()
+		switch {
+		case errors.Is(err, errUnfinished):
+			continue
+		case err != nil && !isDamage(err):
 			return err
+		case err == nil:
+			err = d.readSnapshot(r)
 		}
-		list, err := snapshots.List()
-		if err != nil {
-			return err
+		if err == nil {
+			g.Index, g.Term, members = m.Index, m.Term, m.Configuration
+			break
 		}
-		for _, m := range list {
-			if err = d.readSnapshot(snapshots, m.ID); err == nil {
-				g.Index, g.Term, members = m.Index, m.Term, m.Configuration
-				break
-			}
-			g.Damage, d.report.Able = err.Error(), false
-		}
+		g.Damage, d.report.Able = err.Error(), false
 	}
 	if err := d.readCatalogLog(&g, &members); err != nil {
 		return err
@@ -206,16 +208,7 @@ func (d *data) readCatalog() error {
 	return nil
 }
 
-func exists(path string) bool {
-	_, err := os.Stat(path)
-	return !errors.Is(err, fs.ErrNotExist)
-}
-
-func (d *data) readSnapshot(snapshots raft.SnapshotStore, id string) error {
-	_, r, err := snapshots.Open(id)
-	if err != nil {
-		return err
-	}
+func (d *data) readSnapshot(r io.ReadCloser) error {
 	state, err := catalog.Restore(r)
 	if err = errors.Join(err, r.Close()); err == nil {
 		d.state = state
