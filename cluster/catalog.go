@@ -147,14 +147,13 @@ func (s *catalogSeat) latestSnapshot() (index uint64, damaged []savedSnapshot, e
 // fsm implements groupParts.
 func (s *catalogSeat) fsm() raft.FSM { return catalogMachine{s} }
 
-// snapshots implements groupParts. The store cannot be made only if the directory cannot, which open has seen.
-func (s *catalogSeat) snapshots() raft.SnapshotStore {
+// snapshots implements groupParts.
+func (s *catalogSeat) snapshots() (raft.SnapshotStore, error) {
 	store, err := openSnapshots(s.dir, raftLogger(s.c.log, "catalog"))
 	if err != nil {
-		s.c.o.OnFatal(fmt.Errorf("catalog's snapshots: %w", err))
-		return raft.NewDiscardSnapshotStore()
+		return nil, fmt.Errorf("the catalog's snapshots: %w", err)
 	}
-	return store
+	return store, nil
 }
 
 // started implements groupParts.

@@ -34,16 +34,16 @@ func newCountingParts() *countingParts {
 	return &countingParts{store: raft.NewInmemSnapshotStore(), gate: make(chan struct{}), led: make(chan int64, 16)}
 }
 
-func (p *countingParts) fsm() raft.FSM                 { return p }
-func (p *countingParts) snapshots() raft.SnapshotStore { return p.store }
-func (p *countingParts) started()                      {}
-func (p *countingParts) follow()                       {}
-func (p *countingParts) changed()                      {}
-func (p *countingParts) check() error                  { return nil }
-func (p *countingParts) reread() error                 { return nil }
-func (p *countingParts) met(error)                     {}
-func (p *countingParts) empty() (bool, error)          { return false, nil }
-func (p *countingParts) discard() error                { return nil }
+func (p *countingParts) fsm() raft.FSM                          { return p }
+func (p *countingParts) snapshots() (raft.SnapshotStore, error) { return p.store, nil }
+func (p *countingParts) started()                               {}
+func (p *countingParts) follow()                                {}
+func (p *countingParts) changed()                               {}
+func (p *countingParts) check() error                           { return nil }
+func (p *countingParts) reread() error                          { return nil }
+func (p *countingParts) met(error)                              {}
+func (p *countingParts) empty() (bool, error)                   { return false, nil }
+func (p *countingParts) discard() error                         { return nil }
 
 func (p *countingParts) lead(_, index uint64) {
 	p.index.Store(index)

@@ -68,8 +68,8 @@ type group struct {
 // groupParts is what makes the catalog's group and the shards' different.
 type groupParts interface {
 	fsm() raft.FSM
-	// snapshots returns the store for a new instance, which has not started yet.
-	snapshots() raft.SnapshotStore
+	// snapshots opens the store for a new instance, which has not started yet.
+	snapshots() (raft.SnapshotStore, error)
 	// started tells that the instance runs.
 	started()
 	// lead tells that this seat leads in the term and that the machine has applied everything up to index, where a
@@ -78,7 +78,7 @@ type groupParts interface {
 	follow()
 	// changed tells that the group's leader, as far as this seat knows, is another.
 	changed()
-	// check tells damage of what is on disk.
+	// check tells damage of what is on disk, or why that cannot be read now. It changes nothing.
 	check() error
 	// reread reads what an instance reads when it starts, since one could not, and tells damage that check did not find.
 	reread() error
@@ -153,7 +153,10 @@ func (g *group) run(first *raft.Configuration) error {
 	notify := make(chan bool, 16)
 	config := g.config
 	config.LocalID, config.NotifyCh = server, notify
-	snapshots := g.parts.snapshots()
+	snapshots, err := g.parts.snapshots()
+	if err != nil {
+		return err
+	}
 	facade := g.net.Group(g.id, server)
 	if first != nil {
 		err := raft.BootstrapCluster(&config, g.logs, g.stable, snapshots, facade, *first)

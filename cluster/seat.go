@@ -26,7 +26,8 @@ var (
 )
 
 // open starts the seat: as it was left; or as a first member, if first names those; or, if what it knew is lost, as a new
-// member that its peers bring up to date. If it has none there is nobody to ask, and the damage is the error.
+// member that its peers bring up to date. If it has none there is nobody to ask, and the damage is the error. So is what only keeps the
+// seat's data from being read now: a seat that was given up for that could be one too many.
 func (g *group) open(first []string, peers bool, votesLost bool) error {
 	seat, err := g.stable.Seat()
 	if err == nil {
@@ -47,6 +48,7 @@ func (g *group) open(first []string, peers bool, votesLost bool) error {
 		err = errVotesLost
 	}
 	switch {
+	case err != nil && !isLost(err):
 	case err != nil && !peers:
 		return fmt.Errorf("%s: %w; as far as is known here no other node has a copy: put the missing file back; or, if the cluster has other members that run, start with an empty data directory, under the same name; or see warren recover --help",
 			g.name, err)
@@ -88,6 +90,11 @@ func (g *group) unreadable(err error) error {
 // isDamage tells whether an error says that the disk does not give back what was written, and not that it gives nothing now.
 func isDamage(err error) bool {
 	return errors.Is(err, storage.ErrCorrupt) || errors.Is(err, storage.ErrDamaged) || errors.Is(err, raftstore.ErrDamaged)
+}
+
+// isLost tells whether an error says that what a seat knew is gone, and will not come back.
+func isLost(err error) bool {
+	return isDamage(err) || errors.Is(err, errLost) || errors.Is(err, errVotesLost)
 }
 
 func (g *group) setSeat(seat raftstore.Seat) {

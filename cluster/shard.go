@@ -145,9 +145,9 @@ func (s *shard) discard() error { return s.store.Discard() }
 func (s *shard) fsm() raft.FSM { return shardMachine{s} }
 
 // snapshots implements groupParts.
-func (s *shard) snapshots() raft.SnapshotStore {
+func (s *shard) snapshots() (raft.SnapshotStore, error) {
 	s.snaps = &raftstore.ShardSnapshots{Group: s.store, Pin: s.pin, Failed: s.met}
-	return s.snaps
+	return s.snaps, nil
 }
 
 // started implements groupParts.

@@ -358,3 +358,42 @@ func TestLoneSnapshotIsDamaged(t *testing.T) {
 		}
 	}
 }
+
+// TestStartThatFailsGivesNoSeatUp: what keeps a node from reading its catalog, or from opening it, but is no damage, keeps it from starting,
+// and that is all: nodes that took other seats for it, two of three, would have no majority of the old ones any more.
+func TestStartThatFailsGivesNoSeatUp(t *testing.T) {
+	members := startMembersOf(t, 3, 1)
+	members[0].exchange("x")
+	for _, m := range members {
+		m.stop()
+	}
+	in := func(m *member, name ...string) string {
+		return filepath.Join(append([]string{m.o.DataDir, "catalog", "snapshots"}, name...)...)
+	}
+	// Directories are in the way, as one without rights, inodes or descriptors finds it: of what the library's test of permissions
+	// creates, and of what is to be read.
+	obstacles := []string{in(members[0], "permTest"), in(members[1], "1-1-1")}
+	must(t, os.MkdirAll(filepath.Join(obstacles[0], "x"), 0o700))
+	must(t, os.MkdirAll(filepath.Join(obstacles[1], metaFile), 0o700))
+	for i, m := range members[:2] {
+		ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+		defer cancel()
+		if err := m.startUntil(ctx); err == nil || !strings.Contains(err.Error(), filepath.Base(obstacles[i])) {
+			t.Errorf("%s starts: %v", m.o.Name, err)
+		}
+		m.Cluster = nil
+		db, _, err := raftstore.OpenDB(m.o.DataDir)
+		must(t, err)
+		if seat, err := db.Stable(raftstore.CatalogGroup).Seat(); err != nil || seat.Incarnation != 1 {
+			t.Errorf("%s has given up its seat for an error that is no damage: %+v, %v", m.o.Name, seat, err)
+		}
+		must(t, db.Close())
+		must(t, os.RemoveAll(obstacles[i]))
+	}
+	startAll(t, members)
+	for _, m := range members {
+		if !m.hasExchange("x") {
+			t.Errorf("%s has lost what the catalog held", m.o.Name)
+		}
+	}
+}
