@@ -401,7 +401,7 @@ func (m catalogMachine) Restore(r io.ReadCloser) error {
 // earlier leader's and never have been committed: if they stayed, as the library has it (TrailingLogs), this seat could lead, and send
 // them to one whose log ends there.
 func (s *catalogSeat) forgetOlder() error {
-	snapshot, err := s.latestSnapshot()
+	snapshot, _, err := s.latestSnapshot()
 	if err != nil {
 		return err
 	}

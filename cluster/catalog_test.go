@@ -89,7 +89,7 @@ func TestSnapshotFromTheLeaderReplacesTheLog(t *testing.T) {
 	seat := m.catalog
 	m.exchange("before")
 	must(t, seat.instance().Snapshot().Error())
-	at, err := seat.latestSnapshot()
+	at, _, err := seat.latestSnapshot()
 	must(t, err)
 	log := m.db.CatalogLog()
 	if first, err := log.FirstIndex(); err != nil || first == 0 || first > at {
@@ -97,7 +97,8 @@ func TestSnapshotFromTheLeaderReplacesTheLog(t *testing.T) {
 	}
 	m.exchange("behind it")
 	last := seat.instance().LastIndex()
-	store := seat.snapshots()
+	store, err := seat.snapshots()
+	must(t, err)
 	list, err := store.List()
 	must(t, err)
 	_, r, err := store.Open(list[0].ID)

@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
+	"os"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -82,6 +84,11 @@ func (c *Cluster) hasData() bool {
 // holdsData tells whether there is anything in the store or the catalog's directory.
 func (c *Cluster) holdsData() bool {
 	return len(c.o.Store.Groups()) > 0 || exists(filepath.Join(c.o.DataDir, "catalog"))
+}
+
+func exists(path string) bool {
+	_, err := os.Stat(path)
+	return !errors.Is(err, fs.ErrNotExist)
 }
 
 // begin decides who is in the new cluster, if that is for this node to do and enough are there.

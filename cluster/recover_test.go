@@ -3,7 +3,6 @@ package cluster
 import (
 	"context"
 	"errors"
-	"io/fs"
 	"net"
 	"os"
 	"path/filepath"
@@ -365,9 +364,4 @@ func TestGrownFounder(t *testing.T) {
 	must(t, founder.start())
 	settled(t, members)
 	l.check(t, members)
-}
-
-func exists(path string) bool {
-	_, err := os.Stat(path)
-	return !errors.Is(err, fs.ErrNotExist)
 }
