@@ -383,6 +383,36 @@ var remedies = []remedy{
 		edits: []edit{{"cluster/cluster.go", "c.lost = true", "return err"}},
 	},
 	{
+		name: "no damage", what: "a seat is given up for damage alone, not for what keeps it from being read now",
+		where: "cluster group.open", pkg: "cluster", test: "TestStartThatFailsGivesNoSeatUp",
+		fails: "has given up its seat for an error",
+		edits: []edit{{"cluster/seat.go", "case err != nil && !isLost(err):", "case err != nil && !isLost(err) && seat.Incarnation > 1:"}},
+	},
+	{
+		name: "sum of a snapshot", what: "what is said of a snapshot of the catalog has a checksum",
+		where: "cluster savedSnapshot.meta", pkg: "cluster", test: "TestFlippedSnapshots",
+		fails: "the list has",
+		edits: []edit{{"cluster/snapshots.go", "case string(sum) != metaSum(&m.SnapshotMeta):", "case len(sum) == 0:"}},
+	},
+	{
+		name: "reap", what: "of the catalog's snapshots those are removed that are older by their names",
+		where: "cluster snapshotStore.reap", pkg: "cluster", test: "TestDamagedSnapshotsArePutAside",
+		fails: "of the second there is",
+		edits: []edit{{"cluster/snapshots.go", "math.MaxInt, log)", "min(math.MaxInt, snapshotsKept), log)"}},
+	},
+	{
+		name: "long install", what: "a snapshot that takes long to install is waited for",
+		where: "cluster/raftnet Transport.takeSnapshot", pkg: "cluster/raftnet", test: "TestSnapshotThatTakesLong",
+		fails: "the sender has waited for 2m0s",
+		edits: []edit{{"cluster/raftnet/snapshot.go", "if h.status == statusWorking {", "if false {"}},
+	},
+	{
+		name: "trail", what: "the log behind a snapshot stays until the follower has it",
+		where: "storage wal.retire", pkg: "storage", test: "TestLogStaysForAFollower",
+		fails: "while the snapshot is sent: the log is",
+		edits: []edit{{"storage/retire.go", " || w.followed(f, cramped)", " || w.followed(f, cramped) && false"}},
+	},
+	{
 		name: "names of snapshots", what: "the names in a snapshot's directory are durable before the snapshot counts",
 		where: "cluster snapshotSink.Close", pkg: "cluster", test: "TestSnapshotNamesAreSynced",
 		fails: "its names could not be synced",
