@@ -6,6 +6,7 @@ import (
 	"hash/crc32"
 
 	"github.com/hashicorp/raft"
+	bbolterrors "go.etcd.io/bbolt/errors"
 )
 
 // CatalogLog is the catalog's raft.LogStore, in bolt. Each entry carries a checksum (CRC32C of index, term, type, data and
@@ -54,8 +55,11 @@ func (l *CatalogLog) StoreLogs(entries []*raft.Log) error {
 
 // GetLog implements raft.LogStore.
 func (l *CatalogLog) GetLog(index uint64, e *raft.Log) error {
-	if err := guard(func() error { return l.db.bolt.GetLog(index, e) }); err != nil {
+	switch err := guard(func() error { return l.db.bolt.GetLog(index, e) }); {
+	case errors.Is(err, raft.ErrLogNotFound), errors.Is(err, bbolterrors.ErrDatabaseNotOpen):
 		return err
+	case err != nil: // what is there is no entry
+		return fmt.Errorf("%w: entry %d of the catalog's log: %w", ErrDamaged, index, err)
 	}
 	n := len(e.Extensions) - sumSize
 	if n < 0 {

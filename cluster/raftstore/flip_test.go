@@ -61,7 +61,10 @@ func readAll(db *DB) error {
 		}
 	}
 	last, err := l.LastIndex()
-	if err == nil && l.Check(0) == nil && last != 12 {
+	switch damage := l.Check(0); {
+	case damage != nil && !errors.Is(damage, ErrDamaged):
+		return fmt.Errorf("the log is not whole, and this is no damage: %w", damage)
+	case err == nil && damage == nil && last != 12:
 		return fmt.Errorf("the log ends at %d and nothing is missing", last)
 	}
 	return nil
