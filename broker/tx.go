@@ -139,7 +139,9 @@ type commit struct {
 // applied counts one batch.
 func (t *commit) applied(results []queue.Result) {
 	for i := range results {
-		if outcomeOf(results[i].Code) != Confirmed {
+		// Unknown: what was to be settled is another's by now, since the cluster took this node for dead, or the queue is gone. That it is
+		// settled is what a client takes the commit's answer for: there is no other.
+		if code := results[i].Code; code == queue.Unknown || outcomeOf(code) != Confirmed {
 			t.partial.Store(true)
 		}
 	}

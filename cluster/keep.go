@@ -442,6 +442,9 @@ func (c *Cluster) placeFirst(ctx context.Context) error {
 			numbers = append(numbers, uint32(n.Number))
 		}
 	})
+	if len(numbers) == 0 {
+		return errors.New("no node is registered yet")
+	}
 	m := &raftv1.SetReplicas{}
 	for i := range shards {
 		r := &raftv1.ShardReplicas{Shard: uint32(i)}

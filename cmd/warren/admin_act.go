@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -62,13 +64,12 @@ func departing(use, what, short, long, example string) *cobra.Command {
 		if err != nil {
 			return err
 		}
-		var id string
-		for _, m := range before.Nodes {
-			if m.ID == args[0] || m.Name == args[0] && (id == "" || !m.Leaving) {
-				id = m.ID
-			}
+		m, err := memberOf(before, args[0])
+		if err != nil {
+			return err
 		}
-		if err := a.act(c.Context(), args[0], what, query, new(struct{})); err != nil {
+		id := m.ID // the name may be another's later
+		if err := a.act(c.Context(), id, what, query, new(struct{})); err != nil {
 			return err
 		}
 		if !*wait {
@@ -86,6 +87,21 @@ func departing(use, what, short, long, example string) *cobra.Command {
 	return c
 }
 
+// memberOf finds the member that is meant, as the server does: by its id, its name, of two that of the one that stays, or its number.
+func memberOf(o *node.Overview, name string) (m node.Member, err error) {
+	for _, by := range []func(node.Member) bool{
+		func(m node.Member) bool { return m.ID == name },
+		func(m node.Member) bool { return m.Name == name && !m.Leaving },
+		func(m node.Member) bool { return m.Name == name },
+		func(m node.Member) bool { return strconv.FormatUint(uint64(m.Number), 10) == name },
+	} {
+		if i := slices.IndexFunc(o.Nodes, by); i >= 0 {
+			return o.Nodes[i], nil
+		}
+	}
+	return m, fmt.Errorf("the cluster has no node '%s'", name)
+}
+
 func drainCommand() *cobra.Command {
 	a := new(admin)
 	c := &cobra.Command{Use: "drain [NODE]", Short: "Move the leaderships away from a node, for its maintenance.", Args: cobra.MaximumNArgs(1),
@@ -100,12 +116,16 @@ func drainCommand() *cobra.Command {
 			return err
 		}
 		name := append(args, o.Node)[0]
+		m, err := memberOf(o, name)
+		if err != nil {
+			return err
+		}
 		query := ""
 		if *off {
 			query = "off"
 		}
 		var answer struct{ Leads int }
-		if err := a.act(c.Context(), name, "drain", query, &answer); err != nil {
+		if err := a.act(c.Context(), m.ID, "drain", query, &answer); err != nil {
 			return err
 		}
 		if *off {
@@ -115,7 +135,7 @@ func drainCommand() *cobra.Command {
 			leads := 0
 			for _, g := range o.Groups {
 				for _, r := range g.Replicas {
-					if r.Role == "leader" && (r.Node == name || strings.HasPrefix(r.Seat, name+".")) {
+					if r.Role == "leader" && strings.HasPrefix(r.Seat, m.ID+".") {
 						leads++
 					}
 				}

@@ -80,11 +80,11 @@ func TestLeaveShowsProgress(t *testing.T) {
 	begun, looked := false, 0
 	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		switch {
-		case r.URL.Path == "/api/warren/nodes/n1/leave":
+		case r.URL.Path == "/api/warren/nodes/u-1/leave":
 			w.WriteHeader(http.StatusConflict)
 			fmt.Fprint(w, `{"reason":"add a node first"}`)
 		case r.Method == http.MethodPost:
-			if r.URL.Path != "/api/warren/nodes/n2/leave" || !r.URL.Query().Has("few") {
+			if r.URL.Path != "/api/warren/nodes/u-2/leave" || !r.URL.Query().Has("few") {
 				t.Errorf("%s", r.URL)
 			}
 			begun = true
@@ -109,6 +109,43 @@ func TestLeaveShowsProgress(t *testing.T) {
 	want := "node 'n2' is to hold 1 replicas still\nnode 'n2' is to hold 0 replicas still\nnode 'n2' is no member any more\n"
 	if err != nil || out != want {
 		t.Errorf("%v\n%s", err, out)
+	}
+}
+
+// TestNodeByNumber: a command waits for the node that its number means, and refuses what is no member.
+func TestNodeByNumber(t *testing.T) {
+	asked := ""
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		v := view()
+		if r.Method == http.MethodPost {
+			asked = r.URL.Path
+			fmt.Fprint(w, "{}")
+			return
+		}
+		if asked != "" && v.Nodes[1].Replicas == 1 { // it has left at once
+			v.Nodes = v.Nodes[:1]
+			v.Groups[0].Leader, v.Groups[1].Leader = "n3", "n3"
+			v.Groups[0].Replicas[0].Role, v.Groups[1].Replicas[0].Role = "voter", "voter"
+		}
+		_ = json.NewEncoder(w).Encode(v)
+	}))
+	defer server.Close()
+	for _, c := range []struct{ node, path, says string }{{"2", "u-2", "node '2' is no member any more\n"}, {"u-2", "u-2", "node 'u-2' is no member any more\n"}} {
+		asked = ""
+		out, err := runAdmin(t, leaveCommand(), server, c.node)
+		if err != nil || out != c.says || asked != "/api/warren/nodes/"+c.path+"/leave" {
+			t.Errorf("leave %s: %s, %q, %v", c.node, asked, out, err)
+		}
+	}
+	asked = ""
+	if out, err := runAdmin(t, drainCommand(), server, "1"); err != nil || out != "node '1' leads 0 groups\n" || asked != "/api/warren/nodes/u-1/drain" {
+		t.Errorf("drain 1: %s, %q, %v", asked, out, err)
+	}
+	asked = ""
+	for _, command := range []func() *cobra.Command{leaveCommand, removeCommand, drainCommand} {
+		if out, err := runAdmin(t, command(), server, "7"); err == nil || asked != "" {
+			t.Errorf("a node that is no member: %s, %q, %v", asked, out, err)
+		}
 	}
 }
 
