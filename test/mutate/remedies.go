@@ -413,6 +413,12 @@ var remedies = []remedy{
 		edits: []edit{{"storage/retire.go", " || w.followed(f, cramped)", " || w.followed(f, cramped) && false"}},
 	},
 	{
+		name: "void acknowledgement", what: "a commit is not answered with success when what it acknowledged is another's by now",
+		where: "broker commit.applied", pkg: "test/sim", test: "TestCommitAfterTheSessionsEnd",
+		fails: "a commit whose acknowledgement is void is answered by <nil>",
+		edits: []edit{{"broker/tx.go", "code == queue.Unknown || outcomeOf", "outcomeOf"}},
+	},
+	{
 		name: "names of snapshots", what: "the names in a snapshot's directory are durable before the snapshot counts",
 		where: "cluster snapshotSink.Close", pkg: "cluster", test: "TestSnapshotNamesAreSynced",
 		fails: "its names could not be synced",
