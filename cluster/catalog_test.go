@@ -12,7 +12,7 @@ import (
 // TestADamagedCatalogIsPutAside: each time under a name of its own, with all that is in it, also when there is none any more.
 func TestADamagedCatalogIsPutAside(t *testing.T) {
 	root := t.TempDir()
-	db, _, err := raftstore.OpenDB(root)
+	db, err := raftstore.OpenDB(root)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -339,7 +339,7 @@ func TestDamageAlone(t *testing.T) {
 	if c, err := Start(ctx, m.o); err == nil {
 		t.Errorf("it serves: %v", c.Close(ctx))
 	}
-	db, _, err := raftstore.OpenDB(m.o.DataDir)
+	db, err := raftstore.OpenDB(m.o.DataDir)
 	if err != nil {
 		t.Fatal(err)
 	}

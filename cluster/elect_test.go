@@ -41,7 +41,7 @@ func (s lateStream) Recv() ([]byte, error) {
 func withElectorate(t *testing.T, ids []string, play func(*testing.T, *electorate)) {
 	stables := map[string]*raftstore.Stable{}
 	for _, id := range ids {
-		db, _, err := raftstore.OpenDB(t.TempDir())
+		db, err := raftstore.OpenDB(t.TempDir())
 		must(t, err)
 		defer db.Close()
 		db.Around(func(do func() error) error { time.Sleep(2 * time.Millisecond); return do() })

@@ -62,7 +62,7 @@ func (p *countingParts) Restore(io.ReadCloser) error         { return nil }
 // loneGroup is a group of the seat a.1 alone; no other node can be reached. It is not started.
 func loneGroup(t *testing.T, parts groupParts) *group {
 	t.Helper()
-	db, _, err := raftstore.OpenDB(t.TempDir())
+	db, err := raftstore.OpenDB(t.TempDir())
 	must(t, err)
 	t.Cleanup(func() { must(t, db.Close()) })
 	log := slog.New(slog.DiscardHandler)
@@ -173,7 +173,7 @@ func TestNoInstanceAfterTheEnd(t *testing.T) {
 // TestACandidateStands: a seat that waits for its election timeout, since the others did not miss the leader yet, stands at
 // once when it is known that they do.
 func TestACandidateStands(t *testing.T) {
-	db, _, err := raftstore.OpenDB(t.TempDir())
+	db, err := raftstore.OpenDB(t.TempDir())
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -323,7 +323,7 @@ func observe(t *testing.T, play func(o *observed)) { observeWith(t, time.Hour, t
 
 // observeWith is observe with other timers.
 func observeWith(t *testing.T, heartbeat, election time.Duration, play func(o *observed)) {
-	db, _, err := raftstore.OpenDB(t.TempDir())
+	db, err := raftstore.OpenDB(t.TempDir())
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -461,7 +461,7 @@ func (p *restoringParts) Restore(io.ReadCloser) error {
 // TestStatusDuringARestore: a seat whose machine is restored from a large checkpoint keeps nobody from asking how it is. The node would
 // be taken for one that cannot be reached.
 func TestStatusDuringARestore(t *testing.T) {
-	db, _, err := raftstore.OpenDB(t.TempDir())
+	db, err := raftstore.OpenDB(t.TempDir())
 	must(t, err)
 	defer db.Close()
 	log := slog.New(slog.DiscardHandler)
@@ -603,7 +603,7 @@ func (l *unreadableLogs) LastIndex() (uint64, error) {
 // TestAnInstanceThatCouldNotStart: an instance that was to be made anew and could not start is made later; not while the seat waits, and
 // not when the group has ended.
 func TestAnInstanceThatCouldNotStart(t *testing.T) {
-	db, _, err := raftstore.OpenDB(t.TempDir())
+	db, err := raftstore.OpenDB(t.TempDir())
 	must(t, err)
 	defer db.Close()
 	log := slog.New(slog.DiscardHandler)

@@ -129,11 +129,11 @@ func openIdentity(dir string, data bool, log *slog.Logger) (id identity, db *raf
 	if err != nil {
 		return id, nil, err
 	}
-	db, _, err = raftstore.OpenDB(dir)
+	db, err = raftstore.OpenDB(dir)
 	if errors.Is(err, raftstore.ErrDamaged) && (known || !data) {
 		log.Error("the votes cannot be read; the file is put aside", "err", err)
 		if err = raftstore.PutAside(dir); err == nil {
-			db, _, err = raftstore.OpenDB(dir)
+			db, err = raftstore.OpenDB(dir)
 		}
 	}
 	if err != nil {

@@ -80,7 +80,7 @@ func TestIdentity(t *testing.T) {
 	}
 	// made makes the file of votes anew, as a start does that is cut short then.
 	made := func(t *testing.T, dir string) {
-		db, _, err := raftstore.OpenDB(dir)
+		db, err := raftstore.OpenDB(dir)
 		must(t, err)
 		must(t, db.Close())
 	}
@@ -167,7 +167,7 @@ func TestFirstMarkIsBeforeTheName(t *testing.T) {
 	if _, _, err := openIdentity(dir, false, slog.New(slog.DiscardHandler)); err == nil {
 		t.Fatal("it starts without a name")
 	}
-	db, _, err := raftstore.OpenDB(dir)
+	db, err := raftstore.OpenDB(dir)
 	must(t, err)
 	if !db.Marked() || db.Renewed() {
 		t.Errorf("before the name the file is marked %v, renewed %v", db.Marked(), db.Renewed())

@@ -151,7 +151,7 @@ func (d *data) readFiles() error {
 		d.report.Able = false
 		return nil
 	}
-	if d.db, _, err = raftstore.OpenDB(d.o.Dir); errors.Is(err, raftstore.ErrDamaged) {
+	if d.db, err = raftstore.OpenDB(d.o.Dir); errors.Is(err, raftstore.ErrDamaged) {
 		d.report.Able = false
 		return nil
 	}

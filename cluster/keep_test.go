@@ -32,7 +32,7 @@ func TestEndOfAReplicaCutShort(t *testing.T) {
 	}
 	store, err := storage.Open(storage.Options{Dir: filepath.Join(m.o.DataDir, "store"), WALFileSize: 4 << 20, OnFatal: func(err error) { panic(err) }})
 	must(t, err)
-	db, _, err := raftstore.OpenDB(m.o.DataDir)
+	db, err := raftstore.OpenDB(m.o.DataDir)
 	must(t, err)
 	for id, seat := range seats {
 		g, err := store.Group(id)

@@ -328,7 +328,7 @@ func (d *data) carryOut(p *recoveryPlan) (err error) {
 			err = raftstore.PutAside(d.o.Dir)
 		}
 		if err == nil {
-			d.db, _, err = raftstore.OpenDB(d.o.Dir)
+			d.db, err = raftstore.OpenDB(d.o.Dir)
 		}
 		if err != nil {
 			return err

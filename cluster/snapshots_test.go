@@ -249,7 +249,7 @@ func TestNoSnapshotIsWhole(t *testing.T) {
 // TestOlderSnapshotIsTaken: an older snapshot takes the place of a damaged one if the log continues it, and if it does not that is damage.
 func TestOlderSnapshotIsTaken(t *testing.T) {
 	root := t.TempDir()
-	db, _, err := raftstore.OpenDB(root)
+	db, err := raftstore.OpenDB(root)
 	must(t, err)
 	defer db.Close()
 	seat := &catalogSeat{c: &Cluster{db: db}, dir: filepath.Join(root, "catalog")}
@@ -382,7 +382,7 @@ func TestStartThatFailsGivesNoSeatUp(t *testing.T) {
 			t.Errorf("%s starts: %v", m.o.Name, err)
 		}
 		m.Cluster = nil
-		db, _, err := raftstore.OpenDB(m.o.DataDir)
+		db, err := raftstore.OpenDB(m.o.DataDir)
 		must(t, err)
 		if seat, err := db.Stable(raftstore.CatalogGroup).Seat(); err != nil || seat.Incarnation != 1 {
 			t.Errorf("%s has given up its seat for an error that is no damage: %+v, %v", m.o.Name, seat, err)

@@ -34,11 +34,9 @@ const (
 
 var castagnoli = crc32.MakeTable(crc32.Castagnoli)
 
-// OpenDB opens the bolt file of a data directory, or makes it; existed tells which.
-func OpenDB(dir string) (db *DB, existed bool, err error) {
+// OpenDB opens the bolt file of a data directory, or makes it.
+func OpenDB(dir string) (db *DB, err error) {
 	path := filepath.Join(dir, fileName)
-	_, err = os.Stat(path)
-	existed = err == nil
 	err = guard(func() error {
 		bolt, err := boltdb.New(boltdb.Options{Path: path, BoltOptions: &bbolt.Options{Timeout: lockTimeout,
 			NoFreelistSync: true, FreelistType: bbolt.FreelistMapType, OpenFile: openFile}})
@@ -47,11 +45,11 @@ func OpenDB(dir string) (db *DB, existed bool, err error) {
 	})
 	switch {
 	case err == nil:
-		return db, existed, nil
+		return db, nil
 	case errors.Is(err, bbolterrors.ErrInvalid), errors.Is(err, bbolterrors.ErrChecksum), errors.Is(err, bbolterrors.ErrVersionMismatch):
 		err = fmt.Errorf("%w: %w", ErrDamaged, err)
 	}
-	return nil, existed, fmt.Errorf("open %s: %w", path, err)
+	return nil, fmt.Errorf("open %s: %w", path, err)
 }
 
 // openFile opens the file for bolt, when it has been locked and looked at. Bolt locks what it is given once more, which changes nothing:

@@ -101,7 +101,7 @@ func openAndRead(t *testing.T, file []byte, bit int) {
 	t.Helper()
 	dir := t.TempDir()
 	set(t, os.WriteFile(filepath.Join(dir, fileName), file, 0o600))
-	db, _, err := OpenDB(dir)
+	db, err := OpenDB(dir)
 	if errors.Is(err, ErrDamaged) {
 		return
 	}
@@ -184,7 +184,7 @@ func TestDamagedMetaPage(t *testing.T) {
 		file[at] ^= 4
 		dir := t.TempDir()
 		set(t, os.WriteFile(filepath.Join(dir, fileName), file, 0o600))
-		if _, _, err := OpenDB(dir); !errors.Is(err, ErrDamaged) {
+		if _, err := OpenDB(dir); !errors.Is(err, ErrDamaged) {
 			t.Errorf("a damaged meta page %d: %v", page, err)
 		}
 		file[at] ^= 4
@@ -216,7 +216,7 @@ func TestLockedFile(t *testing.T) {
 			dir, holder := locked(t, flip)
 			opened := make(chan error, 1)
 			go func() {
-				db, _, err := OpenDB(dir)
+				db, err := OpenDB(dir)
 				if err == nil {
 					err = errors.Join(readAll(db), db.Close())
 				}
@@ -235,7 +235,7 @@ func TestLockedFile(t *testing.T) {
 	}
 	t.Run("for long", func(t *testing.T) {
 		dir, holder := locked(t, 0)
-		if _, _, err := OpenDB(dir); !errors.Is(err, errLocked) || errors.Is(err, ErrDamaged) {
+		if _, err := OpenDB(dir); !errors.Is(err, errLocked) || errors.Is(err, ErrDamaged) {
 			t.Errorf("another process has the file: %v", err)
 		}
 		set(t, holder.Close())
@@ -307,13 +307,13 @@ func TestCutBehindWhatIsInUse(t *testing.T) {
 	}
 	for pages := used; pages < reached.pages; pages++ {
 		set(t, os.WriteFile(path, file[:pages*reached.pageSize], 0o600))
-		if db, _, err := OpenDB(dir); !errors.Is(err, ErrDamaged) {
+		if db, err := OpenDB(dir); !errors.Is(err, ErrDamaged) {
 			t.Errorf("%d pages of %d: %v", pages, reached.pages, err)
 			set(t, db.Close())
 		}
 	}
 	set(t, os.WriteFile(path, file[:reached.pages*reached.pageSize], 0o600))
-	db, _, err = OpenDB(dir)
+	db, err = OpenDB(dir)
 	set(t, err)
 	set(t, db.Close())
 }

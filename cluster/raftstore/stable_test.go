@@ -12,7 +12,7 @@ import (
 
 func openDB(t *testing.T, dir string) *DB {
 	t.Helper()
-	db, _, err := OpenDB(dir)
+	db, err := OpenDB(dir)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -218,14 +218,14 @@ func TestCatalogLog(t *testing.T) {
 func TestPutAside(t *testing.T) {
 	dir := t.TempDir()
 	set(t, os.WriteFile(filepath.Join(dir, fileName), bytes.Repeat([]byte("not bolt"), 2000), 0o600))
-	if _, existed, err := OpenDB(dir); !existed || !errors.Is(err, ErrDamaged) {
-		t.Fatalf("a file that is not bolt's: existed %v, %v", existed, err)
+	if _, err := OpenDB(dir); !Exists(dir) || !errors.Is(err, ErrDamaged) {
+		t.Fatalf("a file that is not bolt's: exists %v, %v", Exists(dir), err)
 	}
 	set(t, PutAside(dir))
-	db, existed, err := OpenDB(dir)
-	set(t, err)
-	if existed {
+	if Exists(dir) {
 		t.Error("the file is still there")
 	}
+	db, err := OpenDB(dir)
+	set(t, err)
 	set(t, db.Close())
 }
