@@ -287,6 +287,13 @@ func TestLostReplica(t *testing.T) {
 			data[len(data)-30] ^= 4 // the last block has 16 octets
 			return os.WriteFile(name, data, 0o600)
 		},
+		func(dir string) error { // older votes, which do not know the last term
+			db, err := raftstore.OpenDB(dir)
+			if err != nil {
+				return err
+			}
+			return errors.Join(db.Stable(1).SetUint64([]byte("CurrentTerm"), 0), db.Close())
+		},
 	} {
 		victim := members[2]
 		must(t, victim.shard(1).checkpoint())

@@ -40,6 +40,9 @@ func (g *group) open(first []string, peers bool, votesLost bool) error {
 	if err == nil {
 		empty, err = g.parts.empty()
 	}
+	if err == nil && !empty {
+		err = g.votesStand()
+	}
 	switch {
 	case err != nil:
 	case seat.Ready && empty:
@@ -69,6 +72,26 @@ func (g *group) open(first []string, peers bool, votesLost bool) error {
 	err = g.begin(seat, first, empty)
 	if damage := g.unreadable(err); damage != nil && peers {
 		return g.rejoin(seat, damage)
+	}
+	return err
+}
+
+// votesStand tells whether the votes are at least as new as the log. A term is durable before any entry of it, so one below that of the log's
+// last entry is that of an older file, which was put back, and the seat has forgotten for whom it voted since.
+func (g *group) votesStand() error {
+	last, err := g.logs.LastIndex()
+	if err != nil || last == 0 {
+		return err
+	}
+	var e raft.Log
+	if err := g.logs.GetLog(last, &e); errors.Is(err, raft.ErrLogNotFound) { // the end of a snapshot, with no log behind it
+		return nil
+	} else if err != nil {
+		return err
+	}
+	term, err := g.stable.Term()
+	if err == nil && term < e.Term {
+		err = fmt.Errorf("%w: they are of term %d, the log's last entry is of %d", errVotesLost, term, e.Term)
 	}
 	return err
 }

@@ -170,6 +170,15 @@ func (s *Stable) Succeed(term uint64) error {
 	return errors.Join(s.put("term", le.AppendUint64(nil, term)), s.put("vote", le.AppendUint64(nil, 0)))
 }
 
+// Term returns the highest term that was seen; 0: none was.
+func (s *Stable) Term() (uint64, error) {
+	term, err := s.number("term")
+	if errors.Is(err, errNotFound) {
+		return 0, nil
+	}
+	return term, err
+}
+
 // Check reads term and vote and tells damage.
 func (s *Stable) Check() error {
 	for _, name := range []string{"term", "vote"} {
