@@ -428,7 +428,7 @@ func TestRefusalsAreNotStale(t *testing.T) {
 			c.SetCutOff(true)
 			done := make(chan error, 1)
 			go func() { done <- refused(t.Context(), ch) }()
-			time.Sleep(time.Second)
+			time.Sleep(time.Second + broker.FreshPoll/2) // it does not look between what follows
 			select {
 			case err := <-done:
 				t.Fatalf("%s: a copy that may be stale has refused it: %v", name, err)
