@@ -35,6 +35,7 @@ type consumer struct {
 	started bool // consume-ok is on its way
 	held    bool // waits for the channel's limit or its own
 	stalled bool // waits for its messages to be readable
+	unsure  bool // waits until it is known whether they are still its own
 	// fetched is the envelope of the delivery fetchedID, got while the consumer was stalled. The writer's otherwise.
 	fetched   []byte
 	fetchedID uint64
@@ -49,7 +50,9 @@ type consumer struct {
 }
 
 // paused tells whether nothing of the consumer may be drained now. The outbox is locked.
-func (c *consumer) paused() bool { return !c.started || c.held || c.stalled || c.returning || c.gone }
+func (c *consumer) paused() bool {
+	return !c.started || c.held || c.stalled || c.unsure || c.returning || c.gone
+}
 
 // Deliver implements Receiver.
 func (c *consumer) Deliver(ds []Delivery) {

@@ -69,7 +69,11 @@ func (ch *Channel) getter(shard queue.ShardID) *consumer {
 func (ch *Channel) got(ctx context.Context, getter *consumer, result *queue.Result, noAck bool) (*Outgoing, error) {
 	d := &Delivery{Delivery: result.Delivery}
 	var e envelope
-	if err := e.read(ctx, ch.conn.broker.replicator, d); err != nil {
+	err := e.read(ctx, ch.conn.broker.replicator, d)
+	if err == nil && !ch.conn.broker.replicator.Attended(getter.shard) {
+		err = errorf(Unavailable, "the shard's leader was not heard for long: the message may be another's by now")
+	}
+	if err != nil {
 		ch.conn.stage.batch(getter.shard).giveBack(getter, []Delivery{*d})
 		return nil, err
 	}

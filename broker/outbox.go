@@ -2,8 +2,10 @@ package broker
 
 import (
 	"context"
+	"slices"
 	"sync"
 	"sync/atomic"
+	"time"
 )
 
 // outbox is what waits for a connection's writer. Everything in it is bounded by something else: confirms and returns by
@@ -22,6 +24,7 @@ type outbox struct {
 	ready       fifo[*consumer]
 	cancels     []*consumer
 	slowing     []*consumer // to be slowed, see ahead.go
+	unsure      []*consumer // to be looked at again by lookAgain, which will be called if there are any
 }
 
 // maxReturnBytes bounds the returned messages that wait for a client that does not read.
@@ -190,7 +193,7 @@ func (o *outbox) take(ds []Delivery, bytes int) (*consumer, []Delivery) {
 	for o.ready.len() > 0 {
 		c := o.ready.pop()
 		c.listed = false
-		if c.paused() || c.waiting.len() == 0 {
+		if c.paused() || c.waiting.len() == 0 || o.passedOver(c) {
 			continue
 		}
 		n := o.reserve(c)
@@ -209,6 +212,44 @@ func (o *outbox) take(ds []Delivery, bytes int) (*consumer, []Delivery) {
 		return c, ds
 	}
 	return nil, ds
+}
+
+// unsurePause lies between two looks at consumers that were passed over.
+const unsurePause = 200 * time.Millisecond
+
+// passedOver tells whether a consumer's messages may be others' by now (Replicator.Attended), and has it looked at again. It is asked for each
+// take, not by a timer, since the process may have been stopped. mu is held.
+func (o *outbox) passedOver(c *consumer) bool {
+	if c.channel.conn.broker.replicator.Attended(c.shard) {
+		return false
+	}
+	c.unsure = true
+	if o.unsure = append(o.unsure, c); len(o.unsure) == 1 {
+		time.AfterFunc(unsurePause, c.channel.conn.lookAgain)
+	}
+	return true
+}
+
+// lookAgain lists the consumers that were passed over and whose messages are known to be theirs.
+func (c *Conn) lookAgain() {
+	o := &c.out
+	o.mu.Lock()
+	wake := false
+	o.unsure = slices.DeleteFunc(o.unsure, func(of *consumer) bool {
+		if !of.gone && !c.broker.replicator.Attended(of.shard) {
+			return false
+		}
+		of.unsure = false
+		wake = o.list(of) || wake
+		return true
+	})
+	if len(o.unsure) > 0 && c.ended.Err() == nil {
+		time.AfterFunc(unsurePause, c.lookAgain)
+	}
+	o.mu.Unlock()
+	if wake {
+		o.wake()
+	}
 }
 
 // reserve takes places for a consumer's next deliveries, of its own and of what the channel's consumers share, in which they

@@ -38,6 +38,10 @@ type Replicator interface {
 	// makes the first one. Unsubscribe ends it; what arrives for a consumer without receiver is dropped.
 	Subscribe(shard queue.ShardID, id queue.ConsumerID, r Receiver)
 	Unsubscribe(shard queue.ShardID, id queue.ConsumerID)
+	// Attended tells whether what has come from a shard for consumers of this node is certainly theirs still: not when its leader was not heard for
+	// so long that it may have taken this node for gone, and given the messages to others. That is known again when the leader has been
+	// reached, and those consumers that are gone have been cancelled by then. It costs a look at the clock.
+	Attended(shard queue.ShardID) bool
 	// NewID returns a number that this run of the node has not used: consumers, uploads.
 	NewID() uint64
 	// PickShard chooses the replicated shard for a new queue: few queues, well led.

@@ -352,7 +352,7 @@ func (c *Cluster) takePart(ctx context.Context) (err error) {
 	if c.server, err = pipe.NewServer(pipe.ServerOptions{Hosts: hosts{c}, Logger: c.log}); err != nil {
 		return err
 	}
-	if c.edge, err = pipe.NewEdge(pipe.EdgeOptions{Session: self.Session, Links: links{c}, Leaders: c.leaders, Hosts: hosts{c}, Logger: c.log}); err != nil {
+	if c.edge, err = pipe.NewEdge(pipe.EdgeOptions{Session: self.Session, Links: links{c}, Leaders: c.leaders, Hosts: hosts{c}, Logger: c.log, Hold: sessionGrace / 2}); err != nil {
 		return err
 	}
 	close(c.joined)

@@ -147,6 +147,9 @@ func (c *Cluster) Unsubscribe(shard queue.ShardID, id queue.ConsumerID) {
 	c.edge.Unsubscribe(shard, id)
 }
 
+// Attended implements broker.Replicator.
+func (c *Cluster) Attended(shard queue.ShardID) bool { return c.edge.Attended(shard) }
+
 // NewID implements broker.Replicator.
 func (c *Cluster) NewID() uint64 { return c.lastID.Add(1) }
 

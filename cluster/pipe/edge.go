@@ -5,6 +5,7 @@ import (
 	"maps"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"github.com/warrenmq/warren/broker"
 	"github.com/warrenmq/warren/raftfsm/queue"
@@ -17,6 +18,8 @@ type Edge struct {
 	node uint16
 	ctx  context.Context // ends with the edge
 	end  context.CancelFunc
+
+	began time.Time // what now counts from
 
 	pipes atomic.Pointer[map[queue.ShardID]*pipe] // replaced, never changed
 
@@ -31,9 +34,10 @@ func NewEdge(o EdgeOptions) (*Edge, error) {
 	if err := o.validate(); err != nil {
 		return nil, err
 	}
-	e := &Edge{o: o, node: o.Session.Node(), links: map[uint16]*edgeLink{}, over: map[uint16]queue.SessionID{}, alive: map[uint16]queue.SessionID{}}
+	e := &Edge{o: o, node: o.Session.Node(), began: time.Now(), links: map[uint16]*edgeLink{}, over: map[uint16]queue.SessionID{}, alive: map[uint16]queue.SessionID{}}
 	e.ctx, e.end = context.WithCancel(context.Background())
 	e.pipes.Store(&map[queue.ShardID]*pipe{})
+	go e.keepAsking()
 	return e, nil
 }
 

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/warrenmq/warren/broker"
@@ -24,6 +25,7 @@ const (
 type pipe struct {
 	edge  *Edge
 	shard queue.ShardID
+	asked atomic.Int64 // by Edge.now, when that was asked which the leader has answered last; 0: nothing yet
 
 	// handing is held while answers and deliveries are handed on, so that they keep their order when the pipe changes
 	// its leader; it is taken before mu. What is next to it belongs to its holder.
@@ -44,6 +46,7 @@ type pipe struct {
 	sent     uint64    // last batch handed to the leader in this generation
 	listed   *edgeLink // in this link's list of pipes with something to send
 	greeting *hello    // to be sent by the link
+	greeted  int64     // when the attempt began, by Edge.now
 
 	incarnation uint64 // of the machine that answered last, local shards only
 	term        uint64 // the latest that this edge was welcomed in
@@ -194,6 +197,7 @@ func (p *pipe) connect() {
 		return
 	}
 	p.attempt++
+	p.greeted = p.edge.now()
 	p.node = node
 	hi := p.hello()
 	var host *Host
@@ -281,6 +285,7 @@ func (p *pipe) welcome(w welcome) {
 		p.link.ready(p)
 	}
 	batches := p.window.len()
+	p.answered(p.greeted) // what is gone has been cancelled
 	p.mu.Unlock()
 	p.edge.o.Logger.Debug("pipe is welcomed", "shard", p.shard, "attempt", w.generation, "batches", batches)
 	p.finish()

@@ -16,14 +16,17 @@ import (
 //	request  version u8 (1) | kind u8 | shard u16 | reserved u32 | what the kind needs
 //	counts   queue u64
 //	fetch    piece… (as in a delivery): the bytes wanted
+//	attends  session u64 | generation u64: whether the shard's leader attends it
 //
 //	answer   version u8 (1) | status u8 | reserved u8 ×6 | what the kind gives, if the status is 0; a text if it is 2
 //	counts   found u64 | ready u64 | ready bytes u64 | unsettled u64 | consumers u64
 //	fetch    the bytes of the pieces, one after the other
+//	attends  nothing: it does; otherwise the status is 1
 const (
 	callVersion    = 1
 	callCounts     = 1
 	callFetch      = 2
+	callAttends    = 3
 	callHeaderSize = 8
 
 	statusOK        = 0
@@ -222,6 +225,8 @@ func (s *Server) answer(ctx context.Context, request []byte) ([]byte, error) {
 		return h.answerCounts(ctx, &c)
 	case callFetch:
 		return h.answerFetch(&c)
+	case callAttends:
+		return h.answerAttends(ctx, &c)
 	default:
 		return nil, fmt.Errorf("request of kind %d: %w", request[1], errMalformed)
 	}

@@ -22,6 +22,7 @@ type EdgeOptions struct {
 	InlineWindow  int           // bytes of envelopes that another node may send along with deliveries (default 8 MiB)
 	RetryMin      time.Duration // first pause before a lost pipe is tried again (default 5 ms)
 	RetryMax      time.Duration // longest pause (default 500 ms)
+	Hold          time.Duration // how long after a leader was asked what it answered what came is handed on: at most half its Grace (default 30 s)
 }
 
 func (o *EdgeOptions) validate() error {
@@ -30,12 +31,13 @@ func (o *EdgeOptions) validate() error {
 	setDefault(&o.InlineWindow, 8<<20)
 	setDefault(&o.RetryMin, 5*time.Millisecond)
 	setDefault(&o.RetryMax, 500*time.Millisecond)
+	setDefault(&o.Hold, 30*time.Second)
 	switch {
 	case o.Session == 0:
 		return errors.New("edge options: no session")
 	case o.Links == nil || o.Leaders == nil || o.Hosts == nil || o.Logger == nil:
 		return errors.New("edge options: Links, Leaders, Hosts or Logger is missing")
-	case o.WindowBytes < 0 || o.WindowBatches < 0 || o.InlineWindow < 0 || o.RetryMin < 0 || o.RetryMax < o.RetryMin:
+	case o.WindowBytes < 0 || o.WindowBatches < 0 || o.InlineWindow < 0 || o.RetryMin < 0 || o.RetryMax < o.RetryMin || o.Hold < 0:
 		return errors.New("edge options: a bound is negative or RetryMax below RetryMin")
 	}
 	return nil

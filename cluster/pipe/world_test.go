@@ -8,6 +8,7 @@ import (
 	"math/rand/v2"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -119,6 +120,7 @@ type worldNode struct {
 	edge   *Edge
 	server *Server
 	hosts  map[queue.ShardID]*Host
+	away   atomic.Bool // it reaches no other node
 
 	mu    sync.Mutex
 	links map[*worldLink]uint16
@@ -139,8 +141,8 @@ func (n *worldNode) Host(shard queue.ShardID) *Host {
 }
 
 func (n *worldNode) Open(_ context.Context, node uint16) (Link, error) {
-	if n.w.ctx.Err() != nil {
-		return nil, n.w.ctx.Err()
+	if n.w.ctx.Err() != nil || n.away.Load() {
+		return nil, errCut
 	}
 	edge, server := newLinkPair()
 	n.mu.Lock()
@@ -151,7 +153,7 @@ func (n *worldNode) Open(_ context.Context, node uint16) (Link, error) {
 }
 
 func (n *worldNode) Call(ctx context.Context, node uint16, request []byte) ([]byte, error) {
-	if n.w.n(20) == 0 {
+	if n.w.n(20) == 0 || n.away.Load() {
 		return nil, errors.New("call lost")
 	}
 	return n.w.nodes[node-1].server.Call(ctx, request)

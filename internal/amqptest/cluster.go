@@ -32,6 +32,7 @@ type Cluster struct {
 	observed bool
 
 	panicOnSubmit, panicOnEnvelope atomic.Bool
+	unattended                     atomic.Bool
 	delay                          atomic.Int64
 
 	mu      sync.Mutex // guards what follows
@@ -275,6 +276,12 @@ func (c *Cluster) Unsubscribe(s queue.ShardID, id queue.ConsumerID) {
 	delete(p.receivers, id)
 	p.mu.Unlock()
 }
+
+// Attended is true unless Unattended was set.
+func (c *Cluster) Attended(queue.ShardID) bool { return !c.unattended.Load() }
+
+// Unattended has the node not know, or know again, whether what has come for its consumers is theirs.
+func (c *Cluster) Unattended(is bool) { c.unattended.Store(is) }
 
 // NewID counts.
 func (c *Cluster) NewID() uint64 {
