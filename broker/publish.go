@@ -234,7 +234,7 @@ func (ch *Channel) sequence() uint64 {
 	return ch.lastSequence
 }
 
-// stage stages the message for its queues: one command for each shard (and for each 65,535 queues of one).
+// stage stages the message for its queues: one command for each shard, and for each queuesAtOnce queues of one.
 func (ch *Channel) stage(ctx context.Context, m *envelope, o *queue.EnqueueOptions, dests []router.Dest) error {
 	c := ch.conn
 	of, seq := ch, uint64(0)
@@ -249,12 +249,16 @@ func (ch *Channel) stage(ctx context.Context, m *envelope, o *queue.EnqueueOptio
 	if o.Sequence != 0 && len(dests) > maxQueues {
 		return errorf(PreconditionFailed, "a message for %d queues cannot have a producer's number: at most %d", len(dests), maxQueues)
 	}
+	most := queuesAtOnce
+	if o.Sequence != 0 { // it counts once for each shard
+		most = maxQueues
+	}
 	slices.Sort(dests)
 	groups := uint16(0)
-	eachShard(dests, func([]router.Dest) bool { groups++; return true })
+	eachShard(dests, most, func([]router.Dest) bool { groups++; return true })
 	seq = ch.count(groups)
 	var err error
-	eachShard(dests, func(group []router.Dest) bool {
+	eachShard(dests, most, func(group []router.Dest) bool {
 		c.routing.queues = c.routing.queues[:0]
 		for _, d := range group {
 			c.routing.queues = append(c.routing.queues, queue.QueueID(d))
@@ -265,14 +269,18 @@ func (ch *Channel) stage(ctx context.Context, m *envelope, o *queue.EnqueueOptio
 	return err
 }
 
-// maxQueues is how many queues one command can name.
-const maxQueues = 1<<16 - 1
+const (
+	// maxQueues is how many queues one command can name.
+	maxQueues = 1<<16 - 1
+	// queuesAtOnce is how many it does name if it need not name more: their ids and the message are to fit in the smallest log.
+	queuesAtOnce = flushSize / 8
+)
 
-// eachShard calls f with the destinations of each shard, in order; they are sorted.
-func eachShard(dests []router.Dest, f func(group []router.Dest) bool) {
+// eachShard calls f with the destinations of each shard, so many at most at a time, in order; they are sorted.
+func eachShard(dests []router.Dest, most int, f func(group []router.Dest) bool) {
 	for len(dests) > 0 {
 		n := 1
-		for n < len(dests) && n < maxQueues && queue.QueueID(dests[n]).Shard() == queue.QueueID(dests[0]).Shard() {
+		for n < len(dests) && n < most && queue.QueueID(dests[n]).Shard() == queue.QueueID(dests[0]).Shard() {
 			n++
 		}
 		if !f(dests[:n]) {

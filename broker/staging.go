@@ -26,6 +26,7 @@ type batch struct {
 	calls    []*call
 	settles  []settle // the first used of them are open: not appended yet
 	used     int
+	unsealed int // about what the open settles take, in bytes
 	bytes    int // what it holds in the connection's window
 	messages int
 	slowed   []slowed
@@ -81,7 +82,7 @@ func (p *batches) put(b *batch) {
 	b.Reset()
 	b.Behind = false
 	b.conn, b.commit, b.runs, b.calls, b.slowed = nil, nil, b.runs[:0], b.calls[:0], b.slowed[:0]
-	b.used, b.bytes, b.messages = 0, 0, 0
+	b.used, b.unsealed, b.bytes, b.messages = 0, 0, 0, 0
 	p.pool.Put(b)
 }
 
@@ -107,7 +108,9 @@ func (b *batch) settle(c queue.ConsumerID, o queue.Outcome, r queue.Range) { b.s
 func (b *batch) settleLater(c queue.ConsumerID, o queue.Outcome, delay uint64, r queue.Range) {
 	for i := b.used - 1; i >= 0; i-- {
 		if s := &b.settles[i]; s.consumer == c && s.outcome == o && s.delay == delay {
-			s.add(r)
+			if s.add(r) {
+				b.unsealed += rangeBytes
+			}
 			return
 		}
 	}
@@ -120,15 +123,18 @@ func (b *batch) settleLater(c queue.ConsumerID, o queue.Outcome, delay uint64, r
 	s := &b.settles[b.used]
 	s.consumer, s.outcome, s.delay, s.ranges = c, o, delay, append(s.ranges[:0], r)
 	b.used++
+	b.unsealed += settledBytes
 }
 
-func (s *settle) add(r queue.Range) {
+// add takes a range; more: it is not one with the last.
+func (s *settle) add(r queue.Range) (more bool) {
 	last := &s.ranges[len(s.ranges)-1]
 	if last.To+1 == r.From {
 		last.To = r.To
-		return
+		return false
 	}
 	s.ranges = append(s.ranges, r)
+	return true
 }
 
 // seal appends the open settles: what comes after must see them.
@@ -141,8 +147,11 @@ func (b *batch) seal() {
 			b.Settle(s.consumer, s.outcome, s.ranges...)
 		}
 	}
-	b.used = 0
+	b.used, b.unsealed = 0, 0
 }
+
+// full tells whether the next command belongs into another batch: see staging.
+func (b *batch) full() bool { return len(b.Data)+b.unsealed >= flushSize }
 
 // empty tells whether there is nothing to send.
 func (b *batch) empty() bool { return b.Commands == 0 && b.used == 0 }
@@ -229,17 +238,23 @@ func (b *batch) refuse(command uint32, o Outcome) {
 	}
 }
 
-// staging is the batches under construction of one goroutine, one for each shard.
+// staging is the batches under construction of one goroutine, in the order in which they are submitted: for each shard one to which more may
+// come, behind others that are full. A batch stands in one entry of the shard's log, and what a log cannot take would hold up the whole
+// shard; and much can be staged at once, as by an acknowledgement of all that a channel has.
 type staging struct {
-	conn *Conn
-	open []*batch
-	last bool // the connection is at its end: its window holds nothing back
+	conn  *Conn
+	open  []*batch
+	last  bool // the connection is at its end: its window holds nothing back
+	whole bool // a transaction's: one batch for each shard, bounded by who fills it
 }
 
-// batch returns the batch for the shard.
+// batch returns the batch for the shard. What is appended before the next call must be little, or one message.
 func (s *staging) batch(shard queue.ShardID) *batch {
-	for _, b := range s.open {
+	for _, b := range slices.Backward(s.open) {
 		if b.shard == shard {
+			if b.full() && !s.whole {
+				break
+			}
 			return b
 		}
 	}
@@ -263,11 +278,13 @@ func (s *staging) flush(ctx context.Context) error {
 	return nil
 }
 
-// submit sends the shard's batch, if there is one.
+// submit sends what is staged for the shard.
 func (s *staging) submit(ctx context.Context, shard queue.ShardID) error {
-	for i, b := range s.open {
-		if b.shard == shard {
-			return s.submitAt(ctx, i)
+	for i := 0; i < len(s.open); {
+		if s.open[i].shard != shard {
+			i++
+		} else if err := s.submitAt(ctx, i); err != nil {
+			return err
 		}
 	}
 	return nil
@@ -296,6 +313,9 @@ func (s *staging) submitAt(ctx context.Context, i int) error {
 			s.conn.window.leave(bytes, messages)
 		}
 		s.conn.underway.Add(-1)
+		if ctx.Err() == nil { // it will not be taken later either; the connection ends, and what follows then is
+			s.remove(i)
+		}
 		return err
 	}
 	s.remove(i)
@@ -303,10 +323,7 @@ func (s *staging) submitAt(ctx context.Context, i int) error {
 }
 
 func (s *staging) remove(i int) {
-	last := len(s.open) - 1
-	s.open[i] = s.open[last]
-	s.open[last] = nil
-	s.open = s.open[:last]
+	s.open = slices.Delete(s.open, i, i+1)
 }
 
 // drop forgets what is staged.

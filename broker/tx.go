@@ -36,7 +36,8 @@ const (
 	// maxTransaction is the most that Options.MaxTransactionBytes may be.
 	maxTransaction = 16 << 20
 	// settledBytes is the most that a settled delivery takes of a batch: a command of its own.
-	settledBytes = queue.CommandHeaderSize + 8 + 16
+	settledBytes = queue.CommandHeaderSize + 8 + rangeBytes
+	rangeBytes   = 16
 	// minUpload is the shortest envelope that is worth sending ahead.
 	minUpload = 4 << 10
 )
@@ -66,7 +67,7 @@ func (tx *transaction) publish(ctx context.Context, ch *Channel, m *envelope, o 
 	}
 	slices.Sort(dests)
 	var err error
-	eachShard(dests, func(group []router.Dest) bool {
+	eachShard(dests, queuesAtOnce, func(group []router.Dest) bool {
 		err = tx.enqueue(ctx, ch.conn, group, m, o)
 		return err == nil
 	})
@@ -99,7 +100,7 @@ func (tx *transaction) enqueue(ctx context.Context, c *Conn, group []router.Dest
 }
 
 func newTransaction(c *Conn) *transaction {
-	return &transaction{stage: staging{conn: c}, most: c.broker.options.MaxTransactionBytes}
+	return &transaction{stage: staging{conn: c, whole: true}, most: c.broker.options.MaxTransactionBytes}
 }
 
 func (tx *transaction) grow(n int) error {

@@ -151,6 +151,13 @@ type Cluster struct {
 // sessionGrace is how long the consumers of a node that cannot be reached keep their messages.
 const sessionGrace = time.Minute
 
+// An entry of a shard's log also goes from node to node in one frame (package peer). Beside its one batch of commands it has a header of its
+// own, and the batch another.
+const (
+	maxEntry      = 32 << 20
+	entryOverhead = queue.EntryHeaderSize + queue.BatchHeaderSize
+)
+
 // directory is the members of the cluster.
 type directory struct {
 	byNumber map[uint16]*catalog.Node
@@ -352,7 +359,8 @@ func (c *Cluster) takePart(ctx context.Context) (err error) {
 	if c.server, err = pipe.NewServer(pipe.ServerOptions{Hosts: hosts{c}, Logger: c.log}); err != nil {
 		return err
 	}
-	if c.edge, err = pipe.NewEdge(pipe.EdgeOptions{Session: self.Session, Links: links{c}, Leaders: c.leaders, Hosts: hosts{c}, Logger: c.log, Hold: sessionGrace / 2}); err != nil {
+	if c.edge, err = pipe.NewEdge(pipe.EdgeOptions{Session: self.Session, Links: links{c}, Leaders: c.leaders, Hosts: hosts{c}, Logger: c.log, Hold: sessionGrace / 2,
+		BatchBytes: int(min(c.o.Store.MaxEntry(), maxEntry)) - entryOverhead}); err != nil {
 		return err
 	}
 	close(c.joined)

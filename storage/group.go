@@ -162,7 +162,7 @@ func (g *Group) check(entries []Entry) error {
 		if e.Index != entries[0].Index+uint64(i) {
 			return fmt.Errorf("append to group %d: index %d is not in line", g.id, e.Index)
 		}
-		if size := e.size(); size > g.s.o.WALFileSize/2 {
+		if size := e.size(); size > g.s.maxRecord() {
 			return fmt.Errorf("append to group %d: a record of %d octets is more than half a log file of %d", g.id, size, g.s.o.WALFileSize)
 		}
 	}

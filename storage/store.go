@@ -286,6 +286,12 @@ func (s *Store) Probe() error {
 	return errors.Join(err, f.Sync(), f.Close())
 }
 
+// maxRecord bounds an entry with what it takes beside its data.
+func (s *Store) maxRecord() int64 { return s.o.WALFileSize / 2 }
+
+// MaxEntry is the longest data that an entry may have, in octets.
+func (s *Store) MaxEntry() int64 { return s.maxRecord()&^(align-1) - recordSize }
+
 // Stalled tells whether a write to the disk takes long: see StallTime.
 func (s *Store) Stalled() bool { return s.stalls.Any() }
 

@@ -87,6 +87,18 @@ func TestAppendAndReopen(t *testing.T) {
 	}
 }
 
+// TestMaxEntry: what MaxEntry says is taken, and no more.
+func TestMaxEntry(t *testing.T) {
+	s := mustOpen(t, vfs.NewMem(), nil)
+	defer s.Close()
+	g := mustGroup(t, s, 1)
+	most := make([]byte, s.MaxEntry())
+	must(t, g.Append([]Entry{{Index: 1, Term: 1, Type: 1, Data: most}}))
+	if g.Append([]Entry{{Index: 2, Term: 1, Type: 1, Data: append(most, 0)}}) == nil {
+		t.Error("a larger one is taken")
+	}
+}
+
 // TestRetire fills many files, keeps every tenth entry alive, and finds the bodies in segments.
 func TestRetire(t *testing.T) {
 	fs := vfs.NewMem()

@@ -73,6 +73,9 @@ func (p *pipe) submit(ctx context.Context, b *broker.Batch) error {
 	if err := queue.CheckBatch(p.edge.o.Session, &b.Batch); err != nil { // in an entry it would stop all replicas
 		return fmt.Errorf("submit to shard %d: %w", p.shard, err)
 	}
+	if len(b.Data) > p.edge.o.BatchBytes { // its entry would be refused again and again, and hold up all that comes after it
+		return fmt.Errorf("submit to shard %d: %d octets: %w", p.shard, len(b.Data), errLargeBatch)
+	}
 	p.mu.Lock()
 	for !p.closed && p.window.full(b) {
 		room := p.window.waitForRoom()

@@ -19,6 +19,7 @@ type EdgeOptions struct {
 
 	WindowBytes   int           // unanswered bytes of commands per shard (default 16 MiB)
 	WindowBatches int           // unanswered batches per shard (default 4096)
+	BatchBytes    int           // commands of one batch: with some 100 octets more it is what the log takes (default 32 MiB)
 	InlineWindow  int           // bytes of envelopes that another node may send along with deliveries (default 8 MiB)
 	RetryMin      time.Duration // first pause before a lost pipe is tried again (default 5 ms)
 	RetryMax      time.Duration // longest pause (default 500 ms)
@@ -28,6 +29,7 @@ type EdgeOptions struct {
 func (o *EdgeOptions) validate() error {
 	setDefault(&o.WindowBytes, 16<<20)
 	setDefault(&o.WindowBatches, 4096)
+	setDefault(&o.BatchBytes, 32<<20)
 	setDefault(&o.InlineWindow, 8<<20)
 	setDefault(&o.RetryMin, 5*time.Millisecond)
 	setDefault(&o.RetryMax, 500*time.Millisecond)
@@ -37,7 +39,7 @@ func (o *EdgeOptions) validate() error {
 		return errors.New("edge options: no session")
 	case o.Links == nil || o.Leaders == nil || o.Hosts == nil || o.Logger == nil:
 		return errors.New("edge options: Links, Leaders, Hosts or Logger is missing")
-	case o.WindowBytes < 0 || o.WindowBatches < 0 || o.InlineWindow < 0 || o.RetryMin < 0 || o.RetryMax < o.RetryMin || o.Hold < 0:
+	case o.WindowBytes < 0 || o.BatchBytes < 0 || o.WindowBatches < 0 || o.InlineWindow < 0 || o.RetryMin < 0 || o.RetryMax < o.RetryMin || o.Hold < 0:
 		return errors.New("edge options: a bound is negative or RetryMax below RetryMin")
 	}
 	return nil

@@ -7,6 +7,7 @@ import (
 	"context"
 	"crypto/sha256"
 	"encoding/base64"
+	"errors"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -32,8 +33,10 @@ type Cluster struct {
 	observed bool
 
 	panicOnSubmit, panicOnEnvelope atomic.Bool
+	refuse                         atomic.Bool
 	unattended                     atomic.Bool
 	delay                          atomic.Int64
+	largest                        atomic.Int64
 
 	mu      sync.Mutex // guards what follows
 	catalog *catalog.State
@@ -199,6 +202,11 @@ func (c *Cluster) Submit(ctx context.Context, id queue.ShardID, b *broker.Batch)
 	if c.panicOnSubmit.Swap(false) {
 		panic("Submit was told to panic")
 	}
+	if c.refuse.Swap(false) {
+		return errors.New("the batch is refused")
+	}
+	for size, was := int64(len(b.Data)), c.largest.Load(); size > was && !c.largest.CompareAndSwap(was, size); was = c.largest.Load() {
+	}
 	p := c.pipe(id)
 	if err := p.waitForRoom(ctx); err != nil {
 		return err
@@ -216,6 +224,9 @@ func (c *Cluster) Submit(ctx context.Context, id queue.ShardID, b *broker.Batch)
 	p.apply(b)
 	return nil
 }
+
+// Largest is the octets of the largest batch that was submitted.
+func (c *Cluster) Largest() int { return int(c.largest.Load()) }
 
 func (p *pipe) waitForRoom(ctx context.Context) error {
 	p.mu.Lock()

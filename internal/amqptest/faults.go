@@ -66,6 +66,9 @@ func (c *Cluster) SetDelay(d time.Duration) { c.delay.Store(int64(d)) }
 // PanicOnSubmit makes the next Submit panic.
 func (c *Cluster) PanicOnSubmit() { c.panicOnSubmit.Store(true) }
 
+// RefuseSubmit makes the next Submit refuse its batch, as one that no log can take.
+func (c *Cluster) RefuseSubmit() { c.refuse.Store(true) }
+
 // PanicOnEnvelope makes the next Envelope panic.
 func (c *Cluster) PanicOnEnvelope() { c.panicOnEnvelope.Store(true) }
 
