@@ -15,8 +15,10 @@ import (
 
 	"github.com/hashicorp/raft"
 
+	"github.com/warrenmq/warren/cluster/pipe"
 	"github.com/warrenmq/warren/cluster/raftnet"
 	nodev1 "github.com/warrenmq/warren/proto/node/v1"
+	"github.com/warrenmq/warren/raftfsm/catalog"
 	"github.com/warrenmq/warren/raftfsm/queue"
 )
 
@@ -173,6 +175,69 @@ func TestAReplicaStaysUntilAnotherVotes(t *testing.T) {
 	if servers := f.Configuration().Servers; !hasVote(servers, moves.identity.UUID) {
 		t.Errorf("the replica has gone, and nobody votes in its place: %v", servers)
 	}
+}
+
+// TestWhoIsWantedInTheCatalog: a node that is to go and has gone has no vote until all that it held is copied. One that is slow or cut off for
+// a moment, or that nobody has told to go, has.
+func TestWhoIsWantedInTheCatalog(t *testing.T) {
+	now := time.Now()
+	long, short := now.Add(-sessionGrace-time.Second), now.Add(-time.Second)
+	for name, test := range map[string]struct {
+		leaving bool
+		other   string // name of another node that stays
+		peer    peerInfo
+		wanted  bool
+	}{
+		"it is to go, and its process has ended":      {true, "y", peerInfo{state: pipe.PeerDead, since: short}, false},
+		"it is to go, and was not reached for long":   {true, "y", peerInfo{state: pipe.PeerUnreachable, since: long}, false},
+		"it is to go, and is cut off for a moment":    {true, "y", peerInfo{state: pipe.PeerUnreachable, since: short}, true},
+		"another has come in its place":               {true, "x", peerInfo{state: pipe.PeerUnreachable, since: short}, false},
+		"and it lives all the same":                   {true, "x", peerInfo{state: pipe.PeerAlive, since: short}, true},
+		"it is to go, and hands over what it holds":   {true, "y", peerInfo{state: pipe.PeerAlive, since: long}, true},
+		"it is to go, and was not looked for yet":     {true, "y", peerInfo{state: pipe.PeerUnreachable}, true},
+		"its process has ended, and it may come back": {false, "y", peerInfo{state: pipe.PeerDead, since: long}, true},
+		"it is away for long, and may come back":      {false, "y", peerInfo{state: pipe.PeerUnreachable, since: long}, true},
+	} {
+		c := &Cluster{identity: identity{UUID: "self"}}
+		c.founded.Store(&founding{})
+		c.watcher = newWatcher(t.Context(), c)
+		c.watcher.peers["x"] = &test.peer
+		c.directory.Store(&directory{placed: true, byNumber: map[uint16]*catalog.Node{
+			1: {UUID: "self", Name: "self", Leaving: true}, 2: {UUID: "x", Name: "x", Leaving: test.leaving}, 3: {UUID: "y", Name: test.other}}})
+		wanted := c.wantedNodes(catalogGroup)
+		if !slices.Contains(wanted, "self") || slices.Contains(wanted, "x") != test.wanted {
+			t.Errorf("%s: wanted are %v", name, wanted)
+		}
+	}
+}
+
+// TestCatalogVotesOfAReplacedNode: the node in a dead one's place votes in the catalog, and the dead one does not, before what that one held
+// is copied: one death more would stop the catalog.
+func TestCatalogVotesOfAReplacedNode(t *testing.T) {
+	members := startMembersOf(t, 3, 1)
+	settled(t, members)
+	victim := members[2]
+	former := victim.identity.UUID
+	victim.stop()
+	must(t, os.RemoveAll(victim.o.DataDir))
+	for _, m := range members[:2] { // the copy takes long
+		m.shard(0).halt("test")
+	}
+	started := make(chan error, 1)
+	go func() { started <- victim.start() }()
+	eventually(t, "the dead node has no vote, and the new one has", func() bool {
+		leader, _ := catalogLeader(t, members[:2])
+		servers := leader.catalog.members()
+		return len(servers) == 3 && voters(servers) == 3 && !hasVote(servers, former)
+	})
+	if now := members[0].situation(); now.complete {
+		t.Errorf("what it held is copied already: %+v", now.shards)
+	}
+	for _, m := range members[:2] {
+		m.shard(0).resume()
+	}
+	must(t, <-started)
+	settled(t, members)
 }
 
 // TestWipedWhileTheOthersWereAway empties a node's directory while those that could tell where it listened are started anew: it is

@@ -274,7 +274,7 @@ func (v *viewer) replica(group uint32, uuid, seat, role string, committed uint64
 }
 
 func (v *viewer) catalog() Group {
-	g := v.group(catalogGroup, "catalog", slices.Sorted(maps.Keys(v.directory.byUUID)))
+	g := v.group(catalogGroup, "catalog", v.c.wantedNodes(catalogGroup))
 	voters, well := 0, 0
 	for _, r := range g.Replicas {
 		if r.Role == RoleLearner || r.Role == RoleStarting {

@@ -12,6 +12,7 @@ import (
 	"github.com/warrenmq/warren/cluster/raftnet"
 	"github.com/warrenmq/warren/cluster/raftstore"
 	nodev1 "github.com/warrenmq/warren/proto/node/v1"
+	"github.com/warrenmq/warren/raftfsm/catalog"
 	"github.com/warrenmq/warren/storage"
 )
 
@@ -364,8 +365,12 @@ func (c *Cluster) wellVoters(g *group, servers []raft.Server, but raft.ServerID)
 func (c *Cluster) wantedNodes(group uint32) (uuids []string) {
 	d := c.directory.Load()
 	if group == catalogGroup {
+		// One that is to go and has gone would only count against a majority until all that it held is copied. Should it come back before, it
+		// is wanted again.
 		for _, n := range d.byNumber {
-			uuids = append(uuids, n.UUID)
+			if !n.Leaving || !c.isGone(n, time.Now()) {
+				uuids = append(uuids, n.UUID)
+			}
 		}
 		// A first member that has not registered yet is one all the same.
 		for _, s := range c.founded.Load().Servers {
@@ -382,4 +387,14 @@ func (c *Cluster) wantedNodes(group uint32) (uuids []string) {
 		}
 	}
 	return uuids
+}
+
+// isGone tells whether a node's process has ended: it is known to, or the node could not be reached for long, or cannot be and another was let
+// in in its place. What is merely slow or cut off is not gone.
+func (c *Cluster) isGone(n *catalog.Node, now time.Time) bool {
+	p := c.watcher.info(n.UUID)
+	if n.UUID == c.identity.UUID || p.state == pipe.PeerAlive || p.since.IsZero() {
+		return false
+	}
+	return p.state == pipe.PeerDead || now.Sub(p.since) > sessionGrace || n.Leaving && c.namesake(&nodev1.JoinRequest{Uuid: n.UUID, Name: n.Name}) != nil
 }
