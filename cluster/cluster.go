@@ -134,7 +134,7 @@ type Cluster struct {
 
 	giveUp    context.CancelCauseFunc // ends Start
 	once      sync.Once               // for OnRemoved
-	emptying  sync.Once               // for OnEmptied
+	emptied   bool                    // OnEmptied was called; supervise's
 	idle      atomic.Bool             // it leaves, and serves no clients any more
 	draining  atomic.Bool             // it wants to lead nothing
 	disk      disk

@@ -39,7 +39,7 @@ func (c *Cluster) Remove(ctx context.Context, node string, o LeaveOptions) error
 	return c.setLeaving(ctx, node, &nodev1.SetLeavingRequest{Leaving: true, Dead: true, Few: o.Few})
 }
 
-// Stay calls off that a node leaves. What it has handed over comes back by and by.
+// Stay calls off that a node leaves, unless it holds nothing any more. What it has handed over comes back by and by.
 func (c *Cluster) Stay(ctx context.Context, node string) error {
 	return c.setLeaving(ctx, node, &nodev1.SetLeavingRequest{})
 }
@@ -120,6 +120,9 @@ func (c *Cluster) leaveHere(ctx context.Context, q *nodev1.SetLeavingRequest) (*
 		if refusal := c.refuseLeave(ctx, n, q); refusal != "" {
 			return &nodev1.SetLeavingResponse{Refusal: refusal}, nil
 		}
+	case n.Leaving && c.situation().holdsNothing(n.Number, n.UUID):
+		return &nodev1.SetLeavingResponse{Refusal: fmt.Sprintf("node '%s' holds nothing any more, and its clients are closed: it is removed as soon as it has none, and can join again with an empty data directory",
+			n.Name)}, nil
 	}
 	if n.Leaving == q.Leaving {
 		return &nodev1.SetLeavingResponse{}, nil

@@ -3,12 +3,17 @@ package cluster
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"testing"
 	"time"
 
 	"github.com/hashicorp/raft"
+
+	"github.com/warrenmq/warren/raftfsm/catalog"
+	"github.com/warrenmq/warren/raftfsm/queue"
 )
 
 // begin calls a function that begins something, which must succeed.
@@ -150,6 +155,44 @@ func TestRefusals(t *testing.T) {
 	settled(t, members[:1])
 	refused(t, "the last one", leave(a, "n0", LeaveOptions{Few: true}))
 	a.exchange("alone")
+}
+
+// TestCalledOffTooLate: that a node leaves cannot be called off any more when it closes its clients: it would stay and serve none.
+func TestCalledOffTooLate(t *testing.T) {
+	members := newMembers(t, 4, 1)
+	entered, release := make(chan struct{}), make(chan struct{})
+	for _, m := range members {
+		m.o.OnEmptied = func() { close(entered); <-release }
+	}
+	startAll(t, members)
+	settled(t, members)
+	leader, others := catalogLeader(t, members)
+	victim := others[slices.IndexFunc(others, func(m *member) bool { return m.shard(0) == nil || leader.shard(0) == nil })]
+	begin(t, func(ctx context.Context) error { return leader.Leave(ctx, victim.o.Name, LeaveOptions{}) })
+	select {
+	case <-entered:
+	case <-time.After(patience):
+		t.Fatal("its clients are not closed")
+	}
+	refused(t, "holds nothing any more", func(ctx context.Context) error { return leader.Stay(ctx, victim.o.Name) })
+	close(release)
+	if !t.Failed() {
+		left(t, victim, leader)
+	}
+}
+
+// TestEmptiedAndStays: a node that has closed its clients and hears that it stays after all ends for a new start.
+func TestEmptiedAndStays(t *testing.T) {
+	for _, test := range []struct{ emptied, leaving, ends bool }{{true, false, true}, {true, true, false}, {false, false, false}} {
+		var why error
+		c := &Cluster{identity: identity{UUID: "a"}, emptied: test.emptied, o: Options{OnFatal: func(err error) { why = err }}}
+		c.directory.Store(&directory{byUUID: map[string]*catalog.Node{"a": {UUID: "a", Leaving: test.leaving}}})
+		c.replicas.Store(&map[queue.ShardID]*shard{0: nil}) // it has got one again
+		c.leaveWhenEmpty()
+		if errors.Is(why, errEmptied) != test.ends {
+			t.Errorf("%+v: it ends: %v", test, why)
+		}
+	}
 }
 
 // TestDrain: a node that drains leads nothing, and may lead again afterwards.

@@ -2,6 +2,7 @@ package cluster
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 
@@ -166,6 +167,13 @@ func (c *Cluster) remove(ctx context.Context, n place.Node) error {
 	if n.Alive && !c.watcher.info(uuid).status.GetIdle() {
 		return nil
 	}
+	if !c.admitting.TryLock() {
+		return nil // its leaving may be called off just now
+	}
+	defer c.admitting.Unlock()
+	if now := c.directory.Load().byNumber[n.Number]; now == nil || !now.Leaving {
+		return nil
+	}
 	if !c.safeWithout(c.catalog.group, c.catalog.members(), c.seatOf(c.catalog.group, uuid)) {
 		return fmt.Errorf("node %d cannot be removed: no majority of the catalog's voters would live without it", n.Number)
 	}
@@ -174,13 +182,19 @@ func (c *Cluster) remove(ctx context.Context, n place.Node) error {
 	return err
 }
 
-// leaveWhenEmpty lets this node's clients go when it is to leave and holds nothing any more.
+// leaveWhenEmpty lets this node's clients go when it is to leave and holds nothing any more. From then on it serves nobody, so its leaving is not
+// called off (leaveHere); where that comes just before, this process ends, and the next one serves.
 func (c *Cluster) leaveWhenEmpty() {
 	n := c.directory.Load().byUUID[c.identity.UUID]
+	if c.emptied && n != nil && !n.Leaving {
+		c.o.OnFatal(errEmptied)
+		return
+	}
 	if n == nil || !n.Leaving || len(c.shards()) > 0 || !c.situation().holdsNothing(n.Number, n.UUID) {
 		return
 	}
-	c.emptying.Do(func() {
+	if !c.emptied {
+		c.emptied = true
 		c.log.Info("this node leaves and holds nothing any more: its clients are closed")
 		go func() {
 			if c.o.OnEmptied != nil {
@@ -189,8 +203,10 @@ func (c *Cluster) leaveWhenEmpty() {
 			c.idle.Store(true)
 			c.statusChanged()
 		}()
-	})
+	}
 	if _, leads := c.catalog.leading(); leads {
 		c.handOn(c.catalog.group, c.otherNodes())
 	}
 }
+
+var errEmptied = errors.New("this node was to leave, and is to stay when it serves no clients any more: it must be started again")
