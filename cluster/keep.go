@@ -273,7 +273,9 @@ func (c *Cluster) startReplica(placement *catalog.Shard, damage error, seat uint
 			first = append(first, c.uuidOf(number))
 		}
 	}
-	if err := s.open(first, len(placement.Nodes) > 1, c.db.Renewed()); err != nil {
+	// A lone replica that moves here is still elsewhere while its group says so: a seat that has nothing yet has lost nothing.
+	peers := len(placement.Nodes) > 1 || c.report(s.group.id) != nil
+	if err := s.open(first, peers, c.db.Renewed()); err != nil {
 		s.stop() // what does not take part runs no instance beside the next one
 		s.host.Close()
 		return err

@@ -13,6 +13,7 @@ import (
 	"github.com/warrenmq/warren/cluster/pipe"
 	"github.com/warrenmq/warren/cluster/raftstore"
 	nodev1 "github.com/warrenmq/warren/proto/node/v1"
+	raftv1 "github.com/warrenmq/warren/proto/raft/v1"
 	"github.com/warrenmq/warren/raftfsm/catalog"
 	"github.com/warrenmq/warren/raftfsm/queue"
 	"github.com/warrenmq/warren/storage"
@@ -241,6 +242,36 @@ func TestAReplicaThatCouldNotStart(t *testing.T) {
 	})
 	if why := victim.damaged(0); why != "" {
 		t.Errorf("it is still said that it does not take part: %s", why)
+	}
+}
+
+// TestALoneReplicaMovesToAKilledNode: the node that a shard's only replica moves to was killed when it had noted its seat, and before anything
+// came. The replica is not lost: it is where it was, and moves when the node is back.
+func TestALoneReplicaMovesToAKilledNode(t *testing.T) {
+	members := newMembers(t, 2, 1)
+	for _, m := range members {
+		m.o.Replicas = 1
+	}
+	startAll(t, members)
+	settled(t, members)
+	from, to := members[0], members[1]
+	if from.shard(0) == nil {
+		from, to = to, from
+	}
+	id := queue.MakeQueueID(0, 9)
+	from.declare(id, queue.Settings{Name: "q"})
+	from.enqueue(id, 100, "body")
+	number := uint32(to.Self().Node)
+	to.stop()
+	db, err := raftstore.OpenDB(to.o.DataDir)
+	must(t, err)
+	must(t, db.Stable(0).SaveSeat(raftstore.Seat{Incarnation: 1, Ready: true})) // what group.open notes first
+	must(t, db.Close())
+	must(t, to.start())
+	from.propose(catalog.SetReplicas(&raftv1.SetReplicas{Shards: []*raftv1.ShardReplicas{{Shard: 0, Nodes: []uint32{number}, Preferred: number, PreviousVersion: 1}}}))
+	eventually(t, "the replica has moved", func() bool { return to.shard(0) != nil && from.shard(0) == nil })
+	if n := to.ready(id); n != 100 {
+		t.Errorf("%d messages of 100 came with it", n)
 	}
 }
 
