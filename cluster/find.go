@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"math/rand/v2"
 	"os"
 	"path/filepath"
 	"slices"
@@ -197,10 +198,18 @@ func (c *Cluster) register(ctx context.Context) error {
 		}
 	}
 	c.lookAround(ctx)
-	for {
+	return c.registerBy(ctx, c.Propose)
+}
+
+// registerBy registers this node through propose, until that has an answer. All tries are one command, by its number: one whose answer was
+// lost may be committed after a later one, and would be another run. Of one whose answer is known to nobody here another has to be asked for.
+func (c *Cluster) registerBy(ctx context.Context, propose func(context.Context, *catalog.Command) (catalog.Reply, error)) error {
+	for number := rand.Uint64() | 1; ; {
+		cmd := catalog.RegisterNode(&raftv1.RegisterNode{Uuid: c.identity.UUID, Name: c.o.Name,
+			Alive: c.aliveNumbers(), MachineVersion: catalog.LatestMachineVersion, Version: c.o.Version})
+		cmd.Proposal = number
 		trying, cancel := context.WithTimeout(ctx, registerTimeout)
-		reply, err := c.Propose(trying, catalog.RegisterNode(&raftv1.RegisterNode{Uuid: c.identity.UUID, Name: c.o.Name,
-			Alive: c.aliveNumbers(), MachineVersion: catalog.LatestMachineVersion, Version: c.o.Version}))
+		reply, err := propose(trying, cmd)
 		cancel()
 		if err == nil {
 			c.self.Store(&broker.Self{Node: reply.Node, Name: c.o.Name, Session: queue.MakeSessionID(reply.Node, reply.Run),
@@ -214,6 +223,8 @@ func (c *Cluster) register(ctx context.Context) error {
 			return fmt.Errorf("register this node: %w", ErrRemoved)
 		case ctx.Err() != nil || !isUnavailable(err):
 			return fmt.Errorf("register this node: %w", err)
+		case errors.Is(err, errNoAnswer):
+			number = rand.Uint64() | 1
 		}
 	}
 }

@@ -57,3 +57,39 @@ func TestNoAddressIsNoTry(t *testing.T) {
 		}
 	}
 }
+
+// TestRegistersOnce: a node that registers again since no answer came does not begin another run by that: the first request may be committed
+// late, after the one that was answered.
+func TestRegistersOnce(t *testing.T) {
+	c := &Cluster{change: make(chan struct{})}
+	c.watcher, c.follower = newWatcher(t.Context(), c), newFollower(c)
+	var numbers []uint64
+	answers := []error{unavailable("too late"), unavailable("too late"), errNoAnswer, nil}
+	must(t, c.registerBy(t.Context(), func(_ context.Context, cmd *catalog.Command) (catalog.Reply, error) {
+		numbers = append(numbers, cmd.Proposal)
+		return catalog.Reply{Node: 1, Run: 1}, answers[len(numbers)-1]
+	}))
+	if numbers[0] == 0 || numbers[1] != numbers[0] || numbers[2] != numbers[0] {
+		t.Errorf("the tries are not one command: %v", numbers)
+	}
+	if numbers[3] == numbers[0] {
+		t.Error("a command whose answer is known to nobody is proposed without end")
+	}
+	m := startMembersOf(t, 1, 1)[0]
+	for range 2 {
+		cmd := catalog.DeclareExchange(&raftv1.DeclareExchange{Vhost: "/", Name: "x", Type: "fanout"})
+		cmd.Proposal = numbers[0]
+		m.propose(cmd)
+	}
+	m.catalog.mu.RLock()
+	defer m.catalog.mu.RUnlock()
+	times := 0
+	for i := range m.catalog.recent {
+		if m.catalog.recent[i].proposal == numbers[0] {
+			times++
+		}
+	}
+	if times != 1 {
+		t.Errorf("a command was committed %d times under its number", times)
+	}
+}

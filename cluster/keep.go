@@ -3,6 +3,7 @@ package cluster
 import (
 	"context"
 	"errors"
+	"fmt"
 	"maps"
 	"math"
 	"slices"
@@ -86,9 +87,14 @@ func (c *Cluster) place(ctx context.Context) {
 	}
 }
 
-// followMembers watches the members and no others, and tells hosts of runs that are over. runs is what it knew before.
+// followMembers watches the members and no others, and tells hosts of runs that are over. runs is what it knew before. If this process's run
+// is over itself, since a request of an earlier one was held up on its way, say, it ends: the catalog refuses all that it owns.
 func (c *Cluster) followMembers(runs map[uint16]uint64) {
 	d := c.directory.Load()
+	if n, self := d.byUUID[c.identity.UUID], c.Self(); n != nil && n.Number == self.Node && n.Session() > self.Session {
+		c.o.OnFatal(fmt.Errorf("the catalog has run %d of this node, and this process is an earlier one: it must be started again", n.Run))
+		return
+	}
 	for number, n := range d.byNumber {
 		c.watcher.add(n.UUID)
 		if n.Run > 1 && n.Run != runs[number] {

@@ -10,6 +10,7 @@ import (
 
 	"github.com/hashicorp/raft"
 
+	"github.com/warrenmq/warren/broker"
 	"github.com/warrenmq/warren/cluster/pipe"
 	"github.com/warrenmq/warren/cluster/raftstore"
 	nodev1 "github.com/warrenmq/warren/proto/node/v1"
@@ -272,6 +273,22 @@ func TestALoneReplicaMovesToAKilledNode(t *testing.T) {
 	eventually(t, "the replica has moved", func() bool { return to.shard(0) != nil && from.shard(0) == nil })
 	if n := to.ready(id); n != 100 {
 		t.Errorf("%d messages of 100 came with it", n)
+	}
+}
+
+// TestALaterRunIsRegistered: a process ends when the catalog has a later run of its node, whose exclusive queues alone it takes.
+func TestALaterRunIsRegistered(t *testing.T) {
+	for run, ends := range map[uint64]bool{4: false, 5: false, 6: true} {
+		var why error
+		c := &Cluster{identity: identity{UUID: "a"}, o: Options{OnFatal: func(err error) { why = err }}}
+		c.watcher = newWatcher(t.Context(), c)
+		c.self.Store(&broker.Self{Node: 2, Session: queue.MakeSessionID(2, 5)})
+		n := &catalog.Node{Number: 2, UUID: "a", Run: run}
+		c.directory.Store(&directory{byNumber: map[uint16]*catalog.Node{2: n}, byUUID: map[string]*catalog.Node{"a": n}})
+		c.followMembers(map[uint16]uint64{})
+		if (why != nil) != ends {
+			t.Errorf("run 5 of a node of which the catalog has run %d: %v", run, why)
+		}
 	}
 }
 

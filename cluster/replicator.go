@@ -28,9 +28,15 @@ const (
 	proposeRetryMax = 250 * time.Millisecond
 )
 
-// Propose implements broker.Replicator.
+// errNoAnswer tells of a change that is made, as the copy has it by a snapshot.
+var errNoAnswer = unavailable("the change is made, but its answer is not known here")
+
+// Propose implements broker.Replicator. A command that has a number keeps it: proposed again, it takes effect once.
 func (c *Cluster) Propose(ctx context.Context, cmd *catalog.Command) (catalog.Reply, error) {
-	cmd.TimeMillis, cmd.Proposal = c.clocks.entryTime().UnixMilli(), rand.Uint64()|1
+	cmd.TimeMillis = c.clocks.entryTime().UnixMilli()
+	if cmd.Proposal == 0 {
+		cmd.Proposal = rand.Uint64() | 1
+	}
 	data, err := catalog.Encode(cmd)
 	if err != nil {
 		return catalog.Reply{}, err
@@ -46,7 +52,7 @@ func (c *Cluster) Propose(ctx context.Context, cmd *catalog.Command) (catalog.Re
 	reply, ok := c.catalog.replyTo(index)
 	switch {
 	case !ok:
-		return catalog.Reply{}, unavailable("the change is made, but its answer is not known here")
+		return catalog.Reply{}, errNoAnswer
 	case reply.Err != nil:
 		return reply, reply.Err
 	}
