@@ -3,6 +3,7 @@ package cluster
 import (
 	"bytes"
 	"context"
+	"crypto/rand"
 	"errors"
 	"fmt"
 	"io"
@@ -461,5 +462,135 @@ func TestRestoreRefuses(t *testing.T) {
 	m.declare(queue.MakeQueueID(0, 3), queue.Settings{Name: "q"})
 	if _, err := m.Restore(ctx, os.Stdin); err == nil || !strings.Contains(err.Error(), "queue 'q' in vhost '/'") {
 		t.Errorf("%v", err)
+	}
+}
+
+// held is a backup that stops in its middle until it is released.
+type held struct {
+	parts   [2]*bytes.Reader
+	reached chan struct{} // closed when all of the first part was read
+	release chan struct{}
+}
+
+func hold(data []byte, at int) *held {
+	return &held{[2]*bytes.Reader{bytes.NewReader(data[:at]), bytes.NewReader(data[at:])}, make(chan struct{}), make(chan struct{})}
+}
+
+func (h *held) Read(b []byte) (int, error) {
+	if n, err := h.parts[0].Read(b); err == nil {
+		return n, nil
+	}
+	select {
+	case <-h.reached:
+	default:
+		close(h.reached)
+	}
+	<-h.release
+	return h.parts[1].Read(b)
+}
+
+// small is a backup of one queue with messages of random octets, which no reader has before the end is near.
+func small(t *testing.T, messages int) []byte {
+	source := startMembersOf(t, 1, 1)[0]
+	source.declare(queue.MakeQueueID(0, 3), queue.Settings{Name: "q"})
+	for range messages {
+		body := make([]byte, 60_000)
+		rand.Read(body)
+		source.publish(string(body), queue.EnqueueOptions{Persistent: true}, queue.MakeQueueID(0, 3))
+	}
+	data, _ := takeBackup(t, source, nil)
+	source.stop()
+	return data
+}
+
+// restoring is a restore that is under way, and has put a part of a backup into the shards.
+func (m *member) restoring(ctx context.Context, data []byte) (release chan struct{}, end func() (Restored, error)) {
+	h := hold(data, len(data)*3/4)
+	ended := make(chan struct{})
+	var done Restored
+	var err error
+	go func() {
+		done, err = m.Restore(ctx, h)
+		close(ended)
+	}()
+	select {
+	case <-h.reached:
+	case <-ended:
+		m.t.Fatalf("a restore ended before its backup: %+v, %v", done, err)
+	}
+	return h.release, func() (Restored, error) { <-ended; return done, err }
+}
+
+// messagesNamed is how many messages the queue has that the catalog names "q".
+func messagesNamed(t *testing.T, m *member) uint64 {
+	t.Helper()
+	data, _ := takeBackup(t, m, nil)
+	return uint64(len(read(t, data).messages["q"]))
+}
+
+// TestOneRestoreInACluster has a second restore ask through another node while one is under way, and after one whose node was started again.
+func TestOneRestoreInACluster(t *testing.T) {
+	const messages = 20
+	data := small(t, messages)
+	members := startMembersOf(t, 2, 1)
+	ctx, cancel := context.WithTimeout(t.Context(), 3*patience)
+	defer cancel()
+	again := func() error {
+		r := newRestorer(members[1].Cluster, ctx)
+		r.orphanPause = time.Millisecond
+		_, err := r.run(bytes.NewReader(data))
+		return err
+	}
+	release, first := members[0].restoring(ctx, data)
+	if err := again(); err == nil || !strings.Contains(err.Error(), "another restore is under way, through node ") {
+		t.Errorf("a second restore: %v", err)
+	}
+	members[0].stop()
+	must(t, members[0].start())
+	must(t, again())
+	close(release)
+	if done, err := first(); err == nil {
+		t.Errorf("a restore whose node has stopped: %+v", done)
+	}
+	if n := messagesNamed(t, members[0]); n != messages {
+		t.Errorf("%d messages of %d", n, messages)
+	}
+}
+
+// TestRestoreThatLostItsClaim: while a restore is under way, its node is away for so long that the others end what is exclusive to it. Another
+// restore may have begun, and is about to remove what this one made.
+func TestRestoreThatLostItsClaim(t *testing.T) {
+	const messages = 20
+	data := small(t, messages)
+	members := startMembersOf(t, 2, 1)
+	ctx, cancel := context.WithTimeout(t.Context(), 3*patience)
+	defer cancel()
+	release, first := members[0].restoring(ctx, data)
+	members[1].propose(catalog.SessionOver(&raftv1.SessionOver{Session: uint64(members[0].Self().Session)})) // as the catalog's leader does
+	close(release)
+	if done, err := first(); err == nil || !strings.Contains(err.Error(), "another restore could begin; nothing was restored; it can be tried again") {
+		t.Fatalf("a restore without its claim: %+v, %v", done, err)
+	}
+	if _, err := members[1].Restore(ctx, bytes.NewReader(data)); err != nil {
+		t.Fatal(err)
+	}
+	if n := messagesNamed(t, members[0]); n != messages {
+		t.Errorf("%d messages of %d", n, messages)
+	}
+}
+
+// TestRestoreOfAQueueThatGoes removes a restore's queue while it is filled: it must not come back without what it had.
+func TestRestoreOfAQueueThatGoes(t *testing.T) {
+	data := small(t, 20)
+	m := startMembersOf(t, 1, 1)[0]
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
+	defer cancel()
+	release, end := m.restoring(ctx, data)
+	eventually(t, "it makes its queue", func() bool { return len(m.shard(0).host.Queues()) == 1 })
+	id := m.shard(0).host.Queues()[0]
+	m.do(0, func(b *queue.Batch) { b.Delete(id, false, false) })
+	close(release)
+	if done, err := end(); err == nil || !strings.Contains(err.Error(), "a queue was removed while it was filled; nothing was restored") {
+		t.Errorf("%+v, %v", done, err)
 	}
 }

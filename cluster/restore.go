@@ -25,6 +25,12 @@ import (
 // was right to its end, do users, vhosts, exchanges, names and bindings come. Until then a failure takes back what was made, and
 // where that fails, too, since this node stops, the next restore begins by removing the queues that nobody has named. Their settings
 // say meanwhile that they are a restore's (queue.Settings.Restoring).
+//
+// So only one restore may be under way in a cluster: another would take what it makes for left over. It has the claim, a queue's name
+// in the catalog that is exclusive to this run of this node (catalog.RestoreClaim) and has no queue. Whoever comes second is refused; and
+// the name goes with the run, so a restore whose node died is in nobody's way. A node that is away for so long that the others end what
+// is exclusive to it loses the claim while it goes on. It finds out before it names anything; and again when it has named everything,
+// before it says that all is restored: whoever had the claim meanwhile may have removed its queues.
 
 // Restored is what a restore has made.
 type Restored struct {
@@ -91,6 +97,8 @@ type restorer struct {
 	orphanPause time.Duration
 	patience    time.Duration // with alarms
 	takesBack   bool          // what it does makes room: alarms do not matter
+	mayBeGone   bool          // so may the queues of the commands that are added now
+	claimed     queue.QueueID // of this restore's claim
 
 	message *restoredMessage // at hand; nil: none
 
@@ -108,6 +116,17 @@ func (r *restorer) run(in io.Reader) (Restored, error) {
 	if err := r.c.CheckEmpty(); err != nil {
 		return Restored{}, err
 	}
+	if err := r.claim(); err != nil {
+		return Restored{}, err
+	}
+	defer r.giveClaimUp()
+	if err := r.c.CheckEmpty(); err != nil { // another may have ended just before
+		return Restored{}, err
+	}
+	return r.runAlone(in)
+}
+
+func (r *restorer) runAlone(in io.Reader) (Restored, error) {
 	r.c.catalog.read(func(s *catalog.State) { r.shards = s.ShardCount() })
 	err := r.removeOrphans()
 	if err == nil {
@@ -116,16 +135,66 @@ func (r *restorer) run(in io.Reader) (Restored, error) {
 	if err == nil {
 		err = r.limit()
 	}
+	if err == nil {
+		err = r.checkClaim()
+	}
 	if err != nil {
 		return Restored{}, r.takeBack(err)
 	}
-	if err := r.name(); err != nil {
+	err = r.name()
+	if err == nil {
+		err = r.checkClaim()
+	}
+	if err != nil {
 		return Restored{}, describe(err, "the cluster holds a part of the backup: begin with empty data directories before it is tried again")
 	}
 	if err := r.release(); err != nil {
 		r.c.log.Warn("a backup is restored, but its queues are still marked as being restored", "err", err)
 	}
 	return r.done, nil
+}
+
+// claim makes this restore the only one of the cluster, or refuses.
+func (r *restorer) claim() error {
+	ctx, cancel := context.WithTimeout(r.ctx, restoreChangeTimeout)
+	defer cancel()
+	self := r.c.Self()
+	r.claimed = queue.MakeQueueID(self.Local, newQueueNumber())
+	// OwnerConnection stays 0, which is no connection's: the claim is nobody's queue.
+	reply, err := r.c.Propose(ctx, catalog.AddQueue(&raftv1.AddQueue{Vhost: catalog.DefaultVHost, Name: catalog.RestoreClaim,
+		Id: uint64(r.claimed), OwnerSession: uint64(self.Session)}))
+	var refusal *broker.Error
+	switch {
+	case err == nil:
+		return nil
+	case errors.As(err, &refusal) && refusal.Kind == broker.Exists && reply.Queue != nil:
+		return raftfsm.Errorf(broker.PreconditionFailed, "another restore is under way, through node %d: see how it ends", reply.Queue.OwnerSession.Node())
+	}
+	r.c.forgetter.forget([]queue.QueueID{r.claimed}) // its outcome may be unknown
+	return fmt.Errorf("claim the restore: %w", err)
+}
+
+// giveClaimUp lets others restore. The context may be over, so it has one of its own.
+func (r *restorer) giveClaimUp() {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(r.ctx), restoreChangeTimeout)
+	defer cancel()
+	if _, err := r.c.Propose(ctx, catalog.DeleteQueue(&raftv1.DeleteQueue{Ids: []uint64{uint64(r.claimed)}})); err != nil {
+		r.c.forgetter.forget([]queue.QueueID{r.claimed}) // until it succeeds, or this run ends
+	}
+}
+
+// checkClaim refuses unless nobody else can have begun a restore since claim. A change of its own comes first: this copy has all that
+// was committed before it.
+func (r *restorer) checkClaim() error {
+	if err := r.propose(catalog.DeleteQueue(&raftv1.DeleteQueue{})); err != nil {
+		return err
+	}
+	stands := false
+	r.c.catalog.read(func(s *catalog.State) { stands = len(s.Unnamed([]queue.QueueID{r.claimed})) == 0 })
+	if !stands {
+		return unavailable("this node was cut off for so long that another restore could begin")
+	}
+	return nil
 }
 
 // describe adds a sentence to an error and makes it a refusal that can be shown.
@@ -145,7 +214,7 @@ func describe(err error, sentence string) error {
 func (r *restorer) takeBack(cause error) error {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(r.ctx), restoreCleanup)
 	defer cancel()
-	r.ctx, r.takesBack = ctx, true
+	r.ctx, r.takesBack, r.mayBeGone = ctx, true, true
 	clear(r.open)
 	if m := r.message; m != nil && m.left > 0 {
 		for _, t := range m.targets { // pieces that no message will use: a queue that does not exist takes them
@@ -195,6 +264,8 @@ func (r *restorer) removeOrphans() error {
 	if err := r.c.CheckEmpty(); err != nil {
 		return err
 	}
+	r.mayBeGone = true
+	defer func() { r.mayBeGone = false }()
 	for _, id := range orphans {
 		if err := r.add(id.Shard(), func(b *queue.Batch) { b.Delete(id, false, false) }); err != nil {
 			return err
@@ -427,6 +498,9 @@ func (r *restorer) add(shard queue.ShardID, fill func(*queue.Batch)) error {
 	b := r.open[shard]
 	if b == nil {
 		b = &broker.Batch{Done: r.applied}
+		if r.mayBeGone {
+			b.Done = r.appliedOrGone
+		}
 		r.open[shard] = b
 	}
 	fill(&b.Batch)
@@ -485,16 +559,27 @@ func (r *restorer) awaitRoom() error {
 	return nil
 }
 
-// applied is Batch.Done.
-func (r *restorer) applied(_ *broker.Batch, results []queue.Result) {
+// applied is Batch.Done, appliedOrGone that of batches whose queues may be gone.
+func (r *restorer) applied(_ *broker.Batch, results []queue.Result) { r.note(results, false) }
+
+func (r *restorer) appliedOrGone(_ *broker.Batch, results []queue.Result) { r.note(results, true) }
+
+func (r *restorer) note(results []queue.Result, mayBeGone bool) {
 	for i := range results {
-		if code := results[i].Code; code != queue.OK && code != queue.Gone {
-			r.mu.Lock()
-			if r.failed == nil {
-				r.failed = unavailable("a shard refused what it was given, with code %d: this node was cut off from it, perhaps", code)
-			}
-			r.mu.Unlock()
+		var err error
+		switch code := results[i].Code; {
+		case code == queue.OK, code == queue.Gone && mayBeGone:
+			continue
+		case code == queue.Gone:
+			err = unavailable("a queue was removed while it was filled")
+		default:
+			err = unavailable("a shard refused what it was given, with code %d: this node was cut off from it, perhaps", code)
 		}
+		r.mu.Lock()
+		if r.failed == nil {
+			r.failed = err
+		}
+		r.mu.Unlock()
 	}
 	<-r.room
 }
@@ -531,18 +616,19 @@ func (r *restorer) flush() error {
 	return r.failure()
 }
 
-// limit gives the queues the settings that they had.
+// limit gives the queues the settings that they had. One that is gone would come back without its messages if it were configured.
 func (r *restorer) limit() error {
 	for _, q := range r.queues {
-		if err := r.add(q.id.Shard(), func(b *queue.Batch) { b.Configure(q.id, q.settings) }); err != nil {
+		if err := r.add(q.id.Shard(), func(b *queue.Batch) { b.Reconfigure(q.id, q.settings) }); err != nil {
 			return err
 		}
 	}
 	return r.flush()
 }
 
-// release takes the restore's mark off the queues, which have their names.
+// release takes the restore's mark off the queues, which have their names. Clients may have deleted some.
 func (r *restorer) release() error {
+	r.mayBeGone = true
 	for _, q := range r.queues {
 		q.settings.Restoring = false
 		if err := r.add(q.id.Shard(), func(b *queue.Batch) { b.Reconfigure(q.id, q.settings) }); err != nil {

@@ -68,15 +68,21 @@ func RestoreCommand(data []byte) (*Command, error) {
 	return nil, fmt.Errorf("a record of the catalog of type %T is not known", record.Record)
 }
 
+// RestoreClaim is a name in DefaultVHost that a restore holds, as an exclusive queue of its node's run that no shard has, so that no other
+// begins meanwhile. Clients declare nothing that begins with "amq.".
+const RestoreClaim = "amq.restore"
+
 // Occupied names something that the catalog holds beside what every cluster has from the start, as far as a backup would have
-// it, too; empty: nothing. Users and their permissions do not count: somebody has to log in.
+// it, too; empty: nothing. Users and their permissions do not count: somebody has to log in. A restore's claim does not, either.
 func (s *State) Occupied() string {
 	for v := range s.VHosts() {
 		if v.Name != DefaultVHost {
 			return fmt.Sprintf("vhost '%s'", v.Name)
 		}
 		for q := range v.Queues() {
-			return queueResource(v.Name, q.Name)
+			if q.Name != RestoreClaim {
+				return queueResource(v.Name, q.Name)
+			}
 		}
 		for x := range v.Exchanges() {
 			if !IsSystemExchange(x.Name) {

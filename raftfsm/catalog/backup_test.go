@@ -76,6 +76,7 @@ func TestBackup(t *testing.T) {
 	if got := other.Unnamed([]queue.QueueID{7, 9}); !slices.Equal(got, []queue.QueueID{9}) {
 		t.Errorf("unnamed: %v", got)
 	}
+	applied(t, other, AddQueue(&raftv1.AddQueue{Vhost: "/", Name: RestoreClaim, Id: uint64(queue.MakeQueueID(queue.LocalShard|1, 9)), OwnerSession: owner}))
 	for _, want := range []string{"queue 'kept' in vhost '/'", "exchange 'x' in vhost '/'", "a binding from exchange 'amq.topic' in vhost '/'", "vhost 'other'", ""} {
 		if got := other.Occupied(); got != want {
 			t.Errorf("occupied by %q, wanted %q", got, want)
