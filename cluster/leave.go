@@ -127,7 +127,7 @@ func (c *Cluster) leaveHere(ctx context.Context, q *nodev1.SetLeavingRequest) (*
 	if n.Leaving == q.Leaving {
 		return &nodev1.SetLeavingResponse{}, nil
 	}
-	_, err := c.Propose(ctx, catalog.SetLeaving(&raftv1.SetLeaving{Number: q.Node, Leaving: q.Leaving}))
+	_, err := c.Propose(ctx, c.leaveCommand(q))
 	var refusal *broker.Error
 	if errors.As(err, &refusal) && refusal.Kind != broker.Unavailable {
 		return &nodev1.SetLeavingResponse{Refusal: refusal.Error()}, nil
@@ -136,6 +136,16 @@ func (c *Cluster) leaveHere(ctx context.Context, q *nodev1.SetLeavingRequest) (*
 		c.log.Info("a node leaves", "peer", n.Name, "number", n.Number, "leaves", q.Leaving, "dead", q.Dead)
 	}
 	return &nodev1.SetLeavingResponse{}, err
+}
+
+// leaveCommand makes the change that leaveHere has decided on. It may be committed by a later leader of the catalog, who has decided about
+// another node meanwhile: so the catalog judges once more whether enough nodes stay.
+func (c *Cluster) leaveCommand(q *nodev1.SetLeavingRequest) *catalog.Command {
+	m := &raftv1.SetLeaving{Number: q.Node, Leaving: q.Leaving}
+	if q.Leaving && !q.Few {
+		c.catalog.read(func(s *catalog.State) { m.Others = uint32(s.Replication()) })
+	}
+	return catalog.SetLeaving(m)
 }
 
 // refuseLeave says why a node may not leave, and what to do; empty: it may.

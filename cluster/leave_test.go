@@ -12,6 +12,7 @@ import (
 
 	"github.com/hashicorp/raft"
 
+	nodev1 "github.com/warrenmq/warren/proto/node/v1"
 	"github.com/warrenmq/warren/raftfsm/catalog"
 	"github.com/warrenmq/warren/raftfsm/queue"
 )
@@ -298,4 +299,32 @@ func TestSevenNodes(t *testing.T) {
 	settled(t, members)
 	decide(5, 5)
 	l.check(t, members)
+}
+
+// TestTwoLeavesAtOnce: one leader of the catalog has found that a node may leave, and before that is committed the next one lets another leave.
+func TestTwoLeavesAtOnce(t *testing.T) {
+	members := newMembers(t, 3, 1)
+	for _, m := range members {
+		m.o.Replicas = 2
+	}
+	startAll(t, members)
+	settled(t, members)
+	leader, _ := catalogLeader(t, members)
+	q := func(m *member, few bool) *nodev1.SetLeavingRequest {
+		return &nodev1.SetLeavingRequest{Node: uint32(m.Self().Node), Leaving: true, Few: few}
+	}
+	var first, second *member
+	for _, m := range members {
+		if m != leader {
+			first, second = m, first
+		}
+	}
+	allowed := leader.refuseLeave(t.Context(), leader.directory.Load().byNumber[first.Self().Node], q(first, false))
+	if allowed != "" {
+		t.Fatal(allowed)
+	}
+	decided := leader.leaveCommand(q(first, false)) // and is on its way
+	begin(t, func(ctx context.Context) error { return leader.Leave(ctx, second.o.Name, LeaveOptions{}) })
+	refused(t, "only 1 would stay", func(ctx context.Context) error { _, err := leader.Propose(ctx, decided); return err })
+	leader.propose(leader.leaveCommand(q(first, true)))
 }

@@ -73,7 +73,8 @@ func (a *apply) admitNode(m *raftv1.AdmitNode) *raftfsm.Error {
 	return nil
 }
 
-// setLeaving begins or calls off that a node leaves. The last one that stays cannot leave.
+// setLeaving begins or calls off that a node leaves. The last one that stays cannot leave, nor one without which fewer stay than its
+// proposer accepts: two leaders of the catalog may have judged two nodes at the same time.
 func (a *apply) setLeaving(m *raftv1.SetLeaving) *raftfsm.Error {
 	if m.Number > uint32(maxNode) || a.nodes[uint16(m.Number)] == nil {
 		return raftfsm.Errorf(raftfsm.NotFound, "there is no node %d", m.Number)
@@ -84,8 +85,12 @@ func (a *apply) setLeaving(m *raftv1.SetLeaving) *raftfsm.Error {
 			staying++
 		}
 	}
-	if m.Leaving && staying == 0 {
+	switch {
+	case m.Leaving && staying == 0:
 		return raftfsm.Errorf(raftfsm.PreconditionFailed, "node '%s' is the last one that stays", n.Name)
+	case m.Leaving && !n.Leaving && uint32(staying) < m.Others:
+		return raftfsm.Errorf(raftfsm.PreconditionFailed, "another node has begun to leave meanwhile, so that only %d would stay beside node '%s': add a node first, or accept fewer replicas with --few",
+			staying, n.Name)
 	}
 	a.leaving(n, m.Leaving)
 	return nil

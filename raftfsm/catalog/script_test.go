@@ -220,7 +220,7 @@ func (a arguments) command(t *testing.T, word string) *Command {
 	case "admit":
 		return AdmitNode(&raftv1.AdmitNode{Uuid: a["uuid"], Name: a["name"], MachineVersion: LatestMachineVersion, Replaces: uint32(a.number("replaces"))})
 	case "leaving":
-		return SetLeaving(&raftv1.SetLeaving{Number: uint32(a.number("number")), Leaving: a.number("off") == 0})
+		return SetLeaving(&raftv1.SetLeaving{Number: uint32(a.number("number")), Leaving: a.number("off") == 0, Others: uint32(a.number("others"))})
 	case "remove-node":
 		return RemoveNode(&raftv1.RemoveNode{Number: uint32(a.number("number"))})
 	case "session-over":

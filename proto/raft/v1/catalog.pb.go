@@ -660,9 +660,11 @@ func (x *AdmitNode) GetReplaces() uint32 {
 
 // SetLeaving begins or calls off that a node leaves: its replicas are placed elsewhere, then it is removed.
 type SetLeaving struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Number        uint32                 `protobuf:"varint,1,opt,name=number,proto3" json:"number,omitempty"`
-	Leaving       bool                   `protobuf:"varint,2,opt,name=leaving,proto3" json:"leaving,omitempty"`
+	state   protoimpl.MessageState `protogen:"open.v1"`
+	Number  uint32                 `protobuf:"varint,1,opt,name=number,proto3" json:"number,omitempty"`
+	Leaving bool                   `protobuf:"varint,2,opt,name=leaving,proto3" json:"leaving,omitempty"`
+	// It leaves only if so many others stay, whoever else has begun to leave since its proposer looked; 0: one.
+	Others        uint32 `protobuf:"varint,3,opt,name=others,proto3" json:"others,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -709,6 +711,13 @@ func (x *SetLeaving) GetLeaving() bool {
 		return x.Leaving
 	}
 	return false
+}
+
+func (x *SetLeaving) GetOthers() uint32 {
+	if x != nil {
+		return x.Others
+	}
+	return 0
 }
 
 type RemoveNode struct {
@@ -2775,11 +2784,12 @@ const file_raft_v1_catalog_proto_rawDesc = "" +
 	"\x04name\x18\x02 \x01(\tR\x04name\x12'\n" +
 	"\x0fmachine_version\x18\x03 \x01(\rR\x0emachineVersion\x12\x18\n" +
 	"\aversion\x18\x04 \x01(\tR\aversion\x12\x1a\n" +
-	"\breplaces\x18\x05 \x01(\rR\breplaces\">\n" +
+	"\breplaces\x18\x05 \x01(\rR\breplaces\"V\n" +
 	"\n" +
 	"SetLeaving\x12\x16\n" +
 	"\x06number\x18\x01 \x01(\rR\x06number\x12\x18\n" +
-	"\aleaving\x18\x02 \x01(\bR\aleaving\"$\n" +
+	"\aleaving\x18\x02 \x01(\bR\aleaving\x12\x16\n" +
+	"\x06others\x18\x03 \x01(\rR\x06others\"$\n" +
 	"\n" +
 	"RemoveNode\x12\x16\n" +
 	"\x06number\x18\x01 \x01(\rR\x06number\"G\n" +
