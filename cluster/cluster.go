@@ -123,6 +123,7 @@ type Cluster struct {
 
 	self        atomic.Pointer[broker.Self] // nil: not registered yet
 	founded     atomic.Pointer[founding]    // nil: no member yet
+	promised    atomic.Pointer[promise]     // what it says may be empty; written under mu
 	lost        bool                        // it is a member of a cluster, and the file that named it cannot be read; set before anybody asks
 	hasSeat     atomic.Bool                 // the catalog's seat runs
 	directory   atomic.Pointer[directory]
@@ -146,6 +147,8 @@ type Cluster struct {
 	change chan struct{}
 	damage map[uint32]string // groups that do not take part, and why
 	begun  chan struct{}     // closed when founded is set
+	founds string            // the cluster that this node tries to found; empty: none
+	heard  time.Time         // when the founder was that this node has promised to
 }
 
 // sessionGrace is how long the consumers of a node that cannot be reached keep their messages.
@@ -212,6 +215,9 @@ func (c *Cluster) open() (err error) {
 		return err
 	}
 	if err := c.readFounding(); err != nil {
+		return err
+	}
+	if err := c.readPromise(); err != nil {
 		return err
 	}
 	c.db.Around(c.o.Surroundings.VoteWrite)
@@ -313,11 +319,15 @@ func (c *Cluster) address(uuid string) (string, error) {
 			return a, nil
 		}
 	}
+	var known []foundingNode
 	if f := c.founded.Load(); f != nil {
-		for _, s := range f.known() {
-			if s.UUID == uuid {
-				return s.Address, nil
-			}
+		known = f.known()
+	} else if p := c.promised.Load(); p != nil {
+		known = p.Servers
+	}
+	for _, s := range known {
+		if s.UUID == uuid {
+			return s.Address, nil
 		}
 	}
 	if a := c.strangers.address(uuid); a != "" {

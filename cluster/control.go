@@ -47,11 +47,7 @@ func (s controlServer) Follow(stream grpc.BidiStreamingServer[nodev1.FollowReque
 
 // Bootstrap implements the Control service.
 func (s controlServer) Bootstrap(_ context.Context, q *nodev1.BootstrapRequest) (*nodev1.BootstrapResponse, error) {
-	f := founding{ClusterID: q.ClusterId}
-	for _, server := range q.Servers {
-		f.Servers = append(f.Servers, foundingNode{server.Uuid, server.Address})
-	}
-	if err := s.c.found(f); err != nil {
+	if err := s.c.bootstrap(founding{ClusterID: q.ClusterId, Servers: foundingNodes(q.Servers)}); err != nil {
 		return &nodev1.BootstrapResponse{Refusal: err.Error()}, nil
 	}
 	return &nodev1.BootstrapResponse{}, nil

@@ -29,8 +29,8 @@ const refusedPeriod = time.Second
 
 // find makes this node a member of a cluster: of the one that it is in already, of one that it begins alone, of one that
 // lets it in, or of one that begins when as many nodes as expected have found one another. Then the one with the lowest
-// identity decides who is in it and tells the others, who write it down before they act on it. Nothing begins where any data
-// exists: of that data's cluster only the members can tell, when the file that named it is lost.
+// identity decides who is in it, has all promise to be in no other (promise.go), and tells them, who write it down before they act on it.
+// Nothing begins where any data exists: of that data's cluster only the members can tell, when the file that named it is lost.
 func (c *Cluster) find(ctx context.Context) error {
 	switch {
 	case c.founded.Load() != nil:
@@ -58,6 +58,7 @@ func (c *Cluster) find(ctx context.Context) error {
 				ticker.Reset(refusedPeriod)
 			}
 			if !c.lost {
+				c.review(ctx)
 				c.begin(ctx)
 			}
 		case <-ctx.Done():
@@ -97,10 +98,19 @@ func (c *Cluster) begin(ctx context.Context) {
 	if c.o.Expect < 1 {
 		return // somebody lets this node in
 	}
+	if err := c.beginWith(ctx, c.gossip.Load().Members()); err != nil {
+		c.log.Debug("begin a cluster", "err", err)
+		return
+	}
+	c.tellFounding(ctx)
+}
+
+// beginWith is begin among the nodes that are known.
+func (c *Cluster) beginWith(ctx context.Context, others []*nodev1.Member) error {
 	nodes := []*nodev1.Member{c.member()}
-	for _, m := range c.gossip.Load().Members() {
+	for _, m := range others {
 		if m.ClusterId != "" {
-			return // there is a cluster already
+			return nil // there is a cluster already
 		}
 		if int(m.Expect) == c.o.Expect {
 			nodes = append(nodes, m)
@@ -108,23 +118,24 @@ func (c *Cluster) begin(ctx context.Context) {
 	}
 	slices.SortFunc(nodes, func(a, b *nodev1.Member) int { return strings.Compare(a.Uuid, b.Uuid) })
 	if len(nodes) < c.o.Expect || nodes[0].Uuid != c.identity.UUID {
-		return
+		return nil
 	}
 	f := founding{ClusterID: newUUID()}
 	for _, m := range nodes[:c.o.Expect] {
 		f.Servers = append(f.Servers, foundingNode{m.Uuid, m.Address})
 	}
-	if err := c.found(f); err != nil {
-		c.log.Error("begin a cluster", "err", err)
-		return
-	}
-	c.tellFounding(ctx)
+	return c.foundWith(ctx, f, nodes[1:])
 }
 
 // found writes down which cluster this node is in.
 func (c *Cluster) found(f founding) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	return c.foundLocked(f)
+}
+
+// foundLocked is found; c.mu is held.
+func (c *Cluster) foundLocked(f founding) error {
 	if is := c.founded.Load(); is != nil {
 		if is.ClusterID != f.ClusterID {
 			return fmt.Errorf("node %s is in cluster %s", c.o.Name, is.ClusterID)
@@ -156,12 +167,9 @@ func (c *Cluster) tellFounding(ctx context.Context) {
 	if f == nil || len(f.Servers) < 2 {
 		return
 	}
-	q := &nodev1.BootstrapRequest{ClusterId: f.ClusterID}
-	for _, s := range f.Servers {
-		q.Servers = append(q.Servers, &nodev1.Server{Uuid: s.UUID, Address: s.Address})
-	}
+	q := &nodev1.BootstrapRequest{ClusterId: f.ClusterID, Servers: servers(f.Servers)}
 	for _, m := range c.gossip.Load().Members() {
-		if m.ClusterId != "" || !f.first(m.Uuid) {
+		if m.ClusterId != "" || m.Expect == 0 || !f.first(m.Uuid) { // one that has lost its cluster.json asks itself
 			continue
 		}
 		control, err := c.network.Control(m.Uuid)

@@ -845,6 +845,222 @@ func (x *Server) GetAddress() string {
 	return ""
 }
 
+type PromiseRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Uuid          string                 `protobuf:"bytes,1,opt,name=uuid,proto3" json:"uuid,omitempty"`                            // of the node that is asked: another one may have its address by now
+	ClusterId     string                 `protobuf:"bytes,2,opt,name=cluster_id,json=clusterId,proto3" json:"cluster_id,omitempty"` // no other try to begin a cluster has it
+	Servers       []*Server              `protobuf:"bytes,3,rep,name=servers,proto3" json:"servers,omitempty"`                      // its first members; the first one founds it
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *PromiseRequest) Reset() {
+	*x = PromiseRequest{}
+	mi := &file_node_v1_node_proto_msgTypes[12]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PromiseRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PromiseRequest) ProtoMessage() {}
+
+func (x *PromiseRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_node_v1_node_proto_msgTypes[12]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PromiseRequest.ProtoReflect.Descriptor instead.
+func (*PromiseRequest) Descriptor() ([]byte, []int) {
+	return file_node_v1_node_proto_rawDescGZIP(), []int{12}
+}
+
+func (x *PromiseRequest) GetUuid() string {
+	if x != nil {
+		return x.Uuid
+	}
+	return ""
+}
+
+func (x *PromiseRequest) GetClusterId() string {
+	if x != nil {
+		return x.ClusterId
+	}
+	return ""
+}
+
+func (x *PromiseRequest) GetServers() []*Server {
+	if x != nil {
+		return x.Servers
+	}
+	return nil
+}
+
+type PromiseResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Refusal       string                 `protobuf:"bytes,1,opt,name=refusal,proto3" json:"refusal,omitempty"` // empty: promised
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *PromiseResponse) Reset() {
+	*x = PromiseResponse{}
+	mi := &file_node_v1_node_proto_msgTypes[13]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PromiseResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PromiseResponse) ProtoMessage() {}
+
+func (x *PromiseResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_node_v1_node_proto_msgTypes[13]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PromiseResponse.ProtoReflect.Descriptor instead.
+func (*PromiseResponse) Descriptor() ([]byte, []int) {
+	return file_node_v1_node_proto_rawDescGZIP(), []int{13}
+}
+
+func (x *PromiseResponse) GetRefusal() string {
+	if x != nil {
+		return x.Refusal
+	}
+	return ""
+}
+
+type GiveUpRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Uuid          string                 `protobuf:"bytes,1,opt,name=uuid,proto3" json:"uuid,omitempty"` // of the node that is asked
+	ClusterId     string                 `protobuf:"bytes,2,opt,name=cluster_id,json=clusterId,proto3" json:"cluster_id,omitempty"`
+	Founder       string                 `protobuf:"bytes,3,opt,name=founder,proto3" json:"founder,omitempty"` // its uuid
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *GiveUpRequest) Reset() {
+	*x = GiveUpRequest{}
+	mi := &file_node_v1_node_proto_msgTypes[14]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *GiveUpRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*GiveUpRequest) ProtoMessage() {}
+
+func (x *GiveUpRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_node_v1_node_proto_msgTypes[14]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use GiveUpRequest.ProtoReflect.Descriptor instead.
+func (*GiveUpRequest) Descriptor() ([]byte, []int) {
+	return file_node_v1_node_proto_rawDescGZIP(), []int{14}
+}
+
+func (x *GiveUpRequest) GetUuid() string {
+	if x != nil {
+		return x.Uuid
+	}
+	return ""
+}
+
+func (x *GiveUpRequest) GetClusterId() string {
+	if x != nil {
+		return x.ClusterId
+	}
+	return ""
+}
+
+func (x *GiveUpRequest) GetFounder() string {
+	if x != nil {
+		return x.Founder
+	}
+	return ""
+}
+
+type GiveUpResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	GivenUp       bool                   `protobuf:"varint,1,opt,name=given_up,json=givenUp,proto3" json:"given_up,omitempty"`
+	Refusal       string                 `protobuf:"bytes,2,opt,name=refusal,proto3" json:"refusal,omitempty"` // not empty: the node that answers is not the one that is asked
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *GiveUpResponse) Reset() {
+	*x = GiveUpResponse{}
+	mi := &file_node_v1_node_proto_msgTypes[15]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *GiveUpResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*GiveUpResponse) ProtoMessage() {}
+
+func (x *GiveUpResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_node_v1_node_proto_msgTypes[15]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use GiveUpResponse.ProtoReflect.Descriptor instead.
+func (*GiveUpResponse) Descriptor() ([]byte, []int) {
+	return file_node_v1_node_proto_rawDescGZIP(), []int{15}
+}
+
+func (x *GiveUpResponse) GetGivenUp() bool {
+	if x != nil {
+		return x.GivenUp
+	}
+	return false
+}
+
+func (x *GiveUpResponse) GetRefusal() string {
+	if x != nil {
+		return x.Refusal
+	}
+	return ""
+}
+
 type BootstrapRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	ClusterId     string                 `protobuf:"bytes,1,opt,name=cluster_id,json=clusterId,proto3" json:"cluster_id,omitempty"`
@@ -855,7 +1071,7 @@ type BootstrapRequest struct {
 
 func (x *BootstrapRequest) Reset() {
 	*x = BootstrapRequest{}
-	mi := &file_node_v1_node_proto_msgTypes[12]
+	mi := &file_node_v1_node_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -867,7 +1083,7 @@ func (x *BootstrapRequest) String() string {
 func (*BootstrapRequest) ProtoMessage() {}
 
 func (x *BootstrapRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_node_v1_node_proto_msgTypes[12]
+	mi := &file_node_v1_node_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -880,7 +1096,7 @@ func (x *BootstrapRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use BootstrapRequest.ProtoReflect.Descriptor instead.
 func (*BootstrapRequest) Descriptor() ([]byte, []int) {
-	return file_node_v1_node_proto_rawDescGZIP(), []int{12}
+	return file_node_v1_node_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *BootstrapRequest) GetClusterId() string {
@@ -906,7 +1122,7 @@ type BootstrapResponse struct {
 
 func (x *BootstrapResponse) Reset() {
 	*x = BootstrapResponse{}
-	mi := &file_node_v1_node_proto_msgTypes[13]
+	mi := &file_node_v1_node_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -918,7 +1134,7 @@ func (x *BootstrapResponse) String() string {
 func (*BootstrapResponse) ProtoMessage() {}
 
 func (x *BootstrapResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_node_v1_node_proto_msgTypes[13]
+	mi := &file_node_v1_node_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -931,7 +1147,7 @@ func (x *BootstrapResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use BootstrapResponse.ProtoReflect.Descriptor instead.
 func (*BootstrapResponse) Descriptor() ([]byte, []int) {
-	return file_node_v1_node_proto_rawDescGZIP(), []int{13}
+	return file_node_v1_node_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *BootstrapResponse) GetRefusal() string {
@@ -956,7 +1172,7 @@ type JoinRequest struct {
 
 func (x *JoinRequest) Reset() {
 	*x = JoinRequest{}
-	mi := &file_node_v1_node_proto_msgTypes[14]
+	mi := &file_node_v1_node_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -968,7 +1184,7 @@ func (x *JoinRequest) String() string {
 func (*JoinRequest) ProtoMessage() {}
 
 func (x *JoinRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_node_v1_node_proto_msgTypes[14]
+	mi := &file_node_v1_node_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -981,7 +1197,7 @@ func (x *JoinRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use JoinRequest.ProtoReflect.Descriptor instead.
 func (*JoinRequest) Descriptor() ([]byte, []int) {
-	return file_node_v1_node_proto_rawDescGZIP(), []int{14}
+	return file_node_v1_node_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *JoinRequest) GetUuid() string {
@@ -1039,13 +1255,14 @@ type JoinResponse struct {
 	Refusal       string                 `protobuf:"bytes,2,opt,name=refusal,proto3" json:"refusal,omitempty"`
 	ClusterId     string                 `protobuf:"bytes,3,opt,name=cluster_id,json=clusterId,proto3" json:"cluster_id,omitempty"`
 	Members       []*Server              `protobuf:"bytes,4,rep,name=members,proto3" json:"members,omitempty"` // the others
+	First         []*Server              `protobuf:"bytes,5,rep,name=first,proto3" json:"first,omitempty"`     // all first members, if the asker is one and the cluster waits for it
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *JoinResponse) Reset() {
 	*x = JoinResponse{}
-	mi := &file_node_v1_node_proto_msgTypes[15]
+	mi := &file_node_v1_node_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1057,7 +1274,7 @@ func (x *JoinResponse) String() string {
 func (*JoinResponse) ProtoMessage() {}
 
 func (x *JoinResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_node_v1_node_proto_msgTypes[15]
+	mi := &file_node_v1_node_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1070,7 +1287,7 @@ func (x *JoinResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use JoinResponse.ProtoReflect.Descriptor instead.
 func (*JoinResponse) Descriptor() ([]byte, []int) {
-	return file_node_v1_node_proto_rawDescGZIP(), []int{15}
+	return file_node_v1_node_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *JoinResponse) GetNotLeader() bool {
@@ -1101,6 +1318,13 @@ func (x *JoinResponse) GetMembers() []*Server {
 	return nil
 }
 
+func (x *JoinResponse) GetFirst() []*Server {
+	if x != nil {
+		return x.First
+	}
+	return nil
+}
+
 type SetLeavingRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Node          uint32                 `protobuf:"varint,1,opt,name=node,proto3" json:"node,omitempty"`
@@ -1114,7 +1338,7 @@ type SetLeavingRequest struct {
 
 func (x *SetLeavingRequest) Reset() {
 	*x = SetLeavingRequest{}
-	mi := &file_node_v1_node_proto_msgTypes[16]
+	mi := &file_node_v1_node_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1126,7 +1350,7 @@ func (x *SetLeavingRequest) String() string {
 func (*SetLeavingRequest) ProtoMessage() {}
 
 func (x *SetLeavingRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_node_v1_node_proto_msgTypes[16]
+	mi := &file_node_v1_node_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1139,7 +1363,7 @@ func (x *SetLeavingRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SetLeavingRequest.ProtoReflect.Descriptor instead.
 func (*SetLeavingRequest) Descriptor() ([]byte, []int) {
-	return file_node_v1_node_proto_rawDescGZIP(), []int{16}
+	return file_node_v1_node_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *SetLeavingRequest) GetNode() uint32 {
@@ -1187,7 +1411,7 @@ type SetLeavingResponse struct {
 
 func (x *SetLeavingResponse) Reset() {
 	*x = SetLeavingResponse{}
-	mi := &file_node_v1_node_proto_msgTypes[17]
+	mi := &file_node_v1_node_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1199,7 +1423,7 @@ func (x *SetLeavingResponse) String() string {
 func (*SetLeavingResponse) ProtoMessage() {}
 
 func (x *SetLeavingResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_node_v1_node_proto_msgTypes[17]
+	mi := &file_node_v1_node_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1212,7 +1436,7 @@ func (x *SetLeavingResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SetLeavingResponse.ProtoReflect.Descriptor instead.
 func (*SetLeavingResponse) Descriptor() ([]byte, []int) {
-	return file_node_v1_node_proto_rawDescGZIP(), []int{17}
+	return file_node_v1_node_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *SetLeavingResponse) GetNotLeader() bool {
@@ -1238,7 +1462,7 @@ type DrainRequest struct {
 
 func (x *DrainRequest) Reset() {
 	*x = DrainRequest{}
-	mi := &file_node_v1_node_proto_msgTypes[18]
+	mi := &file_node_v1_node_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1250,7 +1474,7 @@ func (x *DrainRequest) String() string {
 func (*DrainRequest) ProtoMessage() {}
 
 func (x *DrainRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_node_v1_node_proto_msgTypes[18]
+	mi := &file_node_v1_node_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1263,7 +1487,7 @@ func (x *DrainRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DrainRequest.ProtoReflect.Descriptor instead.
 func (*DrainRequest) Descriptor() ([]byte, []int) {
-	return file_node_v1_node_proto_rawDescGZIP(), []int{18}
+	return file_node_v1_node_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *DrainRequest) GetOff() bool {
@@ -1282,7 +1506,7 @@ type DrainResponse struct {
 
 func (x *DrainResponse) Reset() {
 	*x = DrainResponse{}
-	mi := &file_node_v1_node_proto_msgTypes[19]
+	mi := &file_node_v1_node_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1294,7 +1518,7 @@ func (x *DrainResponse) String() string {
 func (*DrainResponse) ProtoMessage() {}
 
 func (x *DrainResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_node_v1_node_proto_msgTypes[19]
+	mi := &file_node_v1_node_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1307,7 +1531,7 @@ func (x *DrainResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DrainResponse.ProtoReflect.Descriptor instead.
 func (*DrainResponse) Descriptor() ([]byte, []int) {
-	return file_node_v1_node_proto_rawDescGZIP(), []int{19}
+	return file_node_v1_node_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *DrainResponse) GetLeads() uint32 {
@@ -1327,7 +1551,7 @@ type BackupRequest struct {
 
 func (x *BackupRequest) Reset() {
 	*x = BackupRequest{}
-	mi := &file_node_v1_node_proto_msgTypes[20]
+	mi := &file_node_v1_node_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1339,7 +1563,7 @@ func (x *BackupRequest) String() string {
 func (*BackupRequest) ProtoMessage() {}
 
 func (x *BackupRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_node_v1_node_proto_msgTypes[20]
+	mi := &file_node_v1_node_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1352,7 +1576,7 @@ func (x *BackupRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use BackupRequest.ProtoReflect.Descriptor instead.
 func (*BackupRequest) Descriptor() ([]byte, []int) {
-	return file_node_v1_node_proto_rawDescGZIP(), []int{20}
+	return file_node_v1_node_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *BackupRequest) GetShard() uint32 {
@@ -1378,7 +1602,7 @@ type BackupResponse struct {
 
 func (x *BackupResponse) Reset() {
 	*x = BackupResponse{}
-	mi := &file_node_v1_node_proto_msgTypes[21]
+	mi := &file_node_v1_node_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1390,7 +1614,7 @@ func (x *BackupResponse) String() string {
 func (*BackupResponse) ProtoMessage() {}
 
 func (x *BackupResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_node_v1_node_proto_msgTypes[21]
+	mi := &file_node_v1_node_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1403,7 +1627,7 @@ func (x *BackupResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use BackupResponse.ProtoReflect.Descriptor instead.
 func (*BackupResponse) Descriptor() ([]byte, []int) {
-	return file_node_v1_node_proto_rawDescGZIP(), []int{21}
+	return file_node_v1_node_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *BackupResponse) GetOctets() []byte {
@@ -1427,7 +1651,7 @@ type Member struct {
 
 func (x *Member) Reset() {
 	*x = Member{}
-	mi := &file_node_v1_node_proto_msgTypes[22]
+	mi := &file_node_v1_node_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1439,7 +1663,7 @@ func (x *Member) String() string {
 func (*Member) ProtoMessage() {}
 
 func (x *Member) ProtoReflect() protoreflect.Message {
-	mi := &file_node_v1_node_proto_msgTypes[22]
+	mi := &file_node_v1_node_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1452,7 +1676,7 @@ func (x *Member) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Member.ProtoReflect.Descriptor instead.
 func (*Member) Descriptor() ([]byte, []int) {
-	return file_node_v1_node_proto_rawDescGZIP(), []int{22}
+	return file_node_v1_node_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *Member) GetUuid() string {
@@ -1562,7 +1786,22 @@ const file_node_v1_node_proto_rawDesc = "" +
 	"\acommand\x18\x03 \x01(\fR\acommand\"6\n" +
 	"\x06Server\x12\x12\n" +
 	"\x04uuid\x18\x01 \x01(\tR\x04uuid\x12\x18\n" +
-	"\aaddress\x18\x02 \x01(\tR\aaddress\"c\n" +
+	"\aaddress\x18\x02 \x01(\tR\aaddress\"u\n" +
+	"\x0ePromiseRequest\x12\x12\n" +
+	"\x04uuid\x18\x01 \x01(\tR\x04uuid\x12\x1d\n" +
+	"\n" +
+	"cluster_id\x18\x02 \x01(\tR\tclusterId\x120\n" +
+	"\aservers\x18\x03 \x03(\v2\x16.warren.node.v1.ServerR\aservers\"+\n" +
+	"\x0fPromiseResponse\x12\x18\n" +
+	"\arefusal\x18\x01 \x01(\tR\arefusal\"\\\n" +
+	"\rGiveUpRequest\x12\x12\n" +
+	"\x04uuid\x18\x01 \x01(\tR\x04uuid\x12\x1d\n" +
+	"\n" +
+	"cluster_id\x18\x02 \x01(\tR\tclusterId\x12\x18\n" +
+	"\afounder\x18\x03 \x01(\tR\afounder\"E\n" +
+	"\x0eGiveUpResponse\x12\x19\n" +
+	"\bgiven_up\x18\x01 \x01(\bR\agivenUp\x12\x18\n" +
+	"\arefusal\x18\x02 \x01(\tR\arefusal\"c\n" +
 	"\x10BootstrapRequest\x12\x1d\n" +
 	"\n" +
 	"cluster_id\x18\x01 \x01(\tR\tclusterId\x120\n" +
@@ -1576,14 +1815,15 @@ const file_node_v1_node_proto_rawDesc = "" +
 	"\x0fmachine_version\x18\x04 \x01(\rR\x0emachineVersion\x12\x18\n" +
 	"\aversion\x18\x05 \x01(\tR\aversion\x12\x12\n" +
 	"\x04lost\x18\x06 \x01(\bR\x04lost\x12\x1c\n" +
-	"\tforwarded\x18\a \x01(\bR\tforwarded\"\x98\x01\n" +
+	"\tforwarded\x18\a \x01(\bR\tforwarded\"\xc6\x01\n" +
 	"\fJoinResponse\x12\x1d\n" +
 	"\n" +
 	"not_leader\x18\x01 \x01(\bR\tnotLeader\x12\x18\n" +
 	"\arefusal\x18\x02 \x01(\tR\arefusal\x12\x1d\n" +
 	"\n" +
 	"cluster_id\x18\x03 \x01(\tR\tclusterId\x120\n" +
-	"\amembers\x18\x04 \x03(\v2\x16.warren.node.v1.ServerR\amembers\"\x85\x01\n" +
+	"\amembers\x18\x04 \x03(\v2\x16.warren.node.v1.ServerR\amembers\x12,\n" +
+	"\x05first\x18\x05 \x03(\v2\x16.warren.node.v1.ServerR\x05first\"\x85\x01\n" +
 	"\x11SetLeavingRequest\x12\x12\n" +
 	"\x04node\x18\x01 \x01(\rR\x04node\x12\x18\n" +
 	"\aleaving\x18\x02 \x01(\bR\aleaving\x12\x12\n" +
@@ -1609,12 +1849,14 @@ const file_node_v1_node_proto_rawDesc = "" +
 	"\aaddress\x18\x03 \x01(\tR\aaddress\x12\x1d\n" +
 	"\n" +
 	"cluster_id\x18\x04 \x01(\tR\tclusterId\x12\x16\n" +
-	"\x06expect\x18\x05 \x01(\rR\x06expect2\xa4\x05\n" +
+	"\x06expect\x18\x05 \x01(\rR\x06expect2\xb9\x06\n" +
 	"\aControl\x12?\n" +
 	"\x05Watch\x12\x1c.warren.node.v1.WatchRequest\x1a\x16.warren.node.v1.Status0\x01\x12D\n" +
 	"\x05Clock\x12\x1c.warren.node.v1.ClockRequest\x1a\x1d.warren.node.v1.ClockResponse\x12J\n" +
 	"\aPropose\x12\x1e.warren.node.v1.ProposeRequest\x1a\x1f.warren.node.v1.ProposeResponse\x12K\n" +
-	"\x06Follow\x12\x1d.warren.node.v1.FollowRequest\x1a\x1e.warren.node.v1.FollowResponse(\x010\x01\x12P\n" +
+	"\x06Follow\x12\x1d.warren.node.v1.FollowRequest\x1a\x1e.warren.node.v1.FollowResponse(\x010\x01\x12J\n" +
+	"\aPromise\x12\x1e.warren.node.v1.PromiseRequest\x1a\x1f.warren.node.v1.PromiseResponse\x12G\n" +
+	"\x06GiveUp\x12\x1d.warren.node.v1.GiveUpRequest\x1a\x1e.warren.node.v1.GiveUpResponse\x12P\n" +
 	"\tBootstrap\x12 .warren.node.v1.BootstrapRequest\x1a!.warren.node.v1.BootstrapResponse\x12A\n" +
 	"\x04Join\x12\x1b.warren.node.v1.JoinRequest\x1a\x1c.warren.node.v1.JoinResponse\x12S\n" +
 	"\n" +
@@ -1634,7 +1876,7 @@ func file_node_v1_node_proto_rawDescGZIP() []byte {
 	return file_node_v1_node_proto_rawDescData
 }
 
-var file_node_v1_node_proto_msgTypes = make([]protoimpl.MessageInfo, 23)
+var file_node_v1_node_proto_msgTypes = make([]protoimpl.MessageInfo, 27)
 var file_node_v1_node_proto_goTypes = []any{
 	(*WatchRequest)(nil),       // 0: warren.node.v1.WatchRequest
 	(*Status)(nil),             // 1: warren.node.v1.Status
@@ -1648,47 +1890,57 @@ var file_node_v1_node_proto_goTypes = []any{
 	(*FollowResponse)(nil),     // 9: warren.node.v1.FollowResponse
 	(*CommittedCommand)(nil),   // 10: warren.node.v1.CommittedCommand
 	(*Server)(nil),             // 11: warren.node.v1.Server
-	(*BootstrapRequest)(nil),   // 12: warren.node.v1.BootstrapRequest
-	(*BootstrapResponse)(nil),  // 13: warren.node.v1.BootstrapResponse
-	(*JoinRequest)(nil),        // 14: warren.node.v1.JoinRequest
-	(*JoinResponse)(nil),       // 15: warren.node.v1.JoinResponse
-	(*SetLeavingRequest)(nil),  // 16: warren.node.v1.SetLeavingRequest
-	(*SetLeavingResponse)(nil), // 17: warren.node.v1.SetLeavingResponse
-	(*DrainRequest)(nil),       // 18: warren.node.v1.DrainRequest
-	(*DrainResponse)(nil),      // 19: warren.node.v1.DrainResponse
-	(*BackupRequest)(nil),      // 20: warren.node.v1.BackupRequest
-	(*BackupResponse)(nil),     // 21: warren.node.v1.BackupResponse
-	(*Member)(nil),             // 22: warren.node.v1.Member
+	(*PromiseRequest)(nil),     // 12: warren.node.v1.PromiseRequest
+	(*PromiseResponse)(nil),    // 13: warren.node.v1.PromiseResponse
+	(*GiveUpRequest)(nil),      // 14: warren.node.v1.GiveUpRequest
+	(*GiveUpResponse)(nil),     // 15: warren.node.v1.GiveUpResponse
+	(*BootstrapRequest)(nil),   // 16: warren.node.v1.BootstrapRequest
+	(*BootstrapResponse)(nil),  // 17: warren.node.v1.BootstrapResponse
+	(*JoinRequest)(nil),        // 18: warren.node.v1.JoinRequest
+	(*JoinResponse)(nil),       // 19: warren.node.v1.JoinResponse
+	(*SetLeavingRequest)(nil),  // 20: warren.node.v1.SetLeavingRequest
+	(*SetLeavingResponse)(nil), // 21: warren.node.v1.SetLeavingResponse
+	(*DrainRequest)(nil),       // 22: warren.node.v1.DrainRequest
+	(*DrainResponse)(nil),      // 23: warren.node.v1.DrainResponse
+	(*BackupRequest)(nil),      // 24: warren.node.v1.BackupRequest
+	(*BackupResponse)(nil),     // 25: warren.node.v1.BackupResponse
+	(*Member)(nil),             // 26: warren.node.v1.Member
 }
 var file_node_v1_node_proto_depIdxs = []int32{
 	4,  // 0: warren.node.v1.Status.groups:type_name -> warren.node.v1.GroupStatus
 	5,  // 1: warren.node.v1.GroupStatus.seats:type_name -> warren.node.v1.Seat
 	10, // 2: warren.node.v1.FollowResponse.commands:type_name -> warren.node.v1.CommittedCommand
-	11, // 3: warren.node.v1.BootstrapRequest.servers:type_name -> warren.node.v1.Server
-	11, // 4: warren.node.v1.JoinResponse.members:type_name -> warren.node.v1.Server
-	0,  // 5: warren.node.v1.Control.Watch:input_type -> warren.node.v1.WatchRequest
-	2,  // 6: warren.node.v1.Control.Clock:input_type -> warren.node.v1.ClockRequest
-	6,  // 7: warren.node.v1.Control.Propose:input_type -> warren.node.v1.ProposeRequest
-	8,  // 8: warren.node.v1.Control.Follow:input_type -> warren.node.v1.FollowRequest
-	12, // 9: warren.node.v1.Control.Bootstrap:input_type -> warren.node.v1.BootstrapRequest
-	14, // 10: warren.node.v1.Control.Join:input_type -> warren.node.v1.JoinRequest
-	16, // 11: warren.node.v1.Control.SetLeaving:input_type -> warren.node.v1.SetLeavingRequest
-	18, // 12: warren.node.v1.Control.Drain:input_type -> warren.node.v1.DrainRequest
-	20, // 13: warren.node.v1.Control.Backup:input_type -> warren.node.v1.BackupRequest
-	1,  // 14: warren.node.v1.Control.Watch:output_type -> warren.node.v1.Status
-	3,  // 15: warren.node.v1.Control.Clock:output_type -> warren.node.v1.ClockResponse
-	7,  // 16: warren.node.v1.Control.Propose:output_type -> warren.node.v1.ProposeResponse
-	9,  // 17: warren.node.v1.Control.Follow:output_type -> warren.node.v1.FollowResponse
-	13, // 18: warren.node.v1.Control.Bootstrap:output_type -> warren.node.v1.BootstrapResponse
-	15, // 19: warren.node.v1.Control.Join:output_type -> warren.node.v1.JoinResponse
-	17, // 20: warren.node.v1.Control.SetLeaving:output_type -> warren.node.v1.SetLeavingResponse
-	19, // 21: warren.node.v1.Control.Drain:output_type -> warren.node.v1.DrainResponse
-	21, // 22: warren.node.v1.Control.Backup:output_type -> warren.node.v1.BackupResponse
-	14, // [14:23] is the sub-list for method output_type
-	5,  // [5:14] is the sub-list for method input_type
-	5,  // [5:5] is the sub-list for extension type_name
-	5,  // [5:5] is the sub-list for extension extendee
-	0,  // [0:5] is the sub-list for field type_name
+	11, // 3: warren.node.v1.PromiseRequest.servers:type_name -> warren.node.v1.Server
+	11, // 4: warren.node.v1.BootstrapRequest.servers:type_name -> warren.node.v1.Server
+	11, // 5: warren.node.v1.JoinResponse.members:type_name -> warren.node.v1.Server
+	11, // 6: warren.node.v1.JoinResponse.first:type_name -> warren.node.v1.Server
+	0,  // 7: warren.node.v1.Control.Watch:input_type -> warren.node.v1.WatchRequest
+	2,  // 8: warren.node.v1.Control.Clock:input_type -> warren.node.v1.ClockRequest
+	6,  // 9: warren.node.v1.Control.Propose:input_type -> warren.node.v1.ProposeRequest
+	8,  // 10: warren.node.v1.Control.Follow:input_type -> warren.node.v1.FollowRequest
+	12, // 11: warren.node.v1.Control.Promise:input_type -> warren.node.v1.PromiseRequest
+	14, // 12: warren.node.v1.Control.GiveUp:input_type -> warren.node.v1.GiveUpRequest
+	16, // 13: warren.node.v1.Control.Bootstrap:input_type -> warren.node.v1.BootstrapRequest
+	18, // 14: warren.node.v1.Control.Join:input_type -> warren.node.v1.JoinRequest
+	20, // 15: warren.node.v1.Control.SetLeaving:input_type -> warren.node.v1.SetLeavingRequest
+	22, // 16: warren.node.v1.Control.Drain:input_type -> warren.node.v1.DrainRequest
+	24, // 17: warren.node.v1.Control.Backup:input_type -> warren.node.v1.BackupRequest
+	1,  // 18: warren.node.v1.Control.Watch:output_type -> warren.node.v1.Status
+	3,  // 19: warren.node.v1.Control.Clock:output_type -> warren.node.v1.ClockResponse
+	7,  // 20: warren.node.v1.Control.Propose:output_type -> warren.node.v1.ProposeResponse
+	9,  // 21: warren.node.v1.Control.Follow:output_type -> warren.node.v1.FollowResponse
+	13, // 22: warren.node.v1.Control.Promise:output_type -> warren.node.v1.PromiseResponse
+	15, // 23: warren.node.v1.Control.GiveUp:output_type -> warren.node.v1.GiveUpResponse
+	17, // 24: warren.node.v1.Control.Bootstrap:output_type -> warren.node.v1.BootstrapResponse
+	19, // 25: warren.node.v1.Control.Join:output_type -> warren.node.v1.JoinResponse
+	21, // 26: warren.node.v1.Control.SetLeaving:output_type -> warren.node.v1.SetLeavingResponse
+	23, // 27: warren.node.v1.Control.Drain:output_type -> warren.node.v1.DrainResponse
+	25, // 28: warren.node.v1.Control.Backup:output_type -> warren.node.v1.BackupResponse
+	18, // [18:29] is the sub-list for method output_type
+	7,  // [7:18] is the sub-list for method input_type
+	7,  // [7:7] is the sub-list for extension type_name
+	7,  // [7:7] is the sub-list for extension extendee
+	0,  // [0:7] is the sub-list for field type_name
 }
 
 func init() { file_node_v1_node_proto_init() }
@@ -1702,7 +1954,7 @@ func file_node_v1_node_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_node_v1_node_proto_rawDesc), len(file_node_v1_node_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   23,
+			NumMessages:   27,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -26,6 +26,8 @@ const (
 	Control_Clock_FullMethodName      = "/warren.node.v1.Control/Clock"
 	Control_Propose_FullMethodName    = "/warren.node.v1.Control/Propose"
 	Control_Follow_FullMethodName     = "/warren.node.v1.Control/Follow"
+	Control_Promise_FullMethodName    = "/warren.node.v1.Control/Promise"
+	Control_GiveUp_FullMethodName     = "/warren.node.v1.Control/GiveUp"
 	Control_Bootstrap_FullMethodName  = "/warren.node.v1.Control/Bootstrap"
 	Control_Join_FullMethodName       = "/warren.node.v1.Control/Join"
 	Control_SetLeaving_FullMethodName = "/warren.node.v1.Control/SetLeaving"
@@ -47,7 +49,11 @@ type ControlClient interface {
 	Propose(ctx context.Context, in *ProposeRequest, opts ...grpc.CallOption) (*ProposeResponse, error)
 	// Follow keeps a node's copy of the catalog current and known to be so; only the catalog's leader serves it.
 	Follow(ctx context.Context, opts ...grpc.CallOption) (grpc.BidiStreamingClient[FollowRequest, FollowResponse], error)
-	// Bootstrap gives a node without data its part in a new cluster.
+	// Promise asks a node without data to have a part in no other new cluster than this one.
+	Promise(ctx context.Context, in *PromiseRequest, opts ...grpc.CallOption) (*PromiseResponse, error)
+	// GiveUp tells whether a node has no part in a new cluster and never will have one by Bootstrap.
+	GiveUp(ctx context.Context, in *GiveUpRequest, opts ...grpc.CallOption) (*GiveUpResponse, error)
+	// Bootstrap gives a node that has promised so its part in a new cluster.
 	Bootstrap(ctx context.Context, in *BootstrapRequest, opts ...grpc.CallOption) (*BootstrapResponse, error)
 	// Join makes a node a member of the cluster, or tells a member that has lost its cluster.json where it belongs. Any member
 	// takes it and asks the catalog's leader.
@@ -122,6 +128,26 @@ func (c *controlClient) Follow(ctx context.Context, opts ...grpc.CallOption) (gr
 // This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
 type Control_FollowClient = grpc.BidiStreamingClient[FollowRequest, FollowResponse]
 
+func (c *controlClient) Promise(ctx context.Context, in *PromiseRequest, opts ...grpc.CallOption) (*PromiseResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(PromiseResponse)
+	err := c.cc.Invoke(ctx, Control_Promise_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *controlClient) GiveUp(ctx context.Context, in *GiveUpRequest, opts ...grpc.CallOption) (*GiveUpResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(GiveUpResponse)
+	err := c.cc.Invoke(ctx, Control_GiveUp_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 func (c *controlClient) Bootstrap(ctx context.Context, in *BootstrapRequest, opts ...grpc.CallOption) (*BootstrapResponse, error) {
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
 	out := new(BootstrapResponse)
@@ -195,7 +221,11 @@ type ControlServer interface {
 	Propose(context.Context, *ProposeRequest) (*ProposeResponse, error)
 	// Follow keeps a node's copy of the catalog current and known to be so; only the catalog's leader serves it.
 	Follow(grpc.BidiStreamingServer[FollowRequest, FollowResponse]) error
-	// Bootstrap gives a node without data its part in a new cluster.
+	// Promise asks a node without data to have a part in no other new cluster than this one.
+	Promise(context.Context, *PromiseRequest) (*PromiseResponse, error)
+	// GiveUp tells whether a node has no part in a new cluster and never will have one by Bootstrap.
+	GiveUp(context.Context, *GiveUpRequest) (*GiveUpResponse, error)
+	// Bootstrap gives a node that has promised so its part in a new cluster.
 	Bootstrap(context.Context, *BootstrapRequest) (*BootstrapResponse, error)
 	// Join makes a node a member of the cluster, or tells a member that has lost its cluster.json where it belongs. Any member
 	// takes it and asks the catalog's leader.
@@ -229,6 +259,12 @@ func (UnimplementedControlServer) Propose(context.Context, *ProposeRequest) (*Pr
 }
 func (UnimplementedControlServer) Follow(grpc.BidiStreamingServer[FollowRequest, FollowResponse]) error {
 	return status.Error(codes.Unimplemented, "method Follow not implemented")
+}
+func (UnimplementedControlServer) Promise(context.Context, *PromiseRequest) (*PromiseResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method Promise not implemented")
+}
+func (UnimplementedControlServer) GiveUp(context.Context, *GiveUpRequest) (*GiveUpResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method GiveUp not implemented")
 }
 func (UnimplementedControlServer) Bootstrap(context.Context, *BootstrapRequest) (*BootstrapResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method Bootstrap not implemented")
@@ -319,6 +355,42 @@ func _Control_Follow_Handler(srv interface{}, stream grpc.ServerStream) error {
 
 // This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
 type Control_FollowServer = grpc.BidiStreamingServer[FollowRequest, FollowResponse]
+
+func _Control_Promise_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(PromiseRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(ControlServer).Promise(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Control_Promise_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(ControlServer).Promise(ctx, req.(*PromiseRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _Control_GiveUp_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(GiveUpRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(ControlServer).GiveUp(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Control_GiveUp_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(ControlServer).GiveUp(ctx, req.(*GiveUpRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
 
 func _Control_Bootstrap_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
 	in := new(BootstrapRequest)
@@ -417,6 +489,14 @@ var Control_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "Propose",
 			Handler:    _Control_Propose_Handler,
+		},
+		{
+			MethodName: "Promise",
+			Handler:    _Control_Promise_Handler,
+		},
+		{
+			MethodName: "GiveUp",
+			Handler:    _Control_GiveUp_Handler,
 		},
 		{
 			MethodName: "Bootstrap",
