@@ -36,17 +36,18 @@ func (c *Cluster) join(ctx context.Context) (why string) {
 		case response.Refusal != "":
 			why = response.Refusal
 		default:
-			f := founding{ClusterID: response.ClusterId}
-			for _, s := range response.Members {
-				f.Members = append(f.Members, foundingNode{s.Uuid, s.Address})
-			}
-			if err := c.found(f); err != nil {
+			if err := c.found(foundingIn(response)); err != nil {
 				c.log.Error("join a cluster", "err", err)
 			}
 			return ""
 		}
 	}
 	return why
+}
+
+// foundingIn is what a node is to write down that has been let in.
+func foundingIn(response *nodev1.JoinResponse) founding {
+	return founding{ClusterID: response.ClusterId, Servers: foundingNodes(response.First), Members: foundingNodes(response.Members)}
 }
 
 func (c *Cluster) askToJoin(ctx context.Context, m *nodev1.Member) (*nodev1.JoinResponse, error) {
@@ -121,6 +122,9 @@ func (c *Cluster) admit(ctx context.Context, q *nodev1.JoinRequest) (*nodev1.Joi
 		c.log.Info("a node is let in", "peer", q.Name, "uuid", q.Uuid, "address", q.Address)
 	}
 	response := &nodev1.JoinResponse{ClusterId: c.clusterID()}
+	if d := c.directory.Load(); !d.placed && c.founded.Load().first(q.Uuid) {
+		response.First = servers(c.founded.Load().Servers) // it waits for them, too, if it comes to lead the catalog
+	}
 	for uuid := range c.directory.Load().byUUID {
 		if address, err := c.address(uuid); err == nil && uuid != q.Uuid {
 			response.Members = append(response.Members, &nodev1.Server{Uuid: uuid, Address: address})

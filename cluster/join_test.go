@@ -381,3 +381,22 @@ func newMember(t *testing.T, members []*member, number int) *member {
 	t.Cleanup(m.stop)
 	return m
 }
+
+// TestFirstMemberIsLetIn: a first member that asks before it is told that the cluster has begun learns who the first members are: it
+// waits for them if it comes to lead the catalog.
+func TestFirstMemberIsLetIn(t *testing.T) {
+	leader := startMembersOf(t, 1, 1)[0]
+	x := newCandidate(t, "x", 2)
+	f, d := *leader.founded.Load(), *leader.directory.Load()
+	f.Servers = append(slices.Clone(f.Servers), foundingNode{"x", x.member().Address})
+	d.placed = false
+	leader.founded.Store(&f)
+	leader.directory.Store(&d)
+	x.knows(leader.Cluster)
+	response, err := x.askToJoin(t.Context(), leader.member())
+	must(t, err)
+	must(t, x.found(foundingIn(response)))
+	if got := x.founded.Load().Servers; !slices.Equal(got, f.Servers) {
+		t.Errorf("it has written down the first members %v", got)
+	}
+}
