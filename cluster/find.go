@@ -224,9 +224,10 @@ func (c *Cluster) registerBy(ctx context.Context, propose func(context.Context, 
 				Local: queue.LocalShard | queue.ShardID(reply.Node)})
 			c.follower.lookAgain()
 			c.statusChanged()
-			return nil
+			return c.promiseKept()
 		}
 		switch {
+		case isKind(err, broker.AccessRefused) && c.begunWithout(ctx):
 		case isKind(err, broker.AccessRefused):
 			return fmt.Errorf("register this node: %w", ErrRemoved)
 		case ctx.Err() != nil || !isUnavailable(err):
@@ -235,6 +236,16 @@ func (c *Cluster) registerBy(ctx context.Context, propose func(context.Context, 
 			number = rand.Uint64() | 1
 		}
 	}
+}
+
+// begunWithout tells whether the cluster has begun without this node, which is asked for anew then.
+func (c *Cluster) begunWithout(ctx context.Context) bool {
+	select {
+	case <-time.After(findPeriod):
+	case <-ctx.Done():
+	}
+	leader, _ := c.catalog.leader()
+	return c.unregistered() && (leader == "" || leader == c.identity.UUID || c.letInAgain(ctx, leader))
 }
 
 // lookAround waits until a member is known to have run on, or of every one that it is not known to, for a while: whether any did

@@ -50,6 +50,23 @@ func foundingIn(response *nodev1.JoinResponse) founding {
 	return founding{ClusterID: response.ClusterId, Servers: foundingNodes(response.First), Members: foundingNodes(response.Members)}
 }
 
+// letInAgain asks a member to let this node in under the identity that it has, if it is a first member that has never registered: the cluster
+// has begun without it, and has not removed it. False: it is no member.
+func (c *Cluster) letInAgain(ctx context.Context, uuid string) bool {
+	if !c.unregistered() {
+		return false
+	}
+	response, err := c.askToJoin(ctx, &nodev1.Member{Uuid: uuid})
+	switch {
+	case err != nil:
+		c.log.Debug("ask a member to be let in", "peer", uuid, "err", err)
+	case response.Refusal != "":
+		c.log.Warn("the cluster has begun without this node and does not let it in", "why", response.Refusal)
+		return false
+	}
+	return true // it is, or asks again
+}
+
 func (c *Cluster) askToJoin(ctx context.Context, m *nodev1.Member) (*nodev1.JoinResponse, error) {
 	control, err := c.network.Control(m.Uuid)
 	if err != nil {

@@ -2,6 +2,7 @@ package cluster
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -399,4 +400,30 @@ func TestFirstMemberIsLetIn(t *testing.T) {
 	if got := x.founded.Load().Servers; !slices.Equal(got, f.Servers) {
 		t.Errorf("it has written down the first members %v", got)
 	}
+}
+
+// TestBegunWithoutAFirstMember: a first member that was away while the cluster began without it is let in under its identity when it comes,
+// as long as it has never been registered. One that has been removed is not.
+func TestBegunWithoutAFirstMember(t *testing.T) {
+	members := startMembersOf(t, 2, 1)
+	late := newMember(t, members, 2)
+	must(t, os.MkdirAll(late.o.DataDir, 0o750))
+	id, db, err := openIdentity(late.o.DataDir, false, late.o.Logger)
+	must(t, err)
+	must(t, db.Close())
+	f := *members[0].founded.Load()
+	f.Servers = append(slices.Clone(f.Servers), foundingNode{id.UUID, "127.0.0.1:" + strconv.Itoa(late.o.ClusterPort)})
+	must(t, save(late.o.DataDir, foundingFile, f))
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
+	defer cancel()
+	if err := late.startUntil(ctx); !errors.Is(err, ErrRemoved) {
+		t.Fatalf("a node that is no member, and may have been one: %v", err)
+	}
+	late.Cluster = nil
+	must(t, save(late.o.DataDir, promiseFile, promise{ClusterID: f.ClusterID, Servers: f.Servers}))
+	must(t, late.start())
+	if late.identity.UUID != id.UUID || late.unregistered() || exists(filepath.Join(late.o.DataDir, promiseFile)) {
+		t.Errorf("it is %s; not registered: %v", late.identity.UUID, late.unregistered())
+	}
+	settled(t, append(members, late))
 }

@@ -426,7 +426,7 @@ func (c *Cluster) arrange(ctx context.Context, sessions bool) error {
 }
 
 // goesOnWithout tells whether the first members that have not registered are given up: a majority has, and each of the others was not
-// reached for long. Once the shards are placed a node of its name is let in instead, and one that does come back is refused.
+// reached for long. Once the shards are placed a node of its name is let in instead, and one that does come back asks to be let in (letInAgain).
 func (c *Cluster) goesOnWithout(now time.Time) bool {
 	d, first := c.directory.Load(), c.founded.Load().Servers
 	registered := 0

@@ -132,7 +132,9 @@ func (w *watcher) listen(ctx context.Context, uuid string) error {
 		s, err := stream.Recv()
 		switch status.Code(err) {
 		case codes.NotFound:
-			w.c.removed()
+			if !w.c.letInAgain(w.ctx, uuid) {
+				w.c.removed()
+			}
 		case codes.FailedPrecondition:
 			w.c.strangers.succeeded(status.Convert(err).Message())
 		}
