@@ -8,6 +8,7 @@ import (
 	"strconv"
 	"time"
 
+	"github.com/hashicorp/raft"
 	"google.golang.org/protobuf/proto"
 
 	"github.com/warrenmq/warren/broker"
@@ -251,7 +252,8 @@ func (c *Cluster) drain(off bool) (leads int) {
 		return 0
 	}
 	for _, g := range c.groups() {
-		if _, ok := g.leading(); ok {
+		// Not leading: a transfer is under way then, and may fail. By the library this seat leads until another does.
+		if r := g.instance(); r != nil && r.State() == raft.Leader {
 			leads++
 		}
 	}

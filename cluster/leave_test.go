@@ -215,6 +215,18 @@ func TestDrain(t *testing.T) {
 	eventually(t, "it leads again", func() bool { return leads() > 0 })
 }
 
+// TestDrainDuringATransfer: a group whose leadership is being handed over still counts, as it may stay.
+func TestDrainDuringATransfer(t *testing.T) {
+	m := startMembersOf(t, 1, 1)[0]
+	if n := m.drain(false); n != 2 { // the catalog, and there is nobody else
+		t.Fatalf("it leads %d groups", n)
+	}
+	m.shard(0).setLeads(false, 0) // as handTo begins
+	if n := m.drain(false); n != 2 {
+		t.Errorf("during a transfer it leads %d groups", n)
+	}
+}
+
 // TestNewAddress: a node that comes back under other ports is the node that it was.
 func TestNewAddress(t *testing.T) {
 	members := startMembers(t, 3)

@@ -140,6 +140,11 @@ func drainCommand() *cobra.Command {
 					}
 				}
 			}
+			// A group whose leadership is just being handed over has no leader in the overview, and keeps its old one if that fails. The
+			// node itself knows; when it cannot be asked any more, it stops, and the overview is all there is.
+			if leads == 0 && a.act(c.Context(), m.ID, "drain", "", &answer) == nil {
+				leads = answer.Leads
+			}
 			return leads, fmt.Sprintf("node '%s' leads %d groups", name, leads)
 		})
 	}

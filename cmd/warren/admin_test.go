@@ -158,3 +158,25 @@ func TestBar(t *testing.T) {
 		}
 	}
 }
+
+// TestDrainWaitsForATransfer: in the overview a group has no leader while its leadership is handed over, and keeps its old one then.
+func TestDrainWaitsForATransfer(t *testing.T) {
+	asked := 0
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		v := view()
+		if r.Method == http.MethodPost {
+			asked++
+			fmt.Fprintf(w, `{"leads":%d}`, max(0, 3-asked))
+			return
+		}
+		for i := range v.Groups {
+			v.Groups[i].Leader, v.Groups[i].Replicas[0].Role = "", "voter"
+		}
+		_ = json.NewEncoder(w).Encode(v)
+	}))
+	defer server.Close()
+	out, err := runAdmin(t, drainCommand(), server, "1")
+	if want := "node '1' leads 1 groups\nnode '1' leads 0 groups\n"; err != nil || out != want {
+		t.Errorf("%q, wanted %q, %v", out, want, err)
+	}
+}
