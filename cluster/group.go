@@ -48,6 +48,7 @@ type group struct {
 	seat     raftstore.Seat
 	facade   *raftnet.Group
 	quit     chan struct{}
+	kept     chan struct{} // of the instance, has room for one: a transfer has ended and left the leadership here
 	work     *sync.WaitGroup
 	leads    bool // established
 	term     uint64
@@ -177,9 +178,9 @@ func (g *group) run(first *raft.Configuration) error {
 		facade.Durable(g.durable)
 	}
 	facade.Members(func(seat raft.ServerAddress) bool { return hasMember(r, seat) })
-	quit, work := make(chan struct{}), new(sync.WaitGroup)
+	quit, kept, work := make(chan struct{}), make(chan struct{}, 1), new(sync.WaitGroup)
 	g.mu.Lock()
-	g.facade, g.quit, g.work = facade, quit, work
+	g.facade, g.quit, g.kept, g.work = facade, quit, kept, work
 	g.running.Store(r)
 	g.able = time.Time{}
 	g.mu.Unlock()
@@ -189,7 +190,7 @@ func (g *group) run(first *raft.Configuration) error {
 		_, ok := o.Data.(raft.LeaderObservation)
 		return ok
 	}))
-	work.Go(func() { g.watch(r, notify, observations, quit) })
+	work.Go(func() { g.watch(r, notify, observations, kept, quit) })
 	return nil
 }
 
@@ -278,8 +279,9 @@ func (g *group) revive() error {
 // instance is the running instance, or nil.
 func (g *group) instance() *raft.Raft { return g.running.Load() }
 
-// watch follows an instance's leadership until quit.
-func (g *group) watch(r *raft.Raft, notify <-chan bool, observations <-chan raft.Observation, quit chan struct{}) {
+// watch follows an instance's leadership until quit. It alone establishes the seat: the end of the leadership, which is told after its beginning,
+// must not be overtaken.
+func (g *group) watch(r *raft.Raft, notify <-chan bool, observations <-chan raft.Observation, kept <-chan struct{}, quit chan struct{}) {
 	for {
 		select {
 		case leads := <-notify:
@@ -290,6 +292,11 @@ func (g *group) watch(r *raft.Raft, notify <-chan bool, observations <-chan raft
 				g.parts.follow()
 			}
 			g.parts.changed()
+		case <-kept:
+			if _, leads := g.leading(); !leads {
+				g.establish(r, quit)
+				g.parts.changed()
+			}
 		case <-observations:
 			g.parts.changed()
 		case <-quit:

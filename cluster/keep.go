@@ -616,10 +616,11 @@ func (p *pace) before(group uint32) uint64 {
 const transferTimeout = 2 * electionTimeout
 
 // handTo moves the leadership to a node's seat and waits until that has ended, one way or the other; moved: this seat leads no
-// more. Meanwhile it takes nothing new: the library would refuse it. It is not tried with a seat of which mayHandTo is false.
+// more. Meanwhile, and until watch has established it again, it takes nothing new: the library would refuse it. It is not tried with a seat
+// of which mayHandTo is false.
 func (g *group) handTo(ctx context.Context, uuid string) (moved bool) {
 	g.mu.Lock()
-	r, quit := g.running.Load(), g.quit
+	r, quit, kept := g.running.Load(), g.quit, g.kept
 	g.mu.Unlock()
 	servers := g.members()
 	at := slices.IndexFunc(servers, func(s raft.Server) bool {
@@ -648,8 +649,7 @@ func (g *group) handTo(ctx context.Context, uuid string) (moved bool) {
 		g.noteUnanswered(servers[at].ID, term)
 	}
 	if r.State() == raft.Leader { // it stays here
-		g.establish(r, quit)
-		g.parts.changed()
+		wake(kept)
 		return false
 	}
 	return true

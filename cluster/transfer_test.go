@@ -157,9 +157,60 @@ func TestTransferThatDoesNotEnd(t *testing.T) {
 		if o.g.handTo(o.t.Context(), "b") {
 			o.t.Error("the leadership was handed to a seat that hangs")
 		}
-		synctest.Wait()
+		time.Sleep(2 * stuckTransfer)
 		if o.g.instance() == before {
 			o.t.Error("the instance is the one whose transfer does not end")
+		}
+	})
+}
+
+// TestLeadershipLostAfterATransfer: a seat that a transfer has left the leadership with loses it before it is established again. It does not lead
+// when that is done.
+func TestLeadershipLostAfterATransfer(t *testing.T) {
+	observeWith(t, heartbeatTimeout, electionTimeout, func(o *observed) {
+		var silent atomic.Bool
+		ended := make(chan struct{})
+		defer close(ended)
+		go func() {
+			for {
+				select {
+				case rpc := <-o.other.Consumer():
+					switch q := rpc.Command.(type) {
+					case *raft.TimeoutNowRequest:
+						rpc.Respond(nil, errors.New("not now"))
+					case *raft.RequestPreVoteRequest:
+						rpc.Respond(&raft.RequestPreVoteResponse{Term: q.Term, Granted: !silent.Load()}, nil)
+					case *raft.RequestVoteRequest:
+						rpc.Respond(&raft.RequestVoteResponse{Term: q.Term, Granted: !silent.Load()}, nil)
+					case *raft.AppendEntriesRequest:
+						if !silent.Load() {
+							rpc.Respond(&raft.AppendEntriesResponse{Term: q.Term, LastLog: q.PrevLogEntry + uint64(len(q.Entries)), Success: true}, nil)
+						}
+					}
+				case <-ended:
+					return
+				}
+			}
+		}()
+		<-o.parts.led
+		o.parts.gate = make(chan struct{})
+		r := o.g.instance()
+		r.Apply([]byte("what the machine is slow with"), 0)
+		time.Sleep(time.Second)
+		go o.g.handTo(o.t.Context(), "b")
+		time.Sleep(time.Second) // the barrier is committed, and waits for the machine
+		silent.Store(true)
+		time.Sleep(10 * time.Second)
+		if r.State() == raft.Leader {
+			o.t.Fatal("it is still the leader")
+		}
+		close(o.parts.gate)
+		synctest.Wait()
+		if len(o.parts.led) != 1 {
+			o.t.Error("it was not established once more")
+		}
+		if term, leads := o.g.leading(); leads {
+			o.t.Errorf("it leads in term %d, and the instance does not", term)
 		}
 	})
 }
