@@ -3,6 +3,7 @@ package pipe
 import (
 	"context"
 	"errors"
+	"runtime"
 	"sync"
 	"testing"
 	"testing/synctest"
@@ -177,5 +178,40 @@ func TestNoWelcomeAfterLoss(t *testing.T) {
 	defer o.link.mu.Unlock()
 	if o.welcomed != nil || o.flowing {
 		t.Error("welcomed")
+	}
+}
+
+// TestNoBatchBehindItsReset: a link's stream is reset before the session's newer hello is proposed, and what came by the link before is
+// proposed by then, or never.
+func TestNoBatchBehindItsReset(t *testing.T) {
+	h := hostFor(t, &immediate{})
+	defer h.Close()
+	h.Lead(1, 0)
+	l := &serverLink{session: queue.MakeSessionID(2, 1), wake: make(chan struct{}, 1)}
+	o := &outbox{link: l, host: h, generation: 3, flowing: true}
+	l.outboxes = map[queue.ShardID]*outbox{0: o}
+	var b queue.Batch
+	b.Purge(queue.MakeQueueID(0, 1))
+	h.proposer.mu.Lock()
+	took := make(chan error, 1)
+	go func() { took <- l.batch(0, &batchItem{generation: 3, commands: b.Commands, seq: 1, data: b.Data}) }()
+	locked := 0 // looks in a row that found the link locked
+	for deadline := time.Now().Add(time.Second); locked < 100 && time.Now().Before(deadline); runtime.Gosched() {
+		if locked++; l.mu.TryLock() {
+			l.mu.Unlock()
+			locked = 0
+		}
+	}
+	h.proposer.mu.Unlock()
+	if locked < 100 {
+		t.Error("while a batch waits for the proposer, a reset can come before it")
+	}
+	o.reset(3)
+	if err := <-took; err != nil {
+		t.Fatal(err)
+	}
+	waits := h.Pending()
+	if err := l.batch(0, &batchItem{generation: 3, commands: b.Commands, seq: 2, data: b.Data}); err != nil || waits == 0 || h.Pending() != waits {
+		t.Errorf("after the reset: %v; %d octets wait, %d did before", err, h.Pending(), waits)
 	}
 }

@@ -63,11 +63,16 @@ func (o *outbox) weigh() int {
 	return n
 }
 
-// flows tells whether batches of the generation are taken.
-func (o *outbox) flows(generation uint32) bool {
+// propose gives a batch to the proposer, if batches of its generation flow; added: the proposer has taken it. Both under one lock: the reset
+// by a newer hello of the session comes before that hello's SessionUp, and a batch of before must not get behind it, where its number may
+// be that of another.
+func (o *outbox) propose(b *batchItem, batch *queue.Batch) (flows, added bool) {
 	o.link.mu.Lock()
 	defer o.link.mu.Unlock()
-	return o.flowing && o.generation == generation
+	if !o.flowing || o.generation != b.generation {
+		return false, false
+	}
+	return true, o.host.proposer.add(o.link.session, b.seq, b.acked, batch)
 }
 
 // effects implements stream.

@@ -150,14 +150,17 @@ func (l *serverLink) takeItem(it *item) error {
 // batch gives a batch to its shard's proposer. One that the machine would not understand must not get into an entry.
 func (l *serverLink) batch(shard queue.ShardID, b *batchItem) error {
 	o := l.outboxes[shard]
-	if o == nil || !o.flows(b.generation) {
-		return nil // of an earlier generation: the edge knows, or is about to
+	if o == nil {
+		return nil
 	}
 	batch := queue.Batch{Data: b.data, Commands: b.commands}
 	if err := queue.CheckBatch(l.session, &batch); err != nil {
 		return fmt.Errorf("batch %d for shard %d: %w", b.seq, shard, err)
 	}
-	if !o.host.proposer.add(l.session, b.seq, b.acked, &batch) {
+	switch flows, added := o.propose(b, &batch); {
+	case !flows:
+		return nil // of an earlier generation: the edge knows, or is about to
+	case !added:
 		o.host.refuse(l.session, o)
 		return nil
 	}
