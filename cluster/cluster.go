@@ -20,6 +20,8 @@ import (
 	"sync/atomic"
 	"time"
 
+	"golang.org/x/sync/semaphore"
+
 	"github.com/warrenmq/warren/broker"
 	"github.com/warrenmq/warren/cluster/gossip"
 	"github.com/warrenmq/warren/cluster/peer"
@@ -140,7 +142,7 @@ type Cluster struct {
 	draining  atomic.Bool             // it wants to lead nothing
 	disk      disk
 	runs      map[uint16]*memberRun // supervise's
-	admitting sync.Mutex            // held to let a node in or to let one leave: one at a time
+	admitting *semaphore.Weighted   // held to let a node in or to let one leave: one at a time
 	pace      pace
 
 	mu     sync.Mutex // guards what follows
@@ -174,7 +176,7 @@ func Start(ctx context.Context, o Options) (_ *Cluster, err error) {
 	if err := o.validate(); err != nil {
 		return nil, err
 	}
-	c := &Cluster{o: o, log: o.Logger, joined: make(chan struct{}), placing: make(chan struct{}, 1), supervised: make(chan struct{}, 1), campaigning: make(chan struct{}, 1),
+	c := &Cluster{o: o, log: o.Logger, admitting: semaphore.NewWeighted(1), joined: make(chan struct{}), placing: make(chan struct{}, 1), supervised: make(chan struct{}, 1), campaigning: make(chan struct{}, 1),
 		change: make(chan struct{}), damage: map[uint32]string{}, begun: make(chan struct{}), runs: map[uint16]*memberRun{}}
 	c.ctx, c.end = context.WithCancel(context.Background())
 	ctx, c.giveUp = context.WithCancelCause(ctx)

@@ -116,8 +116,10 @@ func (c *Cluster) admit(ctx context.Context, q *nodev1.JoinRequest) (*nodev1.Joi
 	if q.Uuid == "" || q.Name == "" {
 		return &nodev1.JoinResponse{Refusal: "a node without a name or an identity"}, nil
 	}
-	c.admitting.Lock()
-	defer c.admitting.Unlock()
+	if err := c.admitting.Acquire(ctx, 1); err != nil {
+		return nil, err
+	}
+	defer c.admitting.Release(1)
 	if !c.isMember(q.Uuid) {
 		switch refusal, wait := c.refuse(q); {
 		case wait:

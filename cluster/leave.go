@@ -111,8 +111,10 @@ func (s controlServer) SetLeaving(ctx context.Context, q *nodev1.SetLeavingReque
 
 // leaveHere decides whether a node may leave. This node leads the catalog.
 func (c *Cluster) leaveHere(ctx context.Context, q *nodev1.SetLeavingRequest) (*nodev1.SetLeavingResponse, error) {
-	c.admitting.Lock()
-	defer c.admitting.Unlock()
+	if err := c.admitting.Acquire(ctx, 1); err != nil {
+		return nil, err
+	}
+	defer c.admitting.Release(1)
 	n := c.directory.Load().byNumber[uint16(q.Node)]
 	switch {
 	case n == nil || q.Node > maxNodeNumber:

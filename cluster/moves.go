@@ -167,10 +167,10 @@ func (c *Cluster) remove(ctx context.Context, n place.Node) error {
 	if n.Alive && !c.watcher.info(uuid).status.GetIdle() {
 		return nil
 	}
-	if !c.admitting.TryLock() {
+	if !c.admitting.TryAcquire(1) {
 		return nil // its leaving may be called off just now
 	}
-	defer c.admitting.Unlock()
+	defer c.admitting.Release(1)
 	if now := c.directory.Load().byNumber[n.Number]; now == nil || !now.Leaving {
 		return nil
 	}
