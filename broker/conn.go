@@ -277,7 +277,7 @@ func (c *Conn) keepFinishing() {
 		ctx, cancel := context.WithTimeout(context.Background(), closeTimeout)
 		err := c.finish(ctx)
 		cancel()
-		if err == nil || !errors.Is(err, context.DeadlineExceeded) && !isKind(err, Unavailable) {
+		if err == nil || !errors.Is(err, context.DeadlineExceeded) && !isKind(err, Unavailable) && !errors.Is(err, ErrLargeBatch) {
 			return
 		}
 	}

@@ -2,10 +2,14 @@ package broker
 
 import (
 	"context"
+	"errors"
 
 	"github.com/warrenmq/warren/raftfsm/catalog"
 	"github.com/warrenmq/warren/raftfsm/queue"
 )
+
+// ErrLargeBatch tells that a batch is not taken now and never will be, as no log is sure to take an entry that holds it.
+var ErrLargeBatch = errors.New("more than an entry of the log can hold")
 
 // Replicator is what the broker needs of the cluster. One implementation serves a node alone and a node among others.
 type Replicator interface {
@@ -31,7 +35,7 @@ type Replicator interface {
 
 	// Submit hands a batch to its shard. The pipe from this node to a shard keeps the order of submission, repeats what
 	// a lost leader may have lost, and has each batch applied exactly once, in order, whoever leads. Submit blocks while
-	// the pipe's window is full; the error is ctx's, or another when the node stops. Once Submit returned nil, Done is
+	// the pipe's window is full; the error is ctx's, ErrLargeBatch, or another when the node stops. Once Submit returned nil, Done is
 	// called exactly once unless the node stops. The batch belongs to the pipe until then.
 	Submit(ctx context.Context, shard queue.ShardID, b *Batch) error
 	// Subscribe gives the deliveries of a consumer (or getter) of this node to r. It comes before the Attach or Get that

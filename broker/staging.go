@@ -2,6 +2,7 @@ package broker
 
 import (
 	"context"
+	"errors"
 	"slices"
 	"sync"
 
@@ -313,7 +314,7 @@ func (s *staging) submitAt(ctx context.Context, i int) error {
 			s.conn.window.leave(bytes, messages)
 		}
 		s.conn.underway.Add(-1)
-		if ctx.Err() == nil { // it will not be taken later either; the connection ends, and what follows then is
+		if errors.Is(err, ErrLargeBatch) { // the connection ends, and what follows then is taken
 			s.remove(i)
 		}
 		return err

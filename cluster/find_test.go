@@ -63,6 +63,7 @@ func TestNoAddressIsNoTry(t *testing.T) {
 func TestRegistersOnce(t *testing.T) {
 	c := &Cluster{change: make(chan struct{})}
 	c.watcher, c.follower = newWatcher(t.Context(), c), newFollower(c)
+	c.promised.Store(new(promise))
 	var numbers []uint64
 	answers := []error{unavailable("too late"), unavailable("too late"), errNoAnswer, nil}
 	must(t, c.registerBy(t.Context(), func(_ context.Context, cmd *catalog.Command) (catalog.Reply, error) {

@@ -74,7 +74,7 @@ func (p *pipe) submit(ctx context.Context, b *broker.Batch) error {
 		return fmt.Errorf("submit to shard %d: %w", p.shard, err)
 	}
 	if len(b.Data) > p.edge.o.BatchBytes { // its entry would be refused again and again, and hold up all that comes after it
-		return fmt.Errorf("submit to shard %d: %d octets: %w", p.shard, len(b.Data), errLargeBatch)
+		return fmt.Errorf("submit to shard %d: %d octets: %w", p.shard, len(b.Data), broker.ErrLargeBatch)
 	}
 	p.mu.Lock()
 	for !p.closed && p.window.full(b) {

@@ -16,7 +16,7 @@ func TestLargeBatchIsNotTaken(t *testing.T) {
 		w.shards[0].elect(0)
 		e, c := w.nodes[0].edge, newClients(t, queue.MakeQueueID(0, 1))
 		c.declare(w.ctx, e)
-		for octets, want := range map[int]error{most: nil, most + 1: errLargeBatch} {
+		for octets, want := range map[int]error{most: nil, most + 1: broker.ErrLargeBatch} {
 			b := &broker.Batch{Done: func(*broker.Batch, []queue.Result) {}}
 			b.Chunk(1, nil)
 			octets -= len(b.Data)

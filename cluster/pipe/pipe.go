@@ -25,8 +25,6 @@ var (
 	ErrNotLeader = errors.New("not the leader of the shard")
 	// ErrNoNode tells that the cluster does not have a node any more; numbers are not given again.
 	ErrNoNode = errors.New("the cluster has no such node")
-	// errLargeBatch tells that a batch is not taken, as no log is sure to take an entry that holds it.
-	errLargeBatch = errors.New("more than an entry of the log can hold")
 	// errMalformed tells that bytes from another node make no sense.
 	errMalformed = errors.New("malformed frame")
 )

@@ -7,7 +7,6 @@ import (
 	"context"
 	"crypto/sha256"
 	"encoding/base64"
-	"errors"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -203,7 +202,7 @@ func (c *Cluster) Submit(ctx context.Context, id queue.ShardID, b *broker.Batch)
 		panic("Submit was told to panic")
 	}
 	if c.refuse.Swap(false) {
-		return errors.New("the batch is refused")
+		return broker.ErrLargeBatch
 	}
 	for size, was := int64(len(b.Data)), c.largest.Load(); size > was && !c.largest.CompareAndSwap(was, size); was = c.largest.Load() {
 	}

@@ -554,7 +554,7 @@ var remedies = []remedy{
 		name: "refused batches", what: "a connection whose batch was refused ends like any other",
 		where: "broker staging.submitAt", pkg: "broker", test: "TestEndAfterRefusal",
 		fails: "after the end: .Ready:2",
-		edits: []edit{{"broker/staging.go", "if ctx.Err() == nil { // it will", "if false { // it will"}},
+		edits: []edit{{"broker/staging.go", "if errors.Is(err, ErrLargeBatch) {", "if errors.Is(err, ErrLargeBatch) && false {"}},
 	},
 	{
 		name: "large batches", what: "a batch that no entry can hold is not taken",
