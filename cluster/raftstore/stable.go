@@ -83,7 +83,11 @@ func (s *Stable) number(name string) (uint64, error) {
 func (s *Stable) SetUint64(key []byte, value uint64) error {
 	switch string(key) {
 	case keyTerm:
-		return s.put("term", le.AppendUint64(nil, value))
+		err := s.put("term", le.AppendUint64(nil, value))
+		if err != nil {
+			s.db.bolt.awaitEnd()
+		}
+		return err
 	case keyVoteTerm:
 		s.voteTerm = value
 		return nil

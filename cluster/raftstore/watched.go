@@ -54,6 +54,17 @@ func (w *watched) die(err error) {
 	})
 }
 
+// endTime is how long whoever was told by OnFatal has to end the process.
+const endTime = 10 * time.Second
+
+// awaitEnd waits for the process's end after a write that failed. The library panics over a term that is not saved, and then nobody
+// would read why it ended.
+func (w *watched) awaitEnd() {
+	if w.dead.Load() {
+		time.Sleep(endTime)
+	}
+}
+
 // write does a write and answers when it has ended, whatever is thought of it by then: one that is still under way has
 // neither failed nor succeeded.
 func (w *watched) write(do func() error) error {

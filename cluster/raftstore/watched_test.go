@@ -87,8 +87,11 @@ func TestHangingWrite(t *testing.T) {
 	}
 }
 
-// After a write that failed nothing is known of the file: no later one may pass for durable.
-func TestFailedWrite(t *testing.T) {
+// After a write that failed nothing is known of the file: no later one may pass for durable. A term, over which the library panics, is not
+// answered before the process has had its time to end.
+func TestFailedWrite(t *testing.T) { synctest.Test(t, testFailedWrite) }
+
+func testFailedWrite(t *testing.T) {
 	broken := errors.New("input/output error")
 	for name := range writes(nil) {
 		db, s, fatals := breakable(t)
@@ -102,8 +105,12 @@ func TestFailedWrite(t *testing.T) {
 		}
 		s.write = func() error { return nil }
 		for other, write := range writes(db) {
+			began := time.Now()
 			if err := write(); !errors.Is(err, errDead) {
 				t.Errorf("%s after a failed %s: %v", other, name, err)
+			}
+			if answered := time.Since(began); other == "term" && answered < endTime {
+				t.Errorf("a term after a failed %s is answered after %v", name, answered)
 			}
 		}
 		if n := fatals.Load(); (n == 1) == starts(name) || n > 1 {

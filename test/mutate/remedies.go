@@ -569,6 +569,12 @@ var remedies = []remedy{
 		edits: []edit{{"cluster/pipe/outbox.go", "\tdefer o.link.mu.Unlock()\n\tif !o.flowing || o.generation != b.generation {", "\tflows = o.flowing && o.generation == b.generation\n\to.link.mu.Unlock()\n\tif !flows {"}},
 	},
 	{
+		name: "a term that is not saved", what: "who is to end the process has time for it before the library panics",
+		where: "cluster/raftstore watched.awaitEnd", pkg: "cluster/raftstore", test: "TestFailedWrite",
+		fails: "a term after a failed",
+		edits: []edit{{"cluster/raftstore/stable.go", "\t\tif err != nil {\n\t\t\ts.db.bolt.awaitEnd()", "\t\tif err != nil && false {\n\t\t\ts.db.bolt.awaitEnd()"}},
+	},
+	{
 		name: "names of snapshots", what: "the names in a snapshot's directory are durable before the snapshot counts",
 		where: "cluster snapshotSink.Close", pkg: "cluster", test: "TestSnapshotNamesAreSynced",
 		fails: "its names could not be synced",
