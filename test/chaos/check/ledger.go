@@ -188,8 +188,8 @@ type Consumer struct {
 	last   map[uint32]uint32 // the last fresh message of each publisher
 	again  map[holding]round // the last of those that came again, by who had them before
 
-	// lost is when it ended other than by a graceful close; negative: it did not. Guarded by Ledger.mu.
-	lost time.Duration
+	// When it ended, by a graceful close and otherwise; negative: it did not. Guarded by Ledger.mu.
+	closed, lost time.Duration
 }
 
 // Consumer adds a channel to a node.
@@ -197,7 +197,7 @@ func (q *Queue) Consumer(node int) *Consumer {
 	l := q.ledger
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	c := &Consumer{queue: q, number: uint32(len(l.channels)), node: node, last: map[uint32]uint32{}, again: map[holding]round{}, lost: -1}
+	c := &Consumer{queue: q, number: uint32(len(l.channels)), node: node, last: map[uint32]uint32{}, again: map[holding]round{}, closed: -1, lost: -1}
 	c.before = c.number
 	for _, other := range slices.Backward(l.channels) {
 		if other.queue == q {
@@ -339,10 +339,14 @@ func (c *Consumer) Lost() {
 
 // Closed notes a graceful close. What was not settled, or on its way, comes back too.
 func (c *Consumer) Closed() {
-	q := c.queue
+	q, l := c.queue, c.queue.ledger
+	now := l.now()
+	l.mu.Lock()
+	c.closed = now
+	l.mu.Unlock()
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	q.lastLoss = q.ledger.now()
+	q.lastLoss = now
 	q.release(c.number)
 }
 

@@ -239,6 +239,11 @@ func (l *Ledger) judge(s suspicion, windows []Window) (reason, kind, detail stri
 		return "acknowledged on a channel that was lost soon after", "", ""
 	case Severed(windows, holder.node, came-slack, min(s.at, since+committing)):
 		return "acknowledged on a node that was under a fault", "", ""
+	case holder.closed >= 0:
+		// An ack has no answer, and the close waits for none: the node goes on to have it committed, unless it is hit before that was possible.
+		if hit, ok := severed(windows, holder.node, since); ok && hit <= s.at && !quiet(windows, since, hit, committing) {
+			return "acknowledged on a channel that was closed, and its node came under a fault before a majority was well for long", "", ""
+		}
 	}
 	return "", AfterAck, fmt.Sprintf("channel %d acknowledged it at %v and stayed healthy", holder.number, since)
 }
