@@ -74,7 +74,7 @@ type Server struct {
 func Register(flags *pflag.FlagSet) *Server {
 	fs := pflag.NewFlagSet("settings", pflag.ContinueOnError)
 	fs.SortFlags = false // Print keeps the order below
-	c := &Server{flags: fs, MemoryLimit: Memory{Percent: 40}, DiskFreeLimit: 1 << 30, MaxMessageSize: 16 << 20, WALFileSize: 256 << 20, CacheSize: 64 << 20}
+	c := &Server{flags: fs, MemoryLimit: Memory{Percent: 40}, DiskFreeLimit: 1 << 30, MaxMessageSize: 16 << 20, WALFileSize: 256 << 20, CacheSize: 32 << 20}
 	fs.StringVar(&c.Name, "name", "", "node name (default: the host's name)")
 	fs.StringVar(&c.DataDir, "data-dir", "./warren-data", "directory of everything that must survive")
 	fs.StringVar(&c.Host, "host", "127.0.0.1", "address all listeners bind to")

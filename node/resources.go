@@ -25,6 +25,7 @@ func (n *Node) watchResources() {
 	ticker := time.NewTicker(resourcePeriod)
 	defer ticker.Stop()
 	own, blocked := "", ""
+	var rest rest
 	for {
 		select {
 		case <-n.quit:
@@ -32,6 +33,10 @@ func (n *Node) watchResources() {
 		case <-ticker.C:
 		}
 		n.broker.Tick()
+		if rest.due(allocated(), usedMemory()) {
+			debug.FreeOSMemory()
+			rest.kept = usedMemory()
+		}
 		if reason := alarm(usedMemory() > limit, n.diskLow()); reason != own {
 			n.log.Warn("resource alarm", "reason", reason, "memory_limit", limit, "disk_free_limit", int64(n.config.DiskFreeLimit),
 				"log_file_size", int64(n.config.WALFileSize))
@@ -97,6 +102,39 @@ func usedMemory() int64 {
 	samples := []metrics.Sample{{Name: "/memory/classes/total:bytes"}, {Name: "/memory/classes/heap/released:bytes"}}
 	metrics.Read(samples)
 	return int64(samples[0].Value.Uint64() - samples[1].Value.Uint64())
+}
+
+// allocated is what the program has allocated since its start, in bytes.
+func allocated() uint64 {
+	samples := []metrics.Sample{{Name: "/gc/heap/allocs:bytes"}}
+	metrics.Read(samples)
+	return samples[0].Value.Uint64()
+}
+
+// rest tells when a node that was busy may give garbage back. The collector lets the heap grow to twice of what is alive, and looks at a
+// program that allocates nothing every two minutes only; what a backlog was taken in with would stay as long as it does.
+type rest struct {
+	allocated uint64 // when it was looked at last
+	quiet     int    // periods in a row in which little was allocated
+	kept      int64  // memory in use after garbage was given back
+}
+
+const (
+	quietBytes   = 1 << 20  // allocated in a period at most, for it to be a quiet one: gossip and heartbeats take less
+	quietPeriods = 10       // before garbage is given back: a collection then costs nobody anything
+	worthGiving  = 32 << 20 // more memory in use than was kept, for it to be worth a collection
+)
+
+// due is asked once in a period, with what has been allocated and what memory is in use.
+func (r *rest) due(allocated uint64, used int64) bool {
+	if allocated-r.allocated > quietBytes {
+		r.quiet = 0
+	} else {
+		r.quiet++
+	}
+	r.allocated = allocated
+	r.kept = min(r.kept, used)
+	return r.quiet >= quietPeriods && used-r.kept > worthGiving
 }
 
 // fallbackMemory is assumed where the machine does not tell.

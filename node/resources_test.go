@@ -81,6 +81,46 @@ func TestTheMachineTells(t *testing.T) {
 	}
 }
 
+// TestRest: garbage is given back once after a busy time, when it is quiet, and if there is enough of it.
+func TestRest(t *testing.T) {
+	r := rest{kept: 20 << 20}
+	allocated, calls := uint64(0), 0
+	periods := func(n int, grows uint64, used int64) {
+		calls = 0
+		for range n {
+			allocated += grows
+			if r.due(allocated, used) {
+				calls++
+				used /= 2
+				r.kept = used
+			}
+		}
+	}
+	for _, c := range []struct {
+		what  string
+		grows uint64
+		used  int64
+		want  int
+	}{
+		{"idle, as it began", 1000, 30 << 20, 0},
+		{"busy", 100 << 20, 300 << 20, 0},
+		{"quiet after it", 1000, 300 << 20, 1},
+		{"still quiet, as it was left", 1000, 150 << 20, 0},
+		{"emptied", 1000, 40 << 20, 0},
+		{"more than after it was emptied", 1000, 140 << 20, 1},
+	} {
+		if periods(3*quietPeriods, c.grows, c.used); calls != c.want {
+			t.Errorf("%s: given back %d times, want %d", c.what, calls, c.want)
+		}
+	}
+	if periods(quietPeriods-1, 100<<20, 300<<20); calls != 0 {
+		t.Errorf("given back while busy")
+	}
+	if periods(quietPeriods-1, 0, 300<<20); calls != 0 {
+		t.Errorf("given back before it was quiet for long")
+	}
+}
+
 func TestClientSockets(t *testing.T) {
 	for _, c := range []struct {
 		files uint64
