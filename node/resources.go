@@ -33,7 +33,7 @@ func (n *Node) watchResources() {
 		case <-ticker.C:
 		}
 		n.broker.Tick()
-		if rest.due(allocated(), usedMemory()) {
+		if rest.due(allocated(), usedMemory()) { // the collection holds up the alarms, at a time at which nothing fills memory or disk
 			debug.FreeOSMemory()
 			rest.kept = usedMemory()
 		}
@@ -116,7 +116,7 @@ func allocated() uint64 {
 type rest struct {
 	allocated uint64 // when it was looked at last
 	quiet     int    // periods in a row in which little was allocated
-	kept      int64  // memory in use after garbage was given back
+	kept      int64  // the least memory in use since garbage was given back; 0: it was not yet
 }
 
 const (

@@ -50,6 +50,25 @@ func (s *story) ack(c *Consumer, ids ...uint32) {
 	}
 }
 
+// ackAndClose has node 0's channel acknowledge message 0 and close, and lets a minute pass. It returns a channel of node 1.
+func (s *story) ackAndClose() *Consumer {
+	s.publish(1)
+	a, b := s.queue.Consumer(0), s.queue.Consumer(1)
+	s.deliver(a, 0)
+	s.ack(a, 0)
+	s.now += time.Second
+	a.Closed()
+	s.now += time.Minute
+	return b
+}
+
+// againLater has message 0 come again a second later.
+func (s *story) againLater(c *Consumer) {
+	s.now += time.Second
+	s.again(c, 0)
+	s.ack(c, 0)
+}
+
 // TestVerdicts tells histories and the kinds of findings that they must lead to, and no others.
 func TestVerdicts(t *testing.T) {
 	for _, c := range []struct {
@@ -290,61 +309,25 @@ func TestVerdicts(t *testing.T) {
 			s.ack(b, 0)
 		}},
 		{name: "again after an ack on a channel that was closed, a minute of faults elsewhere and then one of its node", tell: func(s *story) {
-			s.publish(1)
-			a, b := s.queue.Consumer(0), s.queue.Consumer(1)
 			s.windows.Open("disk-hang", 2, s.now, true)
-			s.deliver(a, 0)
-			s.ack(a, 0)
-			s.now += time.Second
-			a.Closed()
-			s.now += time.Minute
+			b := s.ackAndClose()
 			s.windows.Open("power-all", 0, s.now, true)
-			s.windows.Open("power-all", 1, s.now, true)
-			s.now += time.Second
-			s.again(b, 0)
-			s.ack(b, 0)
+			s.againLater(b)
 		}},
 		{name: "again after an ack on a channel that was closed, a quiet minute and then a fault of its node", want: []string{AfterAck}, tell: func(s *story) {
-			s.publish(1)
-			a, b := s.queue.Consumer(0), s.queue.Consumer(1)
-			s.deliver(a, 0)
-			s.ack(a, 0)
-			s.now += time.Second
-			a.Closed()
-			s.now += time.Minute
+			b := s.ackAndClose()
 			s.windows.Open("power-all", 0, s.now, true)
-			s.windows.Open("power-all", 1, s.now, true)
-			s.now += time.Second
-			s.again(b, 0)
-			s.ack(b, 0)
+			s.againLater(b)
 		}},
 		{name: "again after an ack on a channel that was closed, a minute of faults of other nodes", want: []string{AfterAck}, tell: func(s *story) {
-			s.publish(1)
-			a, b := s.queue.Consumer(0), s.queue.Consumer(1)
 			s.windows.Open("disk-hang", 2, s.now, true)
-			s.deliver(a, 0)
-			s.ack(a, 0)
-			s.now += time.Second
-			a.Closed()
-			s.now += time.Minute
-			s.now += time.Second
-			s.again(b, 0)
-			s.ack(b, 0)
+			s.againLater(s.ackAndClose())
 		}},
 		{name: "again after an ack on a channel that was closed, before a fault of its node", want: []string{AfterAck}, tell: func(s *story) {
-			s.publish(1)
-			a, b := s.queue.Consumer(0), s.queue.Consumer(1)
 			s.windows.Open("disk-hang", 2, s.now, true)
-			s.deliver(a, 0)
-			s.ack(a, 0)
-			s.now += time.Second
-			a.Closed()
-			s.now += time.Minute
-			s.again(b, 0)
-			s.ack(b, 0)
+			s.againLater(s.ackAndClose())
 			s.now += time.Second
 			s.windows.Open("power-all", 0, s.now, true)
-			s.windows.Open("power-all", 1, s.now, true)
 		}},
 		{name: "flagged as redelivered the first time, no channel lost", want: []string{Duplicate}, tell: func(s *story) {
 			s.publish(1)

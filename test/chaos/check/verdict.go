@@ -241,7 +241,7 @@ func (l *Ledger) judge(s suspicion, windows []Window) (reason, kind, detail stri
 		return "acknowledged on a node that was under a fault", "", ""
 	case holder.closed >= 0:
 		// An ack has no answer, and the close waits for none: the node goes on to have it committed, unless it is hit before that was possible.
-		if hit, ok := severed(windows, holder.node, since); ok && hit <= s.at && !quiet(windows, since, hit, committing) {
+		if hit, ok := firstSevered(windows, holder.node, since); ok && hit <= s.at && !quiet(windows, since, hit, committing) {
 			return "acknowledged on a channel that was closed, and its node came under a fault before a majority was well for long", "", ""
 		}
 	}

@@ -71,8 +71,8 @@ func Severed(list []Window, node int, from, to time.Duration) bool {
 	return false
 }
 
-// severed is when the first fault that may cost sessions began to touch the node after a time.
-func severed(list []Window, node int, after time.Duration) (at time.Duration, ok bool) {
+// firstSevered is when the first fault that may cost sessions began to touch the node after a time.
+func firstSevered(list []Window, node int, after time.Duration) (at time.Duration, ok bool) {
 	for _, v := range list {
 		if v.Severe && v.Node == node && v.From >= after && (!ok || v.From < at) {
 			at, ok = v.From, true
