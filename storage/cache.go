@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"slices"
 	"sync"
+	"unsafe"
 )
 
 // cache holds recent entries and records that were read back, up to a number of octets, over all groups. What came first
@@ -31,6 +32,11 @@ type piece struct {
 	whole  bool       // entry is complete; otherwise only the parts are there
 	parts  []bodyPart // of a segment's record, by offset
 	octets []byte     // the parts' octets, one after the other
+}
+
+// size is how many octets it has.
+func (p *piece) size() int64 {
+	return int64(len(p.entry.Data)+len(p.entry.Extensions)+len(p.octets)) + int64(len(p.parts))*int64(unsafe.Sizeof(bodyPart{}))
 }
 
 // bodyPart is a live range of an entry's data, and where its octets begin in a segment's record.

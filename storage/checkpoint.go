@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"path"
+	"slices"
 	"strings"
 
 	"github.com/warrenmq/warren/storage/vfs"
@@ -149,11 +150,14 @@ func (g *Group) load() error {
 			if err != nil {
 				return err
 			}
+			if seg.log != nil {
+				needed[path.Base(seg.log.name)] = true
+			}
 			g.segments = append(g.segments, seg)
 		}
 	}
 	for _, name := range names {
-		if !needed[name] && (strings.HasSuffix(name, ".seg") || strings.HasSuffix(name, ".new") || name == "install") {
+		if !needed[name] && (strings.HasSuffix(name, ".seg") || strings.HasSuffix(name, ".wal") || strings.HasSuffix(name, ".new") || name == "install") {
 			if err := g.s.fs.RemoveAll(path.Join(g.dir, name)); err != nil {
 				return err
 			}
@@ -175,9 +179,15 @@ func (g *Group) LatestCheckpoint() (Checkpoint, bool) {
 // SegmentBytes is how much lies outside the log, in octets. Segments that are less than half alive are given back by the next checkpoint.
 func (g *Group) SegmentBytes() (n int64) {
 	g.mu.RLock()
-	defer g.mu.RUnlock()
-	for _, seg := range g.segments {
-		n += seg.size
+	segments, alive := slices.Clone(g.segments), make([]int64, len(g.segments))
+	for i, seg := range segments {
+		if seg.log != nil {
+			alive[i] = seg.log.alive
+		}
+	}
+	g.mu.RUnlock()
+	for i, seg := range segments {
+		n += g.occupied(seg, alive[i])
 	}
 	return n
 }
@@ -252,13 +262,13 @@ func (g *Group) save(c Checkpoint, writeState func(io.Writer) error, live LiveRe
 	g.mu.RLock()
 	reset := g.reset
 	g.mu.RUnlock()
-	plan := g.planCopy(g.floors(c.Index), live)
-	w := &segmentWriter{g: g, next: plan.next}
+	plan := g.planCopy(g.leaving(c.Index), live)
+	w := &segmentWriter{g: g, next: plan.next, kept: plan.kept}
 	if err := g.copyLive(w, plan, live); err != nil {
 		return errors.Join(err, w.abandon())
 	}
 	file := &checkpointFile{Checkpoint: c, floor: plan.floor, reset: reset}
-	segments := append(plan.keep, w.done...)
+	segments := slices.Concat(plan.keep, w.done, w.kept)
 	for _, seg := range segments {
 		file.segments = append(file.segments, seg.number)
 	}
@@ -269,24 +279,43 @@ func (g *Group) save(c Checkpoint, writeState func(io.Writer) error, live LiveRe
 	}
 	g.mu.Lock()
 	g.segments, g.checkpoint, g.floor, g.postponed = segments, file, plan.floor, plan.postponed
+	for _, seg := range plan.keep {
+		if seg.log != nil {
+			seg.log.alive = plan.alive[seg]
+		}
+	}
 	g.mu.Unlock()
 	g.drop(plan.drop)
 	return nil
 }
 
-// floors are what the floor may become with a checkpoint at an index, ascending: what it is, and the ends of the files that are to go.
-func (g *Group) floors(index uint64) []uint64 {
-	floors := []uint64{g.Floor()}
+// leaving is a log file that is to go, and what the floor may become with it.
+type leaving struct {
+	number uint64
+	floor  uint64
+	whole  bool // all that the group has there is below the floor then
+}
+
+// leaving are the files that are to go with a checkpoint at an index, ascending. Before them comes, with no number, what the floor is.
+func (g *Group) leaving(index uint64) []leaving {
+	files := []leaving{{floor: g.Floor()}}
 	for _, number := range g.s.wal.toGo() {
-		floors = append(floors, min(g.upTo(number), index))
+		upTo := g.upTo(number)
+		files = append(files, leaving{number, min(upTo, index), upTo <= index})
 	}
-	return floors
+	return files
 }
 
 // drop removes segments that no checkpoint names any more. One that cannot be removed is removed when the store is opened.
 func (g *Group) drop(segments []*segment) {
 	for _, seg := range segments {
-		if err := errors.Join(seg.release(), g.s.fs.Remove(seg.name)); err != nil {
+		err := g.s.fs.Remove(seg.name)
+		if seg.log != nil {
+			err = errors.Join(err, g.s.wal.takeBack(seg))
+		} else {
+			err = errors.Join(err, seg.release())
+		}
+		if err != nil {
 			g.s.log.Warn("a segment cannot be removed", "group", g.id, "err", err)
 		}
 	}

@@ -11,6 +11,9 @@ import (
 // it.
 type copyPlan struct {
 	floor      uint64     // what is alive up to here is in segments then
+	kept       []*segment // of log files that stay as they are
+	upTo       []uint64   // and the last index in each
+	alive      map[*segment]int64
 	next       uint64     // number of the next segment
 	keep, drop []*segment // what is alive in those that drop is written again
 	postponed  bool       // some with little alive are kept, or the oldest log file, for want of room
@@ -21,17 +24,18 @@ type copyPlan struct {
 const maxSmall = 8
 
 // planCopy decides by what is alive in each segment, in octets of its file, and in the log.
-func (g *Group) planCopy(floors []uint64, live LiveRefs) copyPlan {
+func (g *Group) planCopy(files []leaving, live LiveRefs) copyPlan {
 	plan := copyPlan{next: 1}
 	free := g.free()
-	alive, fromLog := g.planLog(&plan, floors, free, live)
+	fromLog := g.planLog(&plan, files, free, live)
+	alive := plan.alive
 	for _, seg := range g.segments {
 		plan.next = max(plan.next, seg.number+1)
 	}
 	// What is alive is written before anything is given back. A disk that is nearly full, as may be the reason why so much was deleted,
 	// is not to become full by that: those with the least alive go first, and some stay.
 	room := free/2 - fromLog
-	wasteful := slices.DeleteFunc(slices.Clone(g.segments), func(seg *segment) bool { return alive[seg] >= seg.size/2 })
+	wasteful := slices.DeleteFunc(slices.Clone(g.segments), func(seg *segment) bool { return !g.wasteful(seg, alive[seg]) })
 	slices.SortStableFunc(wasteful, func(a, b *segment) int { return cmp.Compare(alive[a], alive[b]) })
 	goes := map[*segment]bool{}
 	for _, seg := range wasteful {
@@ -52,36 +56,48 @@ func (g *Group) planCopy(floors []uint64, live LiveRefs) copyPlan {
 	return plan
 }
 
-// planLog counts what is alive in each segment and what is to be copied from the log. From the floors that it is given it takes the highest
-// for which there is room: each file that goes makes room for the next.
-func (g *Group) planLog(plan *copyPlan, floors []uint64, free int64, live LiveRefs) (alive map[*segment]int64, fromLog int64) {
-	plan.floor, alive = floors[len(floors)-1], map[*segment]int64{}
+// planLog counts what is alive in each segment and what is to be copied from the log. Of the files that are to go it takes as many as there
+// is room for: each makes room for the next. Those that are nearly all alive are kept as they are.
+func (g *Group) planLog(plan *copyPlan, files []leaving, free int64, live LiveRefs) (fromLog int64) {
+	plan.floor, plan.alive = files[len(files)-1].floor, map[*segment]int64{}
 	in := newLookup(g.segments)
-	at, before := 0, int64(0) // the entry under way is above floors[at-1], and so much is copied up to there
-	live.entries(plan.floor, func(index uint64, parts []bodyPart, octets uint64) bool {
-		size := int64(segmentRecordSize(len(parts), octets)) + segmentIndexItem
+	at, octets := 0, make([]int64, len(files)) // the entry under way is in files[at], of which so much is alive
+	live.entries(plan.floor, func(index uint64, parts []bodyPart, n uint64) bool {
+		size := int64(segmentRecordSize(len(parts), n)) + segmentIndexItem
 		if seg := in.find(index); seg != nil {
-			alive[seg] += size
+			plan.alive[seg] += size
 			return true
 		}
-		for ; index > floors[at]; at++ {
-			before = fromLog
+		for index > files[at].floor {
+			at++
 		}
-		if fromLog += size; at > 0 && fromLog > g.roomForLog(free, at) {
-			// Nothing in the segments remains uncounted: it is below everything that is in the log alone.
-			fromLog, plan.floor, plan.postponed = before, floors[at-1], at == 1
-			return false
-		}
+		octets[at] += size
 		return true
 	})
-	return alive, fromLog
+	fromLog = octets[0]
+	copied := 0 // files
+	for at := 1; at < len(files); at++ {
+		if files[at].whole {
+			if seg := g.keepLog(files[at].number, octets[at]); seg != nil {
+				plan.kept, plan.upTo = append(plan.kept, seg), append(plan.upTo, files[at].floor)
+				continue
+			}
+		}
+		copied++
+		if fromLog += octets[at]; octets[at] > 0 && fromLog > g.roomForLog(free, copied) {
+			fromLog -= octets[at]
+			plan.floor, plan.postponed = files[at-1].floor, at == 1
+			break
+		}
+	}
+	return fromLog
 }
 
 // planMerge adds the small segments to those that go, if there are too many and all of them have room.
 func (g *Group) planMerge(alive map[*segment]int64, room int64, goes map[*segment]bool) {
 	var small []*segment
 	for _, seg := range g.segments {
-		if g.small(seg) && !goes[seg] {
+		if seg.log == nil && g.small(seg) && !goes[seg] {
 			small = append(small, seg)
 			room -= alive[seg]
 		}
@@ -114,14 +130,26 @@ func (g *Group) free() int64 {
 
 func (g *Group) small(seg *segment) bool { return seg.size < g.s.o.SegmentSize/4 }
 
-// copyLive copies the live parts of entries up to the floor that are in no segment that is kept.
+// copyLive copies the live parts of entries up to the floor that are in no segment that is kept, and notes where they are in the log files
+// that are.
 func (g *Group) copyLive(w *segmentWriter, plan copyPlan, live LiveRefs) error {
 	var failed error
-	kept := newLookup(plan.keep)
+	in := newLookup(plan.keep)
+	g.mu.RLock()
+	base, locs := g.base, g.locs // entries up to a checkpoint's index are committed: no truncation changes this part of the list
+	g.mu.RUnlock()
+	items := make([][]segmentItem, len(plan.kept))
 	live.entries(plan.floor, func(index uint64, parts []bodyPart, _ uint64) bool {
-		if kept.find(index) == nil {
-			failed = g.copyEntry(w, index, parts)
+		if in.find(index) != nil {
+			return true
 		}
+		if i, _ := slices.BinarySearch(plan.upTo, index); i < len(plan.kept) && index >= base {
+			if l := locs[index-base]; uint64(l.number) == plan.kept[i].log.number {
+				items[i] = append(items[i], segmentItem{index: index, at: l.at})
+				return true
+			}
+		}
+		failed = g.copyEntry(w, index, parts)
 		return failed == nil
 	})
 	if failed != nil {
@@ -130,7 +158,12 @@ func (g *Group) copyLive(w *segmentWriter, plan copyPlan, live LiveRefs) error {
 	if err := w.finish(); err != nil {
 		return err
 	}
-	if len(w.done) > 0 {
+	for i, seg := range plan.kept {
+		if err := w.complete(seg, items[i]); err != nil {
+			return err
+		}
+	}
+	if len(w.done)+len(w.kept) > 0 {
 		return g.s.fs.SyncDir(g.dir)
 	}
 	return nil

@@ -132,6 +132,7 @@ type recorded struct {
 	promises map[uint32]*promise
 	random   *rand.Rand
 	round    uint64
+	kept     int // log files, by how many checkpoints
 }
 
 func smallFiles(o *Options) {
@@ -219,8 +220,11 @@ func (r *recorded) age(p *promise, to uint64) map[uint64][]bodyPart {
 			live[index] = p.live[index]
 		}
 	}
+	all := r.random.IntN(3) == 0 // so that log files are kept as they are
 	for i := max(p.checkpoint, 1); i <= to; i++ {
-		if e, ok := p.entries[i]; ok && i > p.checkpoint && r.random.IntN(3) == 0 {
+		if e, ok := p.entries[i]; ok && i > p.checkpoint && all {
+			live[i] = []bodyPart{{offset: 0, size: uint32(len(e.Data))}}
+		} else if ok && i > p.checkpoint && r.random.IntN(3) == 0 {
 			half := uint32(len(e.Data) / 2)
 			live[i] = []bodyPart{{offset: 0, size: half / 2}, {offset: half, size: half}}[r.random.IntN(2):]
 		}
@@ -239,6 +243,11 @@ func (r *recorded) checkpoint(id uint32) {
 	r.do(id, "checkpoint", func(n *promise) { n.checkpoint, n.live, n.state = p.last, live, state }, func(g *Group) error {
 		return g.SaveCheckpoint(Checkpoint{Index: p.last, Term: 1}, func(w io.Writer) error { _, err := w.Write(state); return err }, refs(live))
 	})
+	for _, seg := range mustGroup(r.t, r.s, id).segments {
+		if seg.log != nil {
+			r.kept++
+		}
+	}
 }
 
 // install sends a group of a store of its own, which is further on, to this one.
@@ -448,6 +457,9 @@ func crashRun(t *testing.T, seed uint64, rounds int) {
 		}
 	})
 	r.work(rounds)
+	if r.kept == 0 {
+		t.Error("no log file was kept")
+	}
 	must(t, r.s.Close())
 	t.Logf("%d points, newest log file %d", points, r.s.wal.current().number)
 }

@@ -45,7 +45,7 @@ func (g *Group) emptied() error {
 	for _, seg := range old {
 		errs = append(errs, seg.release())
 	}
-	return errors.Join(append(errs, g.removeFiles(func(name string) bool { return strings.HasSuffix(name, ".seg") }))...)
+	return errors.Join(append(errs, g.removeFiles(func(name string) bool { return strings.HasSuffix(name, ".seg") || strings.HasSuffix(name, ".wal") }))...)
 }
 
 func (g *Group) removeFiles(which func(name string) bool) error {

@@ -305,12 +305,16 @@ func (d *dumper) segment(g *Group, dir string, number uint64) {
 	defer seg.f.Close()
 	octets := int64(0)
 	for _, it := range seg.items {
-		p, err := seg.read(it)
+		p, err := seg.read(it, g.id)
 		if err != nil {
 			d.line(file, "record", &g.id, true, "entry %d at %d: %s", it.index, int64(it.at)*align, err)
 			continue
 		}
-		octets += int64(len(p.octets))
+		octets += int64(len(p.octets) + len(p.entry.Data))
 	}
-	d.line(file, "segment", &g.id, false, "%d records, %d octets of bodies", len(seg.items), octets)
+	in := ""
+	if seg.log != nil {
+		in = ", in " + path.Base(seg.log.name)
+	}
+	d.line(file, "segment", &g.id, false, "%d records, %d octets of bodies%s", len(seg.items), octets, in)
 }

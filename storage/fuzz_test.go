@@ -51,7 +51,7 @@ func readAll(t *testing.T, disk *vfs.Mem) {
 		}
 		for _, seg := range g.segments {
 			for _, it := range seg.items {
-				_, err := seg.read(it)
+				_, err := seg.read(it, g.id)
 				if err != nil && !errors.Is(err, ErrCorrupt) {
 					t.Fatal(err)
 				}

@@ -40,9 +40,10 @@ type Group struct {
 	mu         sync.RWMutex // guards what follows
 	base       uint64       // index of locs[0]
 	locs       []loc
-	first      uint64 // what is below was given up by TruncatePrefix
-	last       uint64 // 0: no entry
-	floor      uint64 // entries up to here are not needed in the log any more
+	shares     []share // how much of each file locs take; what was truncated counts
+	first      uint64  // what is below was given up by TruncatePrefix
+	last       uint64  // 0: no entry
+	floor      uint64  // entries up to here are not needed in the log any more
 	segments   []*segment
 	checkpoint *checkpointFile
 	postponed  bool // the last checkpoint has left segments for want of room
@@ -233,6 +234,10 @@ func (g *Group) note(f *walFile, rec *record, at int64) {
 			g.base, g.locs = rec.index, nil
 		}
 		g.locs = append(g.locs, loc{uint32(f.number), uint32(at / align)})
+		if n := len(g.shares); n == 0 || g.shares[n-1].number != f.number {
+			g.shares = append(g.shares, share{number: f.number})
+		}
+		g.shares[len(g.shares)-1].octets += int64(rec.size())
 		g.last, g.tail = rec.index, rec.index
 	case kindTruncate:
 		if rec.index <= g.base {
@@ -245,6 +250,7 @@ func (g *Group) note(f *walFile, rec *record, at int64) {
 		g.uncache(rec.index)
 	case kindReset:
 		g.locs, g.base, g.first, g.last, g.tail, g.reset = nil, 0, 0, 0, rec.index, rec.term
+		g.shares = nil
 		g.damaged, g.unreadable = nil, false
 		g.dropTrails()
 		g.uncache(0)
@@ -283,6 +289,7 @@ func (g *Group) upTo(number uint64) uint64 {
 func (g *Group) trim(number uint64) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
+	g.shares = slices.DeleteFunc(g.shares, func(sh share) bool { return sh.number <= number })
 	n := sort.Search(len(g.locs), func(i int) bool { return uint64(g.locs[i].number) > number })
 	if n == 0 {
 		return

@@ -78,7 +78,7 @@ func (h *held) file(l loc) *walFile {
 // read reads what there is of an entry.
 func (h *held) read(index uint64) (*piece, error) {
 	if seg := h.in.find(index); seg != nil {
-		return seg.read(seg.items[h.in.at])
+		return seg.read(seg.items[h.in.at], h.g.id)
 	}
 	l, ok := h.location(index)
 	if !ok {
@@ -92,5 +92,5 @@ func (h *held) read(index uint64) (*piece, error) {
 	if rec.group != h.g.id || rec.index != index || rec.kind != kindEntry {
 		return nil, fmt.Errorf("%w: another record is there", ErrCorrupt)
 	}
-	return &piece{whole: true, entry: Entry{Data: rec.data}}, nil
+	return pieceOf(rec), nil
 }

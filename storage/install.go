@@ -127,7 +127,7 @@ func (g *Group) replace(segments []*segment, file *checkpointFile) (old []*segme
 	defer g.mu.Unlock()
 	old = g.segments
 	g.segments, g.checkpoint, g.floor, g.postponed = segments, file, file.floor, false
-	g.locs, g.base, g.first, g.last = nil, 0, 0, 0
+	g.locs, g.shares, g.base, g.first, g.last = nil, nil, 0, 0, 0
 	g.uncache(0)
 	return old
 }

@@ -107,13 +107,16 @@ func (m *machine) truncate(t *rapid.T) {
 // alive draws which bodies up to an index are alive.
 func alive(t *rapid.T, p *promise, to uint64) map[uint64][]bodyPart {
 	live := map[uint64][]bodyPart{}
+	all := rapid.Bool().Draw(t, "all") // so that log files are kept as they are
 	for _, i := range slices.Sorted(maps.Keys(p.live)) {
-		if rapid.IntRange(0, 3).Draw(t, "keep") > 0 {
+		if all || rapid.IntRange(0, 3).Draw(t, "keep") > 0 {
 			live[i] = p.live[i]
 		}
 	}
 	for i := p.checkpoint + 1; i <= to; i++ {
-		if e, ok := p.entries[i]; ok && rapid.IntRange(0, 2).Draw(t, "alive") == 0 {
+		if e, ok := p.entries[i]; ok && all {
+			live[i] = []bodyPart{{offset: 0, size: uint32(len(e.Data))}}
+		} else if ok && rapid.IntRange(0, 2).Draw(t, "alive") == 0 {
 			n := uint32(len(e.Data))
 			live[i] = []bodyPart{{offset: 0, size: n / 3}, {offset: n / 2, size: n / 4}}
 		}

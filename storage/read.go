@@ -60,7 +60,7 @@ func (g *Group) readEntry(index uint64, keep bool) (*piece, error) {
 	if rec.group != g.id || rec.index != index || rec.kind != kindEntry {
 		return nil, fmt.Errorf("read entry %d of group %d: %w: another record is there", index, g.id, ErrCorrupt)
 	}
-	p := &piece{whole: true, entry: Entry{Index: rec.index, Term: rec.term, Type: rec.typ, AppendedAt: rec.time, Data: rec.data, Extensions: rec.exts}}
+	p := pieceOf(rec)
 	if keep {
 		g.keep(cached{g, index, p, int64(len(rec.data)+len(rec.exts)) + overhead}, func() bool {
 			return index >= g.base && index <= g.last && g.locs[index-g.base] == l

@@ -27,7 +27,7 @@ func (s *Store) writeCurrent(number uint64) error {
 // had been durable. Anything else damages the groups that may have had something there, unless a later record of theirs
 // or the header of the next file proves that they lost nothing.
 func (s *Store) recoverWAL() error {
-	s.wal = &wal{s: s, dir: path.Join(s.o.Dir, "wal"), wake: make(chan struct{}, 1), hurry: make(chan struct{}, 1), done: make(chan struct{})}
+	s.wal = &wal{s: s, fillBelow: fillBelow, dir: path.Join(s.o.Dir, "wal"), wake: make(chan struct{}, 1), hurry: make(chan struct{}, 1), done: make(chan struct{})}
 	if err := s.fs.SyncDir(s.wal.dir); err != nil {
 		return err
 	}

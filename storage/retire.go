@@ -105,13 +105,13 @@ func (w *wal) retire() error {
 	return errors.Join(errs...)
 }
 
-// recycle makes a retired file a spare, unless there are enough or somebody reads the file.
+// recycle makes a retired file a spare, unless there are enough, somebody reads the file, or a group keeps it.
 func (w *wal) recycle(f *walFile, busy bool) error {
 	name := w.walName(f.number)
 	if busy {
 		return w.s.fs.Remove(name) // the last reader closes it
 	}
-	if f.size == w.s.o.WALFileSize {
+	if f.size == w.s.o.WALFileSize && !shared(f.f) {
 		if kept, err := w.keepSpare(name, spare{f: f.f, written: true}); kept || err != nil {
 			return err
 		}

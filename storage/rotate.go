@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"time"
 
 	"github.com/warrenmq/warren/storage/vfs"
 )
@@ -95,6 +96,6 @@ func (w *wal) begin(number uint64, f vfs.File) error {
 	w.filesMu.Unlock()
 	w.tail = int64(len(header))
 	w.measure()
-	w.dirty, w.filling = false, false
+	w.dirty, w.filling, w.begun = false, false, time.Now()
 	return nil
 }

@@ -165,7 +165,7 @@ func FuzzSealedSegment(f *testing.F) {
 	f.Add(mem.Bytes(name))
 	f.Fuzz(func(t *testing.T, b []byte) {
 		if n := len(b) - segmentTrailer; n >= segmentHeader {
-			copy(b, appendSegmentHeader(nil, 1, 1, 1))
+			copy(b, appendSegmentHeader(nil, segmentMagic, 1, 1, 1))
 			at := binary.LittleEndian.Uint64(b[n:])
 			if at <= uint64(n) {
 				seal(b, 0, n+12, int(at), n)
@@ -189,8 +189,44 @@ func FuzzSealedSegment(f *testing.F) {
 		_, err = file.WriteAt(b, 0)
 		must(t, err)
 		for _, it := range seg.items {
-			if p, err := seg.read(it); err == nil {
+			if p, err := seg.read(it, 1); err == nil {
 				readParts(t, p)
+			}
+		}
+	})
+}
+
+// FuzzSealedKeptLog is about segments whose records are in a log file.
+func FuzzSealedKeptLog(f *testing.F) {
+	rec := record{kind: kindEntry, group: 1, index: 4, term: 1, data: []byte("abcde")}
+	log := make([]byte, 64)
+	log = rec.append(log, seedOf(1, 7))
+	b := appendSegmentHeader(nil, keptMagic, 1, 1, 1)
+	b = (&keptLog{number: 7, alive: 5, size: int64(len(log))}).append(b)
+	f.Add(appendSegmentIndex(b, int64(len(b)), []segmentItem{{index: 4, at: 64 / align}}))
+	f.Fuzz(func(t *testing.T, b []byte) {
+		if n := len(b) - segmentTrailer; n >= segmentHeader+keptRef {
+			copy(b, appendSegmentHeader(nil, keptMagic, 1, 1, 1))
+			seal(b, 0, segmentHeader+24, segmentHeader, segmentHeader+24)
+			if at := binary.LittleEndian.Uint64(b[n:]); at <= uint64(n) {
+				seal(b, 0, n+12, int(at), n)
+			}
+		}
+		disk := vfs.NewMem()
+		must(t, disk.MkdirAll("d"))
+		for name, content := range map[string][]byte{"d/0000000000000001.seg": b, "d/0000000000000007.wal": log} {
+			file, err := disk.Create(name)
+			must(t, err)
+			_, err = file.WriteAt(content, 0)
+			must(t, err)
+		}
+		seg, err := openSegment(disk, "d/0000000000000001.seg", 1, 1, 1)
+		if err != nil || seg.log == nil {
+			return
+		}
+		for _, it := range seg.items {
+			if p, err := seg.read(it, 1); err == nil && (it.index != 4 || string(p.entry.Data) != "abcde") {
+				t.Fatalf("entry %d is %q", it.index, p.entry.Data)
 			}
 		}
 	})

@@ -39,10 +39,11 @@ type segment struct {
 	f       vfs.File
 	items   []segmentItem // by index
 	size    int64
+	log     *keptLog     // where the records are, if not in the segment's own file
 	readers atomic.Int32 // 1 for the group itself, more for streams; closed at 0
 }
 
-// segmentItem is where a record lies: 16 octets in memory for each.
+// segmentItem is where a record lies: 16 octets in memory for each. The size is 0 in a kept log file.
 type segmentItem struct {
 	index uint64
 	at    uint32 // in units of align
@@ -126,7 +127,10 @@ func parseSegmentRecord(b []byte) (uint64, *piece, error) {
 	return le.Uint64(b[8:]), p, nil
 }
 
-func (seg *segment) read(it segmentItem) (*piece, error) {
+func (seg *segment) read(it segmentItem, group uint32) (*piece, error) {
+	if seg.log != nil {
+		return seg.readLogged(it, group)
+	}
 	buf := make([]byte, it.size)
 	if n, err := seg.f.ReadAt(buf, int64(it.at)*align); n < len(buf) {
 		return nil, fmt.Errorf("%s: %w: %w", seg.name, ErrCorrupt, err)
@@ -166,12 +170,12 @@ func (g *Group) readSegments(index uint64, keep bool) (*piece, error) {
 	if !ok {
 		return nil, fmt.Errorf("entry %d of group %d: %w", index, g.id, ErrNotFound)
 	}
-	p, err := seg.read(it)
+	p, err := seg.read(it, g.id)
 	if err = errors.Join(err, seg.release()); err != nil {
 		return nil, err
 	}
 	if keep {
-		g.keep(cached{g, index, p, int64(it.size) + overhead}, func() bool {
+		g.keep(cached{g, index, p, p.size() + overhead}, func() bool {
 			now, _, ok := inSegments(g.segments, index)
 			return ok && now == seg
 		})
@@ -188,6 +192,7 @@ type segmentWriter struct {
 	buf    []byte // goes to out
 	octets []byte
 	done   []*segment
+	kept   []*segment // log files that have a name in the group's directory
 }
 
 // add writes the live parts of an entry.
@@ -221,18 +226,35 @@ func (w *segmentWriter) begin() error {
 	}
 	seg.f = f
 	seg.readers.Store(1)
-	w.out, w.seg, w.buf = paced{f: f}, seg, appendSegmentHeader(w.buf[:0], w.g.id, w.g.s.id, seg.number)
+	w.out, w.seg, w.buf = paced{f: f}, seg, appendSegmentHeader(w.buf[:0], segmentMagic, w.g.id, w.g.s.id, seg.number)
 	return nil
 }
 
-func appendSegmentHeader(dst []byte, group uint32, storeID, number uint64) []byte {
+func appendSegmentHeader(dst []byte, magic string, group uint32, storeID, number uint64) []byte {
 	le := binary.LittleEndian
-	dst = append(dst, segmentMagic...)
+	start := len(dst)
+	dst = append(dst, magic...)
 	dst = le.AppendUint32(dst, formatVer)
 	dst = le.AppendUint32(dst, group)
 	dst = le.AppendUint64(dst, storeID)
 	dst = le.AppendUint64(dst, number)
-	return append(le.AppendUint32(dst, checksum(0, dst)), 0, 0, 0, 0)
+	return append(le.AppendUint32(dst, checksum(0, dst[start:])), 0, 0, 0, 0)
+}
+
+// appendSegmentIndex writes the index, which begins at an offset of the segment, and the trailer.
+func appendSegmentIndex(dst []byte, at int64, items []segmentItem) []byte {
+	le := binary.LittleEndian
+	start := len(dst)
+	for _, it := range items {
+		dst = le.AppendUint64(dst, it.index)
+		dst = le.AppendUint32(dst, it.at)
+		dst = le.AppendUint32(dst, it.size)
+	}
+	crc := checksum(0, dst[start:])
+	dst = le.AppendUint64(dst, uint64(at))
+	dst = le.AppendUint32(dst, uint32(len(items)))
+	dst = le.AppendUint32(dst, crc)
+	return append(dst, segmentEnd...)
 }
 
 func (w *segmentWriter) flush() error {
@@ -246,19 +268,8 @@ func (w *segmentWriter) finish() error {
 	if w.seg == nil {
 		return nil
 	}
-	le := binary.LittleEndian
 	slices.SortFunc(w.seg.items, func(a, b segmentItem) int { return cmp.Compare(a.index, b.index) })
-	start, indexAt := len(w.buf), w.out.at+int64(len(w.buf))
-	for _, it := range w.seg.items {
-		w.buf = le.AppendUint64(w.buf, it.index)
-		w.buf = le.AppendUint32(w.buf, it.at)
-		w.buf = le.AppendUint32(w.buf, it.size)
-	}
-	crc := checksum(0, w.buf[start:])
-	w.buf = le.AppendUint64(w.buf, uint64(indexAt))
-	w.buf = le.AppendUint32(w.buf, uint32(len(w.seg.items)))
-	w.buf = le.AppendUint32(w.buf, crc)
-	w.buf = append(w.buf, segmentEnd...)
+	w.buf = appendSegmentIndex(w.buf, w.out.at+int64(len(w.buf)), w.seg.items)
 	if err := w.flush(); err != nil {
 		return err
 	}
@@ -281,6 +292,12 @@ func (w *segmentWriter) abandon() error {
 	for _, seg := range all {
 		errs = append(errs, seg.release(), w.g.s.fs.Remove(seg.name))
 	}
+	for _, seg := range w.kept {
+		errs = append(errs, seg.release(), w.g.s.fs.Remove(seg.log.name))
+		if seg.name != "" {
+			errs = append(errs, w.g.s.fs.Remove(seg.name))
+		}
+	}
 	return errors.Join(errs...)
 }
 
@@ -292,13 +309,13 @@ func openSegment(fs vfs.FS, name string, group uint32, storeID, number uint64) (
 	}
 	seg := &segment{number: number, name: name, f: f}
 	seg.readers.Store(1)
-	if err := seg.readIndex(group, storeID); err != nil {
-		return nil, errors.Join(fmt.Errorf("%s: %w", name, err), f.Close())
+	if err := seg.readIndex(fs, group, storeID); err != nil {
+		return nil, errors.Join(fmt.Errorf("%s: %w", name, err), seg.f.Close())
 	}
 	return seg, nil
 }
 
-func (seg *segment) readIndex(group uint32, storeID uint64) error {
+func (seg *segment) readIndex(fs vfs.FS, group uint32, storeID uint64) error {
 	le := binary.LittleEndian
 	size, err := seg.f.Size()
 	if err != nil {
@@ -311,7 +328,8 @@ func (seg *segment) readIndex(group uint32, storeID uint64) error {
 	if err := errors.Join(readFull(seg.f, header, 0), readFull(seg.f, trailer, size-segmentTrailer)); err != nil {
 		return err
 	}
-	if want := appendSegmentHeader(nil, group, storeID, seg.number); string(header) != string(want) {
+	logged := string(header) == string(appendSegmentHeader(nil, keptMagic, group, storeID, seg.number))
+	if !logged && string(header) != string(appendSegmentHeader(nil, segmentMagic, group, storeID, seg.number)) {
 		return fmt.Errorf("%w: wrong header", ErrCorrupt)
 	}
 	at, n := le.Uint64(trailer), int64(le.Uint32(trailer[8:]))
@@ -326,11 +344,18 @@ func (seg *segment) readIndex(group uint32, storeID uint64) error {
 		return fmt.Errorf("%w: wrong checksum of the index", ErrCorrupt)
 	}
 	seg.size = size
+	end := at // of the records
+	if logged {
+		if err := seg.openLog(fs, storeID); err != nil {
+			return err
+		}
+		end = uint64(seg.log.size)
+	}
 	seg.items = make([]segmentItem, n)
 	for i := range seg.items {
 		b := index[i*segmentIndexItem:]
 		seg.items[i] = segmentItem{le.Uint64(b), le.Uint32(b[8:]), le.Uint32(b[12:])}
-		if it := seg.items[i]; uint64(it.at)*align+uint64(it.size) > at || i > 0 && it.index <= seg.items[i-1].index {
+		if it := seg.items[i]; uint64(it.at)*align+uint64(it.size) > end || i > 0 && it.index <= seg.items[i-1].index {
 			return fmt.Errorf("%w: the index leads nowhere", ErrCorrupt)
 		}
 	}

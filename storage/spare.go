@@ -30,6 +30,9 @@ const (
 	firstSize = 16 << 20
 	// fillAfter is the part of a file that is used before the next one is filled: who never uses the log writes no zeros.
 	fillAfter = 8
+	// fillBelow is how fast the log may grow, in octets a second, if the next file is to be filled: a log that fills faster would be slowed down
+	// by as many octets again more than by an fsync that takes longer.
+	fillBelow = 32 << 20
 	// fillChunk is filled at once, and fillRest the share of the time, compared to that of filling, that is left to others.
 	fillChunk = 1 << 20
 	fillRest  = 4

@@ -3,6 +3,7 @@ package storage
 import (
 	"errors"
 	"io"
+	"math"
 	"math/rand/v2"
 	"path"
 	"slices"
@@ -127,6 +128,7 @@ func TestFilesAreUsedAgain(t *testing.T) {
 		return nil
 	})
 	s := mustOpen(t, fs, func(o *Options) { o.WALFileSize = 64 << 10 })
+	s.wal.fillBelow = math.MaxInt64
 	g := mustGroup(t, s, 1)
 	files := func(n int) {
 		t.Helper()

@@ -40,11 +40,13 @@ type wal struct {
 	hurry   chan struct{} // has room for one: somebody has begun to wait
 
 	// The writer's own.
-	newest  *walFile
-	tail    int64 // where the next batch goes
-	buf     []byte
-	dirty   bool // something was written since the last mark
-	filling bool // the next file was or is filled
+	newest    *walFile
+	tail      int64 // where the next batch goes
+	buf       []byte
+	dirty     bool      // something was written since the last mark
+	filling   bool      // the next file was or is filled, or is not to be
+	begun     time.Time // when the newest file was
+	fillBelow int64     // see fillBelow
 
 	// Room that is used again for each batch.
 	named []uint32
@@ -389,7 +391,9 @@ func (w *wal) write(batch []placed) error {
 	w.dirty = true
 	if !w.filling && w.tail > f.size/fillAfter {
 		w.filling = true
-		w.background.Go(w.fillSpare)
+		if float64(w.tail) < float64(w.fillBelow)*time.Since(w.begun).Seconds() {
+			w.background.Go(w.fillSpare)
+		}
 	}
 	items := w.items[:0]
 	for i := 0; i < len(batch); {

@@ -4,7 +4,7 @@ import "io"
 
 // Op is one operation about to be done.
 type Op struct {
-	Kind string // create, open, remove, rename, syncdir, write, sync, preallocate, zero, truncate, read
+	Kind string // create, open, remove, rename, link, syncdir, write, sync, preallocate, zero, truncate, read
 	Name string
 	Size int // of a write, of zeros
 }
@@ -43,6 +43,13 @@ func (i *injected) Rename(from, to string) error {
 		return err
 	}
 	return i.FS.Rename(from, to)
+}
+
+func (i *injected) Link(name, other string) error {
+	if err := i.before(Op{Kind: "link", Name: name}); err != nil {
+		return err
+	}
+	return i.FS.Link(name, other)
 }
 
 func (i *injected) SyncDir(name string) error {

@@ -148,9 +148,12 @@ func (m *Mem) Clone() *Mem {
 	for dir := range m.dirs {
 		clone.dirs[dir] = true
 	}
+	copies := map[*memNode]*memNode{}
 	for name, node := range m.files {
-		n := &memNode{data: slices.Clone(node.data), synced: slices.Clone(node.data)}
-		clone.files[name], clone.durable[name] = n, n
+		if copies[node] == nil {
+			copies[node] = &memNode{data: slices.Clone(node.data), synced: slices.Clone(node.data)}
+		}
+		clone.files[name], clone.durable[name] = copies[node], copies[node]
 	}
 	return clone
 }
@@ -301,6 +304,23 @@ func (m *Mem) Rename(from, to string) error {
 	return nil
 }
 
+// Link gives a file one more name.
+func (m *Mem) Link(name, other string) error {
+	name, other = path.Clean(name), path.Clean(other)
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	node := m.files[name]
+	if node == nil || !m.dirs[path.Dir(other)] {
+		return notExist("link", name)
+	}
+	if m.files[other] != nil {
+		return &fs.PathError{Op: "link", Path: other, Err: fs.ErrExist}
+	}
+	m.files[other] = node
+	m.changed(nameChange{other, node})
+	return nil
+}
+
 // MkdirAll makes directories; they are durable at once.
 func (m *Mem) MkdirAll(name string) error {
 	m.mu.Lock()
@@ -370,7 +390,11 @@ func (m *Mem) SyncDir(name string) error {
 			m.durable[file] = node
 		}
 	}
-	m.changes = slices.DeleteFunc(m.changes, func(c []nameChange) bool { return path.Dir(c[0].name) == name })
+	// Of a file that came from another directory only its going there is open.
+	for i, c := range m.changes {
+		m.changes[i] = slices.DeleteFunc(c, func(n nameChange) bool { return path.Dir(n.name) == name })
+	}
+	m.changes = slices.DeleteFunc(m.changes, func(c []nameChange) bool { return len(c) == 0 })
 	return nil
 }
 
@@ -411,8 +435,12 @@ func (m *Mem) Free(string) (int64, error) {
 
 func (m *Mem) used() int64 {
 	var n int64
+	counted := map[*memNode]bool{} // a file may have several names
 	for _, node := range m.files {
-		n += int64(len(node.data))
+		if !counted[node] {
+			counted[node] = true
+			n += int64(len(node.data))
+		}
 	}
 	return n
 }
@@ -499,4 +527,15 @@ func (f *memFile) Size() (int64, error) {
 	f.m.mu.Lock()
 	defer f.m.mu.Unlock()
 	return int64(len(f.node.data)), nil
+}
+
+func (f *memFile) Links() (n int, err error) {
+	f.m.mu.Lock()
+	defer f.m.mu.Unlock()
+	for _, node := range f.m.files {
+		if node == f.node {
+			n++
+		}
+	}
+	return n, nil
 }

@@ -33,10 +33,11 @@ func open(name string, flags int) (File, error) {
 	return osFile{f}, nil
 }
 
-func (osFS) Remove(name string) error     { return os.Remove(name) }
-func (osFS) RemoveAll(name string) error  { return os.RemoveAll(name) }
-func (osFS) Rename(from, to string) error { return os.Rename(from, to) }
-func (osFS) MkdirAll(name string) error   { return os.MkdirAll(name, dirPerm) }
+func (osFS) Remove(name string) error      { return os.Remove(name) }
+func (osFS) RemoveAll(name string) error   { return os.RemoveAll(name) }
+func (osFS) Rename(from, to string) error  { return os.Rename(from, to) }
+func (osFS) Link(name, other string) error { return os.Link(name, other) }
+func (osFS) MkdirAll(name string) error    { return os.MkdirAll(name, dirPerm) }
 
 func (osFS) ReadDir(name string) ([]string, error) {
 	entries, err := os.ReadDir(name)
@@ -122,4 +123,12 @@ func (f osFile) Size() (int64, error) {
 		return 0, err
 	}
 	return info.Size(), nil
+}
+
+func (f osFile) Links() (int, error) {
+	var st unix.Stat_t
+	if err := unix.Fstat(int(f.Fd()), &st); err != nil {
+		return 0, fmt.Errorf("fstat %s: %w", f.Name(), err)
+	}
+	return int(st.Nlink), nil
 }

@@ -16,6 +16,8 @@ type FS interface {
 	Remove(name string) error
 	RemoveAll(name string) error
 	Rename(from, to string) error
+	// Link gives a file one more name; it fails where the file system, or this place of it, cannot do that.
+	Link(name, other string) error
 	MkdirAll(name string) error
 	// ReadDir lists the names in a directory in sorted order.
 	ReadDir(name string) ([]string, error)
@@ -47,6 +49,8 @@ type File interface {
 	Zero(from, to int64) error
 	Truncate(size int64) error
 	Size() (int64, error)
+	// Links is how many names the file has.
+	Links() (int, error)
 }
 
 // ErrNotExist is what a missing file gives.

@@ -658,4 +658,28 @@ var remedies = []remedy{
 		fails: "entries of a term that was over",
 		edits: []edit{{"storage/recover.go", "} else if rec.prev != g.chain {", "} else if rec.prev != g.chain && rec.prev == rec.crc {"}},
 	},
+	{
+		name: "kept file of the log", what: "the log does not use a file again that a group keeps",
+		where: "storage wal.recycle", pkg: "storage", test: "TestKeptFilesAreNotWrittenTo",
+		fails: "body of|are kept, before",
+		edits: []edit{{"storage/retire.go", " && !shared(f.f)", ""}},
+	},
+	{
+		name: "kept file of another", what: "nor one that another group keeps still",
+		where: "storage wal.takeBack", pkg: "storage", test: "TestKeptFilesAreNotWrittenTo",
+		fails: "body of|are kept, before",
+		edits: []edit{{"storage/kept.go", " && !shared(seg.f)", ""}},
+	},
+	{
+		name: "kept file half dead", what: "a log file is not kept for less than half of it, whoever had the rest",
+		where: "storage Group.wasteful", pkg: "storage", test: "TestFilesAreKeptByTwo",
+		fails: "are less than half alive",
+		edits: []edit{{"storage/kept.go", "alive == 0 || g.s.aliveIn(seg.log.number, g)+alive < seg.log.size/2", "alive == 0"}},
+	},
+	{
+		name: "kept for nothing", what: "a checkpoint that fails leaves no name of a log file",
+		where: "storage segmentWriter.abandon", pkg: "storage", test: "TestCheckpointThatFailsKeepsNothing",
+		fails: "is left",
+		edits: []edit{{"storage/segment.go", "errs = append(errs, seg.release(), w.g.s.fs.Remove(seg.log.name))", "errs = append(errs, seg.release())"}},
+	},
 }

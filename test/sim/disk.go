@@ -313,7 +313,7 @@ func filesOf(mem *vfs.Mem, dir, kind string) (files []file) {
 // damages are the kinds of files, and their names.
 var damages = map[string]string{
 	"log":        "store/wal/[0-9a-f]*.wal",
-	"segment":    "store/group-*/*.seg",
+	"segment":    "store/group-*/*.[sw][ea][gl]", // and log files that are kept as such
 	"checkpoint": "store/group-*/checkpoint",
 	"votes":      "*.db",
 	"catalog":    "catalog/*/*/*",
