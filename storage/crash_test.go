@@ -132,7 +132,8 @@ type recorded struct {
 	promises map[uint32]*promise
 	random   *rand.Rand
 	round    uint64
-	kept     int // log files, by how many checkpoints
+	all      bool // is alive, so that log files are kept as they are
+	kept     int  // log files, by how many checkpoints
 }
 
 func smallFiles(o *Options) {
@@ -220,9 +221,8 @@ func (r *recorded) age(p *promise, to uint64) map[uint64][]bodyPart {
 			live[index] = p.live[index]
 		}
 	}
-	all := r.random.IntN(3) == 0 // so that log files are kept as they are
 	for i := max(p.checkpoint, 1); i <= to; i++ {
-		if e, ok := p.entries[i]; ok && i > p.checkpoint && all {
+		if e, ok := p.entries[i]; ok && i > p.checkpoint && r.all {
 			live[i] = []bodyPart{{offset: 0, size: uint32(len(e.Data))}}
 		} else if ok && i > p.checkpoint && r.random.IntN(3) == 0 {
 			half := uint32(len(e.Data) / 2)
@@ -293,6 +293,7 @@ func (r *recorded) discard(id uint32) {
 // work does some of everything.
 func (r *recorded) work(rounds int) {
 	for i := range rounds {
+		r.all = i/12%2 == 0
 		for id := uint32(1); id <= 3; id++ {
 			if id == 3 && i%5 != 0 {
 				continue // mostly idle

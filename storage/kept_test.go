@@ -96,7 +96,9 @@ func two(t *testing.T, fs vfs.FS) (*Store, *Group, *Group) {
 	return s, g, other
 }
 
-func twoSizes(o *Options) { o.WALFileSize, o.SegmentSize, o.KeepFiles, o.CacheBytes = 64<<10, 64<<10, 2, 1 }
+func twoSizes(o *Options) {
+	o.WALFileSize, o.SegmentSize, o.KeepFiles, o.CacheBytes = 64<<10, 64<<10, 2, 1
+}
 
 // aliveFrom is a checkpoint with everything alive from an entry on.
 func aliveFrom(t *testing.T, g *Group, from uint64, size uint32) {
