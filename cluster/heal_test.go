@@ -69,17 +69,24 @@ func logFiles(t *testing.T, m *member) (n int) {
 // TestDamageWhileRunning flips bits in bodies on nodes that run. Whoever consumes gets the message all the same, and the replica is
 // rebuilt from the others: its node's log files go on to retire.
 func TestDamageWhileRunning(t *testing.T) {
-	const inLog, inSegment = "wal/0*.wal", "group-0/*.seg"
+	const inLog, inSegment, inKept = "wal/0*.wal", "group-0/*.seg", "group-0/*.wal"
 	members := newMembers(t, 3, 1)
 	for _, m := range members {
 		m.cache = 1 // what is read is read from the disk
 	}
 	startAll(t, members)
-	id := queue.MakeQueueID(0, 9)
-	members[0].do(0, func(b *queue.Batch) { b.Configure(id, &queue.Settings{VHost: "/", Name: "q", Durable: true}) })
-	fill := func() { // more than the log files that are kept
+	id, other := queue.MakeQueueID(0, 9), queue.MakeQueueID(0, 10)
+	for _, id := range []queue.QueueID{id, other} {
+		members[0].do(0, func(b *queue.Batch) { b.Configure(id, &queue.Settings{VHost: "/", Name: "q", Durable: true}) })
+	}
+	fill := func(stays bool) { // more than the log files that stay for followers
 		for range 8 {
-			members[0].enqueue(id, 20, strings.Repeat("filling ", 12<<10))
+			into := other
+			if stays {
+				into = id
+			}
+			members[0].enqueue(into, 20, strings.Repeat("filling ", 12<<10))
+			members[0].do(0, func(b *queue.Batch) { b.Purge(other) })
 		}
 	}
 	find := func(leads bool) (found *member) {
@@ -99,11 +106,14 @@ func TestDamageWhileRunning(t *testing.T) {
 	}{
 		{"log of the leader", inLog, true, true},
 		{"segment of the leader", inSegment, true, true},
+		{"kept log file of the leader", inKept, true, true},
 		{"log of a follower, which nobody reads", inLog, false, false},
 		{"segment of a follower", inSegment, false, true},
+		{"kept log file of a follower", inKept, false, true},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			text := "the body to be damaged in the " + test.name
+			fill(test.where == inKept) // a log file that is nearly all alive is kept, others are copied from
 			members[0].enqueue(id, 1, text)
 			var d *broker.Delivery
 			for _, m := range members {
@@ -114,9 +124,11 @@ func TestDamageWhileRunning(t *testing.T) {
 				})
 			}
 			victim := find(test.leader)
-			if test.where == inSegment {
-				fill()
-				eventually(t, "the message is in a segment", func() bool { return holds(t, victim, inSegment, text) })
+			if test.where != inLog {
+				fill(test.where == inKept)
+				eventually(t, "the message is in a segment, and in the log no more", func() bool {
+					return holds(t, victim, test.where, text) && victim.shard(0).store.FirstIndex() > d.Body.First.Index
+				})
 				victim = find(test.leader)
 			}
 			before := victim.shard(0).server()
@@ -131,7 +143,7 @@ func TestDamageWhileRunning(t *testing.T) {
 					}
 				}
 			} else {
-				fill()
+				fill(false)
 			}
 			eventually(t, "the replica votes under another id, and is whole", func() bool {
 				s := victim.shard(0)
@@ -142,7 +154,7 @@ func TestDamageWhileRunning(t *testing.T) {
 				b, err := s.store.ReadBody(d.Body.First.Index, d.Body.First.Offset, d.Body.First.Size)
 				return err == nil && strings.Contains(string(b), text)
 			})
-			fill()
+			fill(true)
 			eventually(t, "log files retire", func() bool { return logFiles(t, victim) <= 4 })
 			must(t, s.checkpoint())
 			eventually(t, "nobody has to look at it", func() bool { return len(victim.Overview().Problems) == 0 })

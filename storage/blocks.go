@@ -28,6 +28,7 @@ func (g *Group) writeCheckpoint(c *checkpointFile, writeState func(io.Writer) er
 		err = w.finish()
 	}
 	if err == nil {
+		c.size = w.out.at
 		err = f.Sync()
 	}
 	if err := errors.Join(err, f.Close()); err != nil {

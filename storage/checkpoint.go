@@ -42,6 +42,7 @@ type checkpointFile struct {
 	floor, install, reset uint64
 	segments              []uint64
 	bodyAt                int64 // where the blocks begin
+	size                  int64 // of the file
 }
 
 func (g *Group) checkpointName() string { return path.Join(g.dir, "checkpoint") }
@@ -139,6 +140,9 @@ func (g *Group) load() error {
 	}
 	if err == nil {
 		c, err := readCheckpoint(f, g.s.id, g.id)
+		if err == nil {
+			c.size, err = f.Size()
+		}
 		if err := errors.Join(err, f.Close()); err != nil {
 			return fmt.Errorf("checkpoint: %w", err)
 		}

@@ -5,14 +5,44 @@ import (
 	"slices"
 )
 
+// stateWorth is how many octets of the log a checkpoint is to give up for each octet of state that it writes.
+const stateWorth = 4
+
+// worthIt tells whether checkpoints would give up enough of the log for what they write: each writes its group's whole state, which for a
+// queue of ten million messages is more than a log file. Where there is little room on the disk any file is enough. filesMu is held, and
+// tight was asked before.
+func (w *wal) worthIt(tight bool) bool {
+	n := len(w.files) - 1 - w.s.o.KeepFiles
+	if n <= 0 || tight {
+		return n > 0
+	}
+	states := int64(0)
+	for _, g := range w.s.sortedGroups() {
+		if g.pins(w.files[n-1]) {
+			states += g.stateSize()
+		}
+	}
+	return int64(n)*w.s.o.WALFileSize >= stateWorth*states
+}
+
+// stateSize is how large the group's last checkpoint is.
+func (g *Group) stateSize() int64 {
+	g.mu.RLock()
+	defer g.mu.RUnlock()
+	if g.checkpoint == nil {
+		return 0
+	}
+	return g.checkpoint.size
+}
+
 // askForCheckpoints tells which groups keep the oldest file that is due, when there are more files than are to be kept. One whose checkpoint
 // has just not helped, since it has not applied what is in that file, is asked again when the next file begins, and not at once:
 // it would make checkpoints without a pause.
 func (w *wal) askForCheckpoints() {
-	cramped := w.cramped()
+	cramped, tight := w.cramped(), w.tight()
 	w.filesMu.RLock()
 	var groups []uint32
-	if len(w.files)-1 > w.s.o.KeepFiles {
+	if w.worthIt(tight) {
 		f := w.due(cramped)
 		for _, g := range w.s.sortedGroups() {
 			if g.pins(f) && !g.isVain() {
@@ -53,16 +83,16 @@ func (w *wal) pinnedBy(g *Group) bool {
 }
 
 // KeepsLog tells whether the group keeps a log file from retiring that is not to be kept, which a checkpoint at an index, or a later one,
-// would give up.
+// would give up, and that is worth it.
 func (g *Group) KeepsLog(index uint64) bool {
 	w := g.s.wal
-	cramped := w.cramped()
+	cramped, tight := w.cramped(), w.tight()
 	w.filesMu.RLock()
 	defer w.filesMu.RUnlock()
-	if w.followed(w.files[0], cramped) {
+	if w.followed(w.files[0], cramped) || !w.worthIt(tight) {
 		return false
 	}
-	return len(w.files)-1 > w.s.o.KeepFiles && g.pins(w.files[0]) && g.upTo(w.files[0].number) <= index
+	return g.pins(w.files[0]) && g.upTo(w.files[0].number) <= index
 }
 
 // toGo are the numbers of the files that are to be retired, ascending.

@@ -245,6 +245,79 @@ func TestCheckpointInVain(t *testing.T) {
 	}
 }
 
+// TestLargeStates: a checkpoint is asked for when it gives up four times of the log what it writes, and for any file when the disk is nearly
+// full.
+func TestLargeStates(t *testing.T) {
+	mem := vfs.NewMem()
+	s := mustOpen(t, mem, func(o *Options) { o.WALFileSize, o.KeepFiles = 64<<10, 1 })
+	defer func() { must(t, s.Close()) }()
+	g, other := mustGroup(t, s, 1), mustGroup(t, s, 2)
+	state := func(w io.Writer) error { _, err := w.Write(make([]byte, 95<<10)); return err } // each; 760 KiB of log are twelve files
+	files := func() int {
+		s.wal.background.Wait()
+		s.wal.filesMu.RLock()
+		defer s.wal.filesMu.RUnlock()
+		return len(s.wal.files) - 1 - s.o.KeepFiles
+	}
+	asked := func() bool {
+		select {
+		case <-s.NeedsCheckpoint():
+			return true
+		default:
+			return false
+		}
+	}
+	fill := func() {
+		for from := s.wal.current().number; s.wal.current().number == from; {
+			must(t, g.Append(entries(1, g.LastIndex()+1, g.LastIndex()+5, 1, 1000)))
+			must(t, other.Append(entries(2, other.LastIndex()+1, other.LastIndex()+1, 1, 1000)))
+		}
+	}
+	save := func() {
+		for _, g := range []*Group{g, other} {
+			must(t, g.SaveCheckpoint(Checkpoint{Index: g.LastIndex(), Term: 1}, state, noRefs))
+		}
+		files()
+		asked()
+	}
+	fill()
+	save()
+	for {
+		fill()
+		n := files()
+		if want := n >= 12; asked() != want || g.KeepsLog(g.LastIndex()) != want {
+			t.Fatalf("%d files are to go: asked for a checkpoint, or not, against what it is worth", n)
+		} else if want {
+			break
+		}
+	}
+	save()
+	if n := files(); n > 0 {
+		t.Errorf("%d files are left", n)
+	}
+	for files() < 3 {
+		fill()
+	}
+	if asked() || g.KeepsLog(g.LastIndex()) {
+		t.Error("asked for a checkpoint after three files")
+	}
+	free, err := mem.Free("")
+	must(t, err)
+	const room = 5 * 64 << 10
+	mem.SetCapacity(1)
+	used, err := mem.Free("")
+	must(t, err)
+	mem.SetCapacity(1 - used + room)
+	if !g.KeepsLog(g.LastIndex()) {
+		t.Errorf("with %d octets free instead of %d the log is worth nothing", room, free)
+	}
+	fill()
+	s.wal.background.Wait()
+	if !asked() {
+		t.Error("not asked for a checkpoint though there is little room")
+	}
+}
+
 // TestLittleRoom: on a disk that is nearly full a checkpoint writes what is alive in segments again as far as there is room, and the next
 // ones the rest.
 func TestLittleRoom(t *testing.T) {

@@ -87,9 +87,11 @@ func (w *wal) hasTrails() bool {
 // cramped tells whether there is too little room for trails: they give way then, since another snapshot is better than a full disk. They
 // leave twice what a checkpoint leaves to the log (roomForLog), which is more than what the disk's alarm is raised at, as a rule.
 func (w *wal) cramped() bool {
-	if !w.hasTrails() {
-		return false
-	}
+	return w.hasTrails() && w.tight()
+}
+
+// tight tells whether there is little room on the disk.
+func (w *wal) tight() bool {
 	free, err := w.s.fs.Free(w.dir)
 	return w.short.Load() || err == nil && free < 2*(1+maxSpares)*w.s.o.WALFileSize
 }
