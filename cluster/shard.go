@@ -206,11 +206,11 @@ func (s *shard) pinned() (raftstore.Pinned, volume) {
 }
 
 // wasteful tells whether a checkpoint would give back much of the disk though the log does not ask for one, which it does when a file
-// begins: what was purged or consumed would stay for as long as nobody publishes, and with a resource alarm nobody can. There are three such
-// cases: more than half of what the state had when it was saved has gone; the last checkpoint left something for want of room; and it
-// came before the entries were applied for which the group keeps a log file.
+// begins: what was purged or consumed would stay for as long as nobody publishes, and with a resource alarm nobody can. There are four such
+// cases: more than half of what the state had when it was saved has gone; other shards have given up most of a file that it keeps with them; the
+// last checkpoint left something for want of room; and it came before the entries were applied for which the group keeps a log file.
 func (s *shard) wasteful() bool {
-	if s.store.KeepsLog(s.host.Applied()) || s.store.Postponed() {
+	if s.store.KeepsLog(s.host.Applied()) || s.store.Postponed() || s.store.Wasteful() {
 		return true
 	}
 	if s.store.SegmentBytes() == 0 {

@@ -92,6 +92,36 @@ func TestDiskOfWhatWasNotReady(t *testing.T) {
 	}
 }
 
+// TestDiskOfTwoShards: the bodies of two shards are in the same log files, which are kept. What the one gives up leaves the disk, though nothing
+// happens to the other.
+func TestDiskOfTwoShards(t *testing.T) {
+	m := startMembersOf(t, 1, 2)[0]
+	a, b := queue.MakeQueueID(0, 9), queue.MakeQueueID(1, 9)
+	for _, id := range []queue.QueueID{a, b} {
+		m.do(id.Shard(), func(b *queue.Batch) { b.Configure(id, &queue.Settings{VHost: "/", Name: "q", Durable: true}) })
+	}
+	for range 16 { // more than the log files that stay for followers
+		m.enqueue(a, 11, strings.Repeat("filling ", 12<<10))
+		m.enqueue(b, 9, strings.Repeat("filling ", 12<<10))
+	}
+	stays := m.shard(1).store
+	eventually(t, "bodies are outside the log", func() bool {
+		return m.shard(0).store.SegmentBytes()+stays.SegmentBytes() > 16<<20 && !stays.KeepsLog(m.shard(1).host.Applied())
+	})
+	kept, err := filepath.Glob(filepath.Join(m.o.DataDir, "store", "group-1", "*.wal"))
+	must(t, err)
+	if len(kept) == 0 {
+		t.Fatal("no log file is kept")
+	}
+	m.do(0, func(b *queue.Batch) { b.Purge(a) })
+	eventually(t, "the disk is given back", func() bool {
+		return m.shard(0).store.SegmentBytes() == 0 && stays.SegmentBytes() < 16*9*100<<10 && !stays.Wasteful()
+	})
+	if n := m.ready(b); n != 16*9 {
+		t.Errorf("%d messages stay of %d", n, 16*9)
+	}
+}
+
 // TestWasteful: a checkpoint that would give back little is not made.
 func TestWasteful(t *testing.T) {
 	now := volume{160, 1000}

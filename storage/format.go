@@ -13,7 +13,7 @@ import (
 //	wal/N.wal      the write-ahead log, N in hexadecimal, numbers without gaps
 //	wal/spare-N.wal  files reserved beforehand, of which one is the next
 //	probe          what Probe writes, which means nothing
-//	group-N/       one Raft group: checkpoint, N.seg, and install/ while a snapshot arrives
+//	group-N/       one Raft group: checkpoint, N.seg, N.wal (a log file that is kept, see kept.go), and install/ while a snapshot arrives
 //
 // A WAL file is reserved to its full size and begins with a header, followed by batches; each begins at a multiple of 8.
 // What follows the last batch does not matter: zeros, or the remains of the file's former life under another number.

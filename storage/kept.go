@@ -58,7 +58,7 @@ func (g *Group) keepLog(number uint64, alive int64) *segment {
 	if err := g.s.wal.release(f); err != nil {
 		return nil
 	}
-	if alive < min(g.s.o.SegmentSize, 2*size)/4 || g.kept() >= maxKept || g.s.aliveIn(number, g)+alive < size/4*keptAlive {
+	if alive < min(g.s.o.SegmentSize, size)/4 || g.kept() >= maxKept || g.s.aliveIn(number, g)+alive < size/4*keptAlive {
 		return nil
 	}
 	log := &keptLog{number: number, name: keptName(g.dir, number), size: size, seed: f.seed, alive: alive}
@@ -127,6 +127,25 @@ func (g *Group) wasteful(seg *segment, alive int64) bool {
 		return alive < seg.size/2
 	}
 	return alive == 0 || g.s.aliveIn(seg.log.number, g)+alive < seg.log.size/2
+}
+
+// Wasteful tells whether less than half is alive of a log file that the group keeps with others, who have given up what they had there: what
+// the group has is written again by its next checkpoint, and the file goes.
+func (g *Group) Wasteful() bool {
+	kept := map[uint64]int64{} // sizes by number
+	g.mu.RLock()
+	for _, seg := range g.segments {
+		if seg.log != nil {
+			kept[seg.log.number] = seg.log.size
+		}
+	}
+	g.mu.RUnlock()
+	for number, size := range kept {
+		if g.s.aliveIn(number, nil) < size/2 {
+			return true
+		}
+	}
+	return false
 }
 
 // occupied is what a segment takes of the disk: of a log file that several groups keep its part of what is alive.

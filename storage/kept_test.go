@@ -123,6 +123,9 @@ func TestFilesAreKeptByTwo(t *testing.T) {
 	if n < 4 || len(keptFiles(other)) != n {
 		t.Fatalf("kept are %v and %v", keptFiles(g), keptFiles(other))
 	}
+	if g.Wasteful() || other.Wasteful() {
+		t.Error("nothing is given up, and a checkpoint would give back something")
+	}
 	if all := g.SegmentBytes() + other.SegmentBytes(); all > int64(n)*64<<10 || all < int64(n)*64<<10-int64(2*n) {
 		t.Errorf("%d octets in %d files", all, n)
 	}
@@ -131,12 +134,12 @@ func TestFilesAreKeptByTwo(t *testing.T) {
 	if k := len(keptFiles(g)); k != n || len(keptFiles(other)) > 0 {
 		t.Errorf("%d files are kept by the one, %v by the other", k, keptFiles(other))
 	}
-	if all := g.SegmentBytes(); all != int64(n)*64<<10 {
-		t.Errorf("%d octets in %d files that one group keeps", all, n)
+	if all := g.SegmentBytes(); all != int64(n)*64<<10 || !g.Wasteful() {
+		t.Errorf("%d octets in %d files that one group keeps, of which it has less than half; it says that this is wasteful: %v", all, n, g.Wasteful())
 	}
 	aliveFrom(t, g, 1, 1000)
-	if names := keptFiles(g); len(names) > 0 {
-		t.Errorf("%v are less than half alive", names)
+	if names := keptFiles(g); len(names) > 0 || g.Wasteful() {
+		t.Errorf("%v are less than half alive; it says that this is wasteful: %v", names, g.Wasteful())
 	}
 	for i := uint64(1); i <= 200; i++ {
 		if body, err := g.ReadBody(i, 0, 1000); err != nil || string(body) != string(bodyOf(1, i, 1000)) {

@@ -682,4 +682,10 @@ var remedies = []remedy{
 		fails: "is left",
 		edits: []edit{{"storage/segment.go", "errs = append(errs, seg.release(), w.g.s.fs.Remove(seg.log.name))", "errs = append(errs, seg.release())"}},
 	},
+	{
+		name: "kept with others", what: "what other shards give up of a log file leaves the disk though nothing happens to the one that keeps it",
+		where: "cluster shard.wasteful", pkg: "cluster", test: "TestDiskOfTwoShards",
+		fails: "the disk is given back",
+		edits: []edit{{"cluster/shard.go", " || s.store.Wasteful()", ""}},
+	},
 }
